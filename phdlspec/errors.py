@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read.
+
+Every mistake of input raises `UserError` with a single sentence: which file or value, what is wrong, what was
+expected and what to do. The command line prints it without a traceback; a catalogue puts it into the row's reason.
+"""
+
+
+class UserError(Exception):
+    """A mistake in the input that one sentence explains."""

@@ -1,0 +1,141 @@
+"""The labels of a star: one table declares name, unit, bounds and meaning; everything else is made from it.
+
+Radial velocity and resolving power belong to the observation, not to the star's model, and are not in this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from phdlspec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label: its catalogue column, unit, bounds and one-line description."""
+
+    name: str
+    unit: str
+    lower: float
+    upper: float
+    description: str
+
+    @property
+    def element(self) -> str | None:
+        """Chemical symbol of an [X/Fe] label (`"Mg"` for `MG_FE`), `None` for the others."""
+        if not self.name.endswith("_FE"):
+            return None
+        return self.name[:-3].capitalize()
+
+
+ELEMENTS: tuple[str, ...] = tuple(
+    "C N O Na Mg Al Si S K Ca Sc Ti V Cr Mn Co Ni Cu Zn Sr Y Zr Ba La Ce Nd Sm Eu".split()
+)
+
+
+def _abundance_label(element: str) -> Label:
+    half_range = 0.7 if element in ("C", "N") else 0.5
+    description = f"abundance ratio [{element}/Fe], solar scale of Asplund et al. (2009)"
+    return Label(f"{element.upper()}_FE", "dex", -half_range, half_range, description)
+
+
+LABELS: tuple[Label, ...] = (
+    Label("TEFF", "K", 4000.0, 7500.0, "effective temperature"),
+    Label("LOGG", "dex", 0.5, 5.0, "logarithm of the surface gravity in cm/s2"),
+    Label("VMIC", "km/s", 0.5, 3.0, "microturbulence velocity"),
+    Label("FE_H", "dex", -2.5, 0.5, "metallicity [Fe/H], solar scale of Asplund et al. (2009)"),
+    *(_abundance_label(element) for element in ELEMENTS),
+    Label("VBROAD", "km/s", 0.0, 60.0, "rotation and macroturbulence together, as a rotation profile"),
+)
+
+
+class LabelSet:
+    """An ordered set of labels with their bounds as arrays, and conversions between dictionaries and vectors.
+
+    Parameters
+    ----------
+    labels : sequence of Label; the default is the full table.
+
+    Attributes
+    ----------
+    names : tuple of str
+    lower, upper : ndarray (L,)
+    """
+
+    def __init__(self, labels: tuple[Label, ...] = LABELS):
+        self.labels = tuple(labels)
+        self.names = tuple(label.name for label in self.labels)
+        self.lower = np.array([label.lower for label in self.labels])
+        self.upper = np.array([label.upper for label in self.labels])
+        self._index = {name: i for i, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self):
+        return iter(self.labels)
+
+    def __getitem__(self, name: str) -> Label:
+        return self.labels[self.index(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LabelSet) and self.labels == other.labels
+
+    def __hash__(self) -> int:
+        return hash(self.labels)
+
+    def index(self, name: str) -> int:
+        """Position of a label; an unknown name is refused with the nearest known one."""
+        if name in self._index:
+            return self._index[name]
+        from difflib import get_close_matches
+
+        near = get_close_matches(name.upper(), self.names, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]}?" if near else f"; known labels are {' '.join(self.names)}"
+        raise UserError(f"unknown label {name!r}{hint}")
+
+    def to_unit(self, theta: ArrayLike) -> NDArray[np.float64]:
+        """Scale labels (..., L) so that the bounds become 0 and 1."""
+        return (np.asarray(theta, dtype=float) - self.lower) / (self.upper - self.lower)
+
+    def from_unit(self, unit: ArrayLike) -> NDArray[np.float64]:
+        """Inverse of `to_unit`."""
+        return self.lower + np.asarray(unit, dtype=float) * (self.upper - self.lower)
+
+    def inside(self, theta: ArrayLike) -> NDArray[np.bool_]:
+        """True for each label vector (..., L) that lies within all bounds."""
+        theta = np.asarray(theta, dtype=float)
+        return ((theta >= self.lower) & (theta <= self.upper)).all(axis=-1)
+
+    def complete(self, values: Mapping[str, float]) -> NDArray[np.float64]:
+        """A label vector (L,) from a few named values: the rest is scaled solar with a typical VMIC.
+
+        TEFF and LOGG default to the Sun's. Raises `UserError` for an unknown name or a value that is not finite.
+        """
+        theta = np.zeros(len(self))
+        solar = {"TEFF": 5772.0, "LOGG": 4.438}
+        for name, value in {**solar, **values}.items():
+            if not np.isfinite(float(value)):
+                raise UserError(f"label {name} is {value}, expected a finite number")
+            theta[self.index(name)] = float(value)
+        if "VMIC" not in values and "VMIC" in self:
+            teff, logg, fe_h = (theta[self.index(name)] for name in ("TEFF", "LOGG", "FE_H"))
+            theta[self.index("VMIC")] = typical_vmic(teff, logg, fe_h)
+        return theta
+
+
+def typical_vmic(teff: ArrayLike, logg: ArrayLike, fe_h: ArrayLike) -> NDArray[np.float64]:
+    """Typical microturbulence in km/s (Ramirez, Allende Prieto & Lambert 2013, ApJ 764, 78, eq. 1), kept within 0.7-2.5.
+
+    The relation was made for dwarfs and subgiants; for giants it is extrapolated in logg and reaches the 2 km/s seen there.
+    """
+    teff, logg, fe_h = (np.asarray(x, dtype=float) for x in (teff, logg, fe_h))
+    vmic = 1.163 + 7.808e-4 * (teff - 5800.0) - 0.494 * (logg - 4.30) - 0.050 * fe_h
+    return np.clip(vmic, 0.7, 2.5)

@@ -1,0 +1,38 @@
+"""Wavelength scales: air and vacuum, log-uniform grids, and the grid of LAMOST."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SPEED_OF_LIGHT_KM_S = 299792.458
+
+# Pixels of LAMOST low-resolution spectra, vacuum Å: log10(wave) = 3.5682 + 1e-4 i.
+LAMOST_WAVE: NDArray[np.float64] = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
+
+
+def _refractive_index(wave_vacuum: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Standard air, Morton (2000, ApJS 130, 403), after Birch & Downs (1994); sigma in inverse micrometres.
+    sigma2 = (1e4 / wave_vacuum) ** 2
+    return 1.0 + 8.34254e-5 + 2.406147e-2 / (130.0 - sigma2) + 1.5998e-4 / (38.9 - sigma2)
+
+
+def vacuum_to_air(wave: ArrayLike) -> NDArray[np.float64]:
+    """Vacuum to standard-air wavelengths, both in Å (Morton 2000); meant for 2000 Å and longer."""
+    wave = np.asarray(wave, dtype=float)
+    return wave / _refractive_index(wave)
+
+
+def air_to_vacuum(wave: ArrayLike) -> NDArray[np.float64]:
+    """Standard-air to vacuum wavelengths in Å: the inverse of `vacuum_to_air` to 1e-9 Å."""
+    air = np.asarray(wave, dtype=float)
+    vacuum = air
+    for _ in range(4):
+        vacuum = air * _refractive_index(vacuum)
+    return vacuum
+
+
+def log_grid(wave_min: float, wave_max: float, dlnlam: float) -> NDArray[np.float64]:
+    """Log-uniform grid from `wave_min` (included) to `wave_max` (Å) with step `dlnlam` in ln(wave)."""
+    size = int(np.floor(np.log(wave_max / wave_min) / dlnlam + 1e-9)) + 1
+    return wave_min * np.exp(dlnlam * np.arange(size))
