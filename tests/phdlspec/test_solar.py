@@ -18,7 +18,7 @@ def test_every_label_element_has_a_value():
 
 
 def test_atomic_numbers():
-    assert (ATOMIC_NUMBER["H"], ATOMIC_NUMBER["Fe"], ATOMIC_NUMBER["Ba"], ATOMIC_NUMBER["U"]) == (1, 26, 56, 92)
+    assert [ATOMIC_NUMBER[symbol] for symbol in ("H", "Fe", "Ba", "U")] == [1, 26, 56, 92]
 
 
 @pytest.mark.parametrize("bad", ["Xx", "Tc", ""])
