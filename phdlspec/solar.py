@@ -1,8 +1,8 @@
 """The project's solar scale: A(X) = log10(N_X / N_H) + 12 of Asplund et al. (2009, ARA&A 47, 481).
 
-Photospheric values of their Table 1 (He, Ne, Ar, Kr and Xe are their indirect estimates); where the photosphere
-gives none, the value of CI chondrites of the same table. Elements without a stable isotope, but Th and U, have no
-entry.
+Photospheric values of their Table 1 (He, Ne, Ar, Kr and Xe are their indirect estimates); where the
+photosphere gives none, the value of CI chondrites of the same table. Elements without a stable isotope, but
+for Th and U, have no entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu G
 Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U
 """
 SYMBOLS: tuple[str, ...] = tuple(_PERIODIC_TABLE.split())
-ATOMIC_NUMBER: MappingProxyType[str, int] = MappingProxyType({symbol: i + 1 for i, symbol in enumerate(SYMBOLS)})
+ATOMIC_NUMBER: MappingProxyType[str, int] = MappingProxyType(
+    {symbol: i for i, symbol in enumerate(SYMBOLS, start=1)}
+)
 
 METEORITIC = frozenset(("As", "Se", "Br", "Cd", "Sb", "Te", "I", "Cs", "Ta", "Re", "Pt", "Hg", "Bi", "U"))
 
