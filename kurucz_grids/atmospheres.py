@@ -1,0 +1,219 @@
+"""Model atmospheres in the formats of Kurucz: one model or many in a file, ATLAS9 or ATLAS12.
+
+All of them are *decks*: a `TEFF … GRAVITY …` line, a title, `ABUNDANCE SCALE`/`ABUNDANCE CHANGE` lines (in
+ATLAS12 followed by an `ABUNDANCE TABLE` that restates and overrides them) and `READ DECK6 n` with the names
+of the columns and n layers. A file is read by these marks alone; names and extensions mean nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phdlspec.errors import UserError
+
+MIN_LAYERS = 20
+BOLTZMANN = 1.380649e-16  # erg/K
+ATOMIC_MASS_UNIT = 1.66053907e-24  # g
+
+# Mean mass per nucleus of the mixture of Grevesse & Sauval (1998), split into H with He and the rest (amu).
+_MASS_H_HE = 0.9204 * 1.008 + 0.0783 * 4.0026
+_MASS_METALS = 0.0215
+
+_DECK_COLUMNS = ("RHOX", "T", "P", "XNE", "ABROSS", "ACCRAD", "VTURB")
+_POSITIVE = ("rhox", "temperature", "gas_pressure", "electron_density", "rosseland")
+
+
+@dataclass(frozen=True)
+class Atmosphere:
+    """A plane-parallel model atmosphere of D layers from the top down, in cgs units.
+
+    Attributes:
+        teff, logg, mh: effective temperature (K), log10 of gravity (cgs), log10 of the metal scale factor
+            [M/H].
+        vturb_kms: microturbulence of the model's opacities (km/s).
+        rhox: (D,) column mass (g/cm2), increasing.
+        temperature, gas_pressure, electron_density: (D,) K, dyn/cm2, 1/cm3.
+        rosseland: (D,) Rosseland mean opacity (cm2/g).
+        radiative_acceleration: (D,) cm/s2.
+        abundances: (99,) log10 of the number fraction N(Z)/N(all nuclei) for Z = 1…99 with the metal scale
+            applied, or None where the source does not state them.
+        source: where the model comes from, for messages and provenance.
+
+    Raises:
+        UserError: fewer than 20 layers, unequal lengths, values that are not finite or not positive, or a
+            column mass that does not increase.
+    """
+
+    teff: float
+    logg: float
+    mh: float
+    vturb_kms: float
+    rhox: NDArray[np.float64]
+    temperature: NDArray[np.float64]
+    gas_pressure: NDArray[np.float64]
+    electron_density: NDArray[np.float64]
+    rosseland: NDArray[np.float64]
+    radiative_acceleration: NDArray[np.float64]
+    abundances: NDArray[np.float64] | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        what = (
+            f"{self.source or 'model atmosphere'} (Teff {self.teff:g}, logg {self.logg:g}, [M/H] {self.mh:g})"
+        )
+        if not np.isfinite([self.teff, self.logg, self.mh, self.vturb_kms]).all() or self.teff <= 0:
+            raise UserError(f"{what}: Teff, gravity, metallicity and microturbulence must be finite numbers")
+        size = len(self.rhox)
+        if size < MIN_LAYERS:
+            raise UserError(
+                f"{what}: the model has {size} layers where at least {MIN_LAYERS} are needed; "
+                "the file is probably truncated"
+            )
+        for name in (*_POSITIVE, "radiative_acceleration"):
+            values = getattr(self, name)
+            if len(values) != size:
+                raise UserError(f"{what}: {name} has {len(values)} layers where rhox has {size}")
+            good = np.isfinite(values) & (values > 0) if name in _POSITIVE else np.isfinite(values)
+            if not good.all():
+                raise UserError(
+                    f"{what}: {name} of layer {int(np.argmin(good)) + 1} of {size} is "
+                    f"{values[np.argmin(good)]}, expected a finite"
+                    f"{' positive' if name in _POSITIVE else ''} number; fetch the model again"
+                )
+        if not (np.diff(self.rhox) > 0).all():
+            layer = int(np.argmin(np.diff(self.rhox) > 0)) + 2
+            raise UserError(
+                f"{what}: the column mass does not increase at layer {layer}; layers must run "
+                "from the top of the atmosphere downwards"
+            )
+
+    @cached_property
+    def tau_rosseland(self) -> NDArray[np.float64]:
+        """(D,) Rosseland optical depth by the trapezoidal rule, with the first layer's opacity above the
+        top."""
+        mean = 0.5 * (self.rosseland[1:] + self.rosseland[:-1])
+        return self.rosseland[0] * self.rhox[0] + np.concatenate(
+            [[0.0], np.cumsum(mean * np.diff(self.rhox))]
+        )
+
+    @cached_property
+    def number_density(self) -> NDArray[np.float64]:
+        """(D,) particles other than electrons (1/cm3), from the ideal gas law."""
+        return self.gas_pressure / (BOLTZMANN * self.temperature) - self.electron_density
+
+    @cached_property
+    def density(self) -> NDArray[np.float64]:
+        """(D,) mass density (g/cm3), molecules neglected; the equation of state will refine it."""
+        mean_mass = _MASS_H_HE + _MASS_METALS * 10.0**self.mh
+        return self.number_density * mean_mass * ATOMIC_MASS_UNIT
+
+
+def read_atmospheres(path: str | Path) -> list[Atmosphere]:
+    """Read every model of a Kurucz deck, ATLAS9 or ATLAS12, one model or many.
+
+    Raises:
+        UserError: the file is missing, is no Kurucz deck, or one of its models is truncated or damaged.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="latin-1").splitlines()
+    except OSError as err:
+        raise UserError(f"{path}: the model atmosphere cannot be read ({err.strerror})") from err
+    starts = [i for i, line in enumerate(lines) if re.match(r"\s*TEFF\s+\S+\s+GRAVITY\s", line)]
+    if not starts:
+        raise UserError(
+            f"{path}: not a Kurucz model atmosphere: no line 'TEFF … GRAVITY …' was found; "
+            "expected an ATLAS9 or ATLAS12 deck"
+        )
+    return [_parse_deck(lines[a:b], str(path)) for a, b in zip(starts, [*starts[1:], len(lines)])]
+
+
+def _parse_deck(lines: list[str], source: str) -> Atmosphere:
+    words = lines[0].split()
+    try:
+        teff, logg = float(words[1]), float(words[3])
+    except ValueError as err:
+        raise UserError(f"{source}: cannot read Teff and gravity from the line {lines[0].strip()!r}") from err
+    what = f"{source} (Teff {teff:g}, logg {logg:g})"
+    deck = next((i for i, line in enumerate(lines) if line.strip().startswith("READ DECK")), None)
+    if deck is None:
+        raise UserError(
+            f"{what}: the layers are missing: no line 'READ DECK6'; the file is probably truncated"
+        )
+    try:
+        columns, layers = _parse_layers(lines[deck:])
+        scale, abundances = _parse_abundances(lines[:deck])
+    except ValueError as err:
+        raise UserError(f"{what}: {err}") from err
+    at = {name: layers[:, i] for i, name in enumerate(columns)}
+    return Atmosphere(
+        teff=teff,
+        logg=logg,
+        mh=round(float(np.log10(scale)), 3) + 0.0,
+        vturb_kms=float(np.median(at["VTURB"])) / 1e5,
+        rhox=at["RHOX"],
+        temperature=at["T"],
+        gas_pressure=at["P"],
+        electron_density=at["XNE"],
+        rosseland=at["ABROSS"],
+        radiative_acceleration=at["ACCRAD"],
+        abundances=abundances,
+        source=source,
+    )
+
+
+def _parse_layers(lines: list[str]) -> tuple[list[str], NDArray[np.float64]]:
+    words = re.split(r"[\s,]+", lines[0].strip())
+    size, columns = int(words[2]), [w for w in words[3:] if w]
+    missing = [name for name in _DECK_COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(f"the deck lacks the column {missing[0]}; it has {' '.join(columns)}")
+    rows = []
+    for line in lines[1 : size + 1]:
+        if not re.match(r"\s*[-+.\dNnIi]", line):
+            break
+        rows.append(line.split())
+    if len(rows) != size or any(len(row) < len(_DECK_COLUMNS) for row in rows):
+        good = sum(len(row) >= len(_DECK_COLUMNS) for row in rows)
+        raise ValueError(
+            f"the file is truncated: {good} whole layers where its header promises {size}; fetch it again"
+        )
+    width = len(_DECK_COLUMNS)
+    if columns[:width] != list(_DECK_COLUMNS):
+        raise ValueError(
+            f"the deck's columns start with {' '.join(columns[:width])}, expected {' '.join(_DECK_COLUMNS)}"
+        )
+    return columns[:width], np.array([row[:width] for row in rows], dtype=float)
+
+
+def _parse_abundances(lines: list[str]) -> tuple[float, NDArray[np.float64] | None]:
+    """Metal scale factor, and log10 number fractions by Z (scale applied) or None if there are none."""
+    text = "\n".join(lines)
+    found = re.search(r"ABUNDANCE SCALE\s+(\S+)", text)
+    scale = float(found.group(1)) if found else 1.0
+    if not scale > 0:
+        raise ValueError(f"ABUNDANCE SCALE is {scale}, expected a positive number")
+    given: dict[int, float] = {}
+    for line in lines:
+        for change in re.findall(r"ABUNDANCE CHANGE((?:\s+\d+\s+[-+.\d]+)+)", line):
+            values = change.split()
+            given.update((int(z), float(v)) for z, v in zip(values[::2], values[1::2]))
+    if "ABUNDANCE TABLE" in text:
+        table = text.split("ABUNDANCE TABLE")[1]
+        for z, name, value, change in re.findall(
+            r"(\d+)([A-Z][A-Za-z]?)\s*(-?\d+\.\d+)(?:\s+(-?\d+\.\d+)(?![\dA-Z]))?", table
+        ):
+            given[int(z)] = float(value) + (float(change) if change and name not in ("H", "He") else 0.0)
+    if not given:
+        return scale, None
+    abundances = np.full(99, -20.0)
+    for z, value in given.items():
+        if not 1 <= z <= 99:
+            raise ValueError(f"ABUNDANCE CHANGE names the atomic number {z}, expected 1 to 99")
+        abundances[z - 1] = np.log10(value) if z <= 2 else value + (np.log10(scale) if value > -20 else 0.0)
+    return scale, abundances
