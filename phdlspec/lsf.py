@@ -328,7 +328,9 @@ def _degrading_operator(
     values = torch.as_tensor(weight, dtype=dtype).reshape(-1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(row_starts, columns, values, (out.size, size)).to(device)
+        return torch.sparse_csr_tensor(
+            row_starts, columns, values, (out.size, size), check_invariants=True
+        ).to(device)
 
 
 def degrade(spectra: Tensor, d0: float, wave0: float, r_in: float, out: NativeGrid) -> Tensor:
