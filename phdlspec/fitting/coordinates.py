@@ -1,0 +1,113 @@
+"""The coordinates in which every fit works: all parameters free, all priors standard normal.
+
+A parameter with a flat prior between its bounds is p = lower + (upper - lower) Phi(z), Phi the standard normal
+distribution function: the flat prior on p is exactly a standard normal prior on z. Labels about which the spectrum
+says nothing then have a posterior N(0, 1), well-measured ones a narrow near-Gaussian one, and bounds need no special
+treatment in optimisers and samplers. The logarithm of the resolving-power scale has the Gaussian prior of the survey,
+ln s = width z.
+
+Order of the D parameters: the labels of the emulator, RV (km/s) and, where its width is positive, LN_RESOLUTION.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from phdlspec.labels import LabelSet
+
+EDGE = 1e-4  # starting values are kept this fraction of the range inside the bounds
+RV_HALF_WINDOW_KM_S = 300.0
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Map between coordinates z (S, ..., D) and parameters of S stars.
+
+    Attributes
+    ----------
+    labels : the emulator's labels (L)
+    lower, upper : (S, L + 1) float64 bounds of labels and RV
+    resolution_width : standard deviation of ln(resolving-power scale); 0 keeps the resolving power as given
+    """
+
+    labels: LabelSet
+    lower: Tensor
+    upper: Tensor
+    resolution_width: float
+
+    @classmethod
+    def around(
+        cls,
+        labels: LabelSet,
+        rv: Tensor,
+        resolution_width: float,
+        half_window: float = RV_HALF_WINDOW_KM_S,
+    ) -> Coordinates:
+        """Coordinates for stars whose velocities (S,) km/s are known to within `half_window`."""
+        rv = rv.to(torch.float64)[:, None]
+        lower = torch.as_tensor(labels.lower, dtype=torch.float64, device=rv.device).expand(len(rv), -1)
+        upper = torch.as_tensor(labels.upper, dtype=torch.float64, device=rv.device).expand(len(rv), -1)
+        return cls(
+            labels,
+            torch.cat([lower, rv - half_window], dim=1),
+            torch.cat([upper, rv + half_window], dim=1),
+            resolution_width,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return (*self.labels.names, "RV", *(("LN_RESOLUTION",) if self.resolution_width > 0 else ()))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Units of the parameters; empty for the dimensionless one."""
+        resolution = ("",) if self.resolution_width > 0 else ()
+        return (*(label.unit for label in self.labels), "km/s", *resolution)
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def select(self, index: Tensor) -> Coordinates:
+        """The coordinates of some stars."""
+        return replace(self, lower=self.lower[index], upper=self.upper[index])
+
+    def _bounds(self, ndim: int) -> tuple[Tensor, Tensor]:
+        shape = (len(self.lower),) + (1,) * (ndim - 2) + (self.lower.shape[1],)
+        return self.lower.reshape(shape), self.upper.reshape(shape)
+
+    def parameters(self, z: Tensor) -> Tensor:
+        """Parameters (S, ..., D) in their own units, float64, of coordinates (S, ..., D)."""
+        z = z.to(torch.float64)
+        lower, upper = self._bounds(z.ndim)
+        n = self.lower.shape[1]
+        p = lower + (upper - lower) * torch.special.ndtr(z[..., :n])
+        return torch.cat([p, self.resolution_width * z[..., n:]], dim=-1)
+
+    def scales(self, z: Tensor) -> Tensor:
+        """dp/dz (S, ..., D), the diagonal of the map's Jacobian."""
+        z = z.to(torch.float64)
+        lower, upper = self._bounds(z.ndim)
+        n = self.lower.shape[1]
+        density = torch.exp(-0.5 * z[..., :n] ** 2) / (2.0 * torch.pi) ** 0.5
+        return torch.cat(
+            [(upper - lower) * density, torch.full_like(z[..., n:], self.resolution_width)], dim=-1
+        )
+
+    def coordinates(self, p: Tensor) -> Tensor:
+        """Inverse of `parameters`; values at or beyond a bound are put just inside."""
+        p = p.to(torch.float64)
+        lower, upper = self._bounds(p.ndim)
+        n = self.lower.shape[1]
+        unit = ((p[..., :n] - lower) / (upper - lower)).clamp(EDGE, 1.0 - EDGE)
+        rest = p[..., n:] / self.resolution_width if self.resolution_width > 0 else p[..., n:]
+        return torch.cat([torch.special.ndtri(unit), rest], dim=-1)
+
+    def split(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Labels (..., L), RV (...) and resolving-power scale (...) or None, of parameters (..., D)."""
+        n = len(self.labels)
+        scale = torch.exp(p[..., n + 1]) if self.resolution_width > 0 else None
+        return p[..., :n], p[..., n], scale
