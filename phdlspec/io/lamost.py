@@ -1,0 +1,98 @@
+"""LAMOST low-resolution spectra, both layouts, told apart by their structure.
+
+(a) up to DR7 or so: a primary image (5, P), rows flux, ivar, wave, andmask, ormask.
+(b) later: an empty primary HDU and a table of one row with the vector columns FLUX IVAR WAVELENGTH ANDMASK
+ORMASK.
+
+Wavelengths are vacuum and heliocentric. HELIO_RV is the correction that the survey has already applied, never
+the star's velocity; it is kept as HELIO_CORRECTION_KM_S.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.io import fits
+
+from phdlspec.errors import UserError
+from phdlspec.io.fits_files import column, column_names, header_values, is_true
+from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
+from phdlspec.spectrum import Spectrum
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
+
+ARMS = ((3690.0, 5900.0), (5900.0, 9110.0))  # Å; the arms overlap and are joined at about 5700-5900 Å
+COLUMNS = {"FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK"}
+KEYS: tuple[str, ...] = (
+    *("OBSID", "DESIG", "RA", "DEC", "LMJD", "PLANID", "SPID", "FIBERID", "DATE-OBS", "DATA_V", "FIBERMAS"),
+    *("SNRU", "SNRG", "SNRR", "SNRI", "SNRZ", "Z", "Z_ERR", "CLASS", "SUBCLASS"),
+)
+# Float32 wavelengths scatter about the grid of the header by 0.1 km/s, some files by 1.2 km/s (0.02 pixel).
+GRID_TOLERANCE_KM_S = 2.0
+
+
+def matches(hdus: fits.HDUList) -> bool:
+    """Whether the file has one of the two layouts."""
+    return _is_image(hdus) or _table(hdus) is not None
+
+
+def _is_image(hdus: fits.HDUList) -> bool:
+    header = hdus[0].header
+    names = str(header.get("EXTEN0", "")).lower()
+    is_lamost = "LAMOST" in str(header.get("TELESCOP", "")).upper() or (
+        "flux" in names and "wavelength" in names
+    )
+    return header.get("NAXIS") == 2 and header.get("NAXIS2", 0) >= 5 and is_lamost
+
+
+def _table(hdus: fits.HDUList) -> fits.BinTableHDU | None:
+    for hdu in hdus[1:]:
+        if column_names(hdu) >= COLUMNS and hdu.header.get("NAXIS2") == 1:
+            return hdu
+    return None
+
+
+def _on_header_grid(wave: np.ndarray, header: fits.Header) -> np.ndarray:
+    """The exact grid of the header where it is the one that the rounded wavelengths follow."""
+    start, step = header.get("COEFF0"), header.get("COEFF1")
+    if not isinstance(start, float) or not isinstance(step, float):
+        return wave
+    grid = 10.0 ** (start + step * np.arange(len(wave)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = np.abs(np.log(wave / grid)).max() * SPEED_OF_LIGHT_KM_S
+    return grid if deviation < GRID_TOLERANCE_KM_S else wave
+
+
+def read(hdus: fits.HDUList, path: str, resolving_power: ResolvingPower | None = None) -> Spectrum:
+    """The spectrum of a LAMOST file. Masked: OR mask (bad in any exposure), ivar not positive, not finite."""
+    header = hdus[0].header
+    table = _table(hdus)
+    if table is not None:
+        flux, ivar, wave, and_mask, or_mask = (
+            column(table, name) for name in ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK")
+        )
+    elif _is_image(hdus):
+        flux, ivar, wave, and_mask, or_mask = np.array(hdus[0].data[:5], dtype=float)
+    else:
+        raise UserError(
+            f"{path}: not a LAMOST low-resolution spectrum, expected an image of 5 rows or a table COADD"
+        )
+    wave = _on_header_grid(wave, header)
+
+    meta = {"SURVEY": "LAMOST", **header_values(header, KEYS)}
+    meta["OBSID"] = str(meta.get("OBSID", ""))
+    warnings = []
+    if "HELIO_RV" in header:
+        meta["HELIO_CORRECTION_KM_S"] = header["HELIO_RV"]
+    if not is_true(header.get("VACUUM", True)):
+        wave = air_to_vacuum(wave)
+        warnings.append("the header says that the wavelengths were in air, they were converted to vacuum")
+    if not is_true(header.get("HELIO", True)):
+        warnings.append("the wavelengths are not heliocentric, so the radial velocity is not either")
+    if meta.get("CLASS") in ("GALAXY", "QSO"):
+        warnings.append(f"the survey classified this spectrum as {meta['CLASS']}, not as a star")
+    meta["WARNINGS"] = tuple(warnings)
+    power = (
+        default_resolving_power("LAMOST", wave)
+        if resolving_power is None
+        else resolving_power_at(resolving_power, wave)
+    )
+    return Spectrum(wave, flux, ivar, (and_mask > 0) | (or_mask > 0), power, meta, path, ARMS)

@@ -1,0 +1,64 @@
+"""Resolving power by wavelength: a default for each survey, and what the user gives instead.
+
+The default is a fallback: the true resolving power differs from fibre to fibre and biases abundances when
+wrong. Give a measured one where there is one, or let the fit scale it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.errors import UserError
+
+# wave (Å), resolving power; linear in between, constant outside, a pair of equal wavelengths is a jump.
+DEFAULT_RESOLVING_POWER: dict[str, tuple[tuple[float, float], ...]] = {
+    "LAMOST": ((3700.0, 1800.0), (9100.0, 1800.0)),
+    # Guy et al. (2023, AJ 165, 144): the three arms of DESI, used where the file has no resolution matrix.
+    "DESI": (
+        (3600.0, 2000.0),
+        (5780.0, 3200.0),
+        (5780.0, 3200.0),
+        (7570.0, 4100.0),
+        (7570.0, 4000.0),
+        (9824.0, 5000.0),
+    ),
+    # Smee et al. (2013, AJ 146, 32): used where the file has no wdisp column.
+    "SDSS": ((3800.0, 1500.0), (6000.0, 2000.0), (6000.0, 1850.0), (9200.0, 2300.0)),
+}
+
+ResolvingPower = float | str | Path | tuple
+
+
+def default_resolving_power(survey: str, wave: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The survey's typical resolving power (P,) at vacuum wavelengths (P,) in Å."""
+    if survey not in DEFAULT_RESOLVING_POWER:
+        known = " ".join(sorted(DEFAULT_RESOLVING_POWER))
+        raise UserError(f"no default resolving power is known for {survey!r} (only for {known}): give one")
+    nodes = np.array(DEFAULT_RESOLVING_POWER[survey])
+    return np.interp(wave, nodes[:, 0], nodes[:, 1])
+
+
+def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDArray[np.float64] | float:
+    """What the user gave, at vacuum wavelengths (P,) in Å.
+
+    `given` is a number, a pair of arrays (wave in vacuum Å, resolving power), or the path of a table (ECSV or
+    CSV) with the columns `wave` and `resolving_power`.
+    """
+    if isinstance(given, (str, Path)):
+        try:
+            table = Table.read(given, format="ascii")
+            given = (np.array(table["wave"], dtype=float), np.array(table["resolving_power"], dtype=float))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{given}: not a table with the columns 'wave' (vacuum Å) and 'resolving_power' ({error})"
+            ) from error
+    if isinstance(given, tuple):
+        nodes, power = (np.asarray(x, dtype=float) for x in given)
+        if nodes.shape != power.shape or nodes.ndim != 1 or len(nodes) == 0 or (np.diff(nodes) < 0).any():
+            raise UserError("the resolving power's table needs increasing wavelengths, one value for each")
+        return np.interp(wave, nodes, power)
+    return float(given)

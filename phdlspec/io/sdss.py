@@ -1,0 +1,64 @@
+"""SDSS, SEGUE and BOSS `spec-*.fits`: table COADD with flux, loglam (vacuum), ivar, and_mask, wdisp."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.io import fits
+
+from phdlspec.io.fits_files import column, column_names, header_values
+from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
+from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
+
+ARMS = ((3500.0, 6000.0), (6000.0, 10500.0))  # Å; the dichroic
+PIXEL_LN_WAVE = 1e-4 * np.log(10.0)  # wdisp is a sigma in these pixels
+# Bits of SPPIXMASK that spoil a coadded pixel: FULLREJECT, NOSKY, BRIGHTSKY, NODATA.
+BAD_BITS = (1 << 18) | (1 << 22) | (1 << 23) | (1 << 24)
+KEYS = ["RA", "DEC", "PLATEID", "MJD", "FIBERID", "DATE-OBS"]
+OBJECT_KEYS = ["CLASS", "SUBCLASS", "Z", "Z_ERR"]
+
+
+def matches(hdus: fits.HDUList) -> bool:
+    """Whether the first table has one pixel a row with flux, loglam and ivar."""
+    return (
+        len(hdus) > 1 and column_names(hdus[1]) >= {"FLUX", "LOGLAM", "IVAR"} and hdus[1].header["NAXIS2"] > 1
+    )
+
+
+def _resolving_power(table: fits.BinTableHDU, wave: np.ndarray) -> np.ndarray:
+    """wave / FWHM from the dispersion of each pixel, bridging pixels that have none."""
+    if "WDISP" in column_names(table):
+        dispersion = column(table, "wdisp")
+        known = np.isfinite(dispersion) & (dispersion > 0)
+        if known.sum() > 10:
+            dispersion = np.interp(wave, wave[known], dispersion[known])
+            return 1.0 / (SIGMA_TO_FWHM * PIXEL_LN_WAVE * dispersion)
+    return default_resolving_power("SDSS", wave)
+
+
+def read(hdus: fits.HDUList, path: str, resolving_power: ResolvingPower | None = None) -> Spectrum:
+    """The coadded spectrum of an SDSS file."""
+    table = hdus[1]
+    wave = 10.0 ** column(table, "loglam")
+    flux, ivar = column(table, "flux"), column(table, "ivar")
+    bad = np.zeros(len(wave), dtype=bool)
+    if "AND_MASK" in column_names(table):
+        bad = (column(table, "and_mask", np.int64) & BAD_BITS) != 0
+
+    meta = {"SURVEY": "SDSS", **header_values(hdus[0].header, tuple(KEYS))}
+    meta["OBSID"] = "-".join(str(meta.get(key, "")) for key in ("PLATEID", "MJD", "FIBERID"))
+    if len(hdus) > 2:
+        names = column_names(hdus[2])
+        for key in OBJECT_KEYS:
+            if key in names:
+                value = hdus[2].data[key][0]
+                meta[key] = value.strip() if isinstance(value, str) else float(value)
+    if "HELIO_RV" in hdus[0].header:
+        meta["HELIO_CORRECTION_KM_S"] = hdus[0].header["HELIO_RV"]
+    if meta.get("CLASS") in ("GALAXY", "QSO"):
+        meta["WARNINGS"] = (f"the survey classified this spectrum as {meta['CLASS']}, not as a star",)
+    power = (
+        _resolving_power(table, wave)
+        if resolving_power is None
+        else resolving_power_at(resolving_power, wave)
+    )
+    return Spectrum(wave, flux, ivar, bad, power, meta, path, ARMS)

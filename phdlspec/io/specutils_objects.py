@@ -1,0 +1,66 @@
+"""To and from `specutils`, whose spectra carry units but neither a medium nor a resolving power."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from phdlspec.errors import UserError
+from phdlspec.io.resolution import ResolvingPower, resolving_power_at
+from phdlspec.io.table import MEDIA, wave_in_vacuum
+from phdlspec.spectrum import Spectrum
+
+
+def _specutils() -> Any:
+    try:
+        import specutils
+    except ImportError as error:
+        raise UserError("specutils is not installed, it comes with the extra phdlspec[specutils]") from error
+    return specutils
+
+
+def from_specutils(spectrum: Any, resolving_power: ResolvingPower, medium: str) -> Spectrum:
+    """A `Spectrum` from a one-dimensional `specutils.Spectrum` (`Spectrum1D` before specutils 2).
+
+    `medium` is 'air' or 'vacuum'; `resolving_power` is a number or a pair of arrays. The object needs an
+    uncertainty.
+    """
+    from astropy.nddata import InverseVariance
+
+    if medium not in MEDIA:
+        raise UserError(f"medium is {medium!r}, expected 'air' or 'vacuum'")
+    if spectrum.flux.ndim != 1:
+        raise UserError(
+            f"the specutils object holds spectra of shape {spectrum.flux.shape}, expected one of them"
+        )
+    if spectrum.uncertainty is None:
+        raise UserError("the specutils object has no uncertainty, expected one")
+    axis = spectrum.spectral_axis
+    wave = wave_in_vacuum(np.asarray(axis.value, dtype=float), axis.unit, medium, "specutils object")
+    ivar = np.asarray(spectrum.uncertainty.represent_as(InverseVariance).array, dtype=float)
+    flux = np.asarray(spectrum.flux.value, dtype=float)
+    mask = (
+        np.zeros(flux.shape, dtype=bool) if spectrum.mask is None else np.asarray(spectrum.mask, dtype=bool)
+    )
+    order = np.argsort(wave)
+    meta = {str(key).upper(): value for key, value in spectrum.meta.items() if np.isscalar(value)}
+    wave = wave[order]
+    power = resolving_power_at(resolving_power, wave)
+    return Spectrum(wave, flux[order], ivar[order], mask[order], power, meta)
+
+
+def to_specutils(spectrum: Spectrum) -> Any:
+    """The same spectrum as a `specutils.Spectrum`, vacuum Å, inverse variance, mask True = bad."""
+    from astropy import units as u
+    from astropy.nddata import InverseVariance
+
+    specutils = _specutils()
+    kind = specutils.Spectrum if hasattr(specutils, "Spectrum") else specutils.Spectrum1D
+    return kind(
+        spectral_axis=spectrum.wave * u.AA,
+        flux=spectrum.flux * u.dimensionless_unscaled,
+        uncertainty=InverseVariance(spectrum.ivar),
+        mask=spectrum.mask,
+        meta={**spectrum.meta, "MEDIUM": "vacuum"},
+    )

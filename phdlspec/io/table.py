@@ -1,0 +1,209 @@
+"""A spectrum in a plain table: ECSV, CSV or a FITS table, one pixel a row.
+
+Columns are recognised by name in any case:
+
+    wavelength       wave, wavelength, lambda, lam, wave_vac, wave_air, ... ; loglam, log_wave for log10 of Å
+    flux             flux, flam, f_lambda, norm_flux, normalized_flux, ...
+    uncertainty      ivar, inverse_variance, or err, error, flux_err, sigma, uncertainty, ...
+    mask             mask (True = bad), optional
+    resolving power  resolving_power, optional
+
+The unit of the wavelength is that of the column; a column without one must hold Å. Whether wavelengths are in
+air or in vacuum is never guessed: the column's name ends in _air or _vac, or the table's metadata has MEDIUM
+(or WAVE_MEDIUM), or VACUUM = T/F, or the caller says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.errors import UserError
+from phdlspec.io.fits_files import DAMAGED, is_true
+from phdlspec.io.resolution import ResolvingPower, resolving_power_at
+from phdlspec.spectrum import Spectrum
+from phdlspec.wavelength import air_to_vacuum
+
+WAVE_NAMES = ("wave", "wavelength", "lambda", "lam", "wl", "ll", "spectral_axis")
+LOG_WAVE_NAMES = ("loglam", "log_wave", "logwave", "loglambda", "log_wavelength")
+MEDIUM_SUFFIXES = {"_vac": "vacuum", "_vacuum": "vacuum", "_air": "air"}
+FLUX_NAMES = ("flux", "flam", "f_lambda", "flux_density", "norm_flux", "normalized_flux", "normalised_flux")
+IVAR_NAMES = ("ivar", "inverse_variance", "flux_ivar", "invvar")
+ERROR_NAMES = ("err", "error", "flux_err", "flux_error", "e_flux", "sigma", "uncertainty", "flux_unc", "std")
+MASK_NAMES = ("mask", "bad")
+RESOLVING_POWER_NAMES = ("resolving_power",)
+MEDIA = ("air", "vacuum")
+
+
+def read(path: Path, medium: str | None = None, resolving_power: ResolvingPower | None = None) -> Spectrum:
+    """The spectrum of an ECSV or CSV file."""
+    try:
+        first = path.open(encoding="utf-8").readline()
+        kind = "ascii.ecsv" if first.startswith("# %ECSV") else "ascii.csv"
+        table = Table.read(path, format=kind)
+    except DAMAGED as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: not a FITS file and not a table in ECSV or CSV ({reason})") from error
+    return from_table(table, str(path), medium, resolving_power)
+
+
+def find_fits_table(hdus: fits.HDUList) -> fits.BinTableHDU | None:
+    """The first table HDU with a wavelength and a flux column."""
+    for hdu in hdus[1:]:
+        if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)):
+            names = {name.lower() for name in hdu.columns.names}
+            if _wave_name(names) and names & set(FLUX_NAMES):
+                return hdu
+    return None
+
+
+def read_fits(
+    hdus: fits.HDUList, path: str, medium: str | None = None, resolving_power: ResolvingPower | None = None
+) -> Spectrum:
+    """The spectrum of a FITS table; one row with vector columns is taken as well."""
+    hdu = find_fits_table(hdus)
+    if hdu is None:
+        raise UserError(
+            f"{path}: no spectrum found, expected LAMOST, SDSS, DESI or a table with "
+            "wavelength, flux and uncertainty columns"
+        )
+    table = Table.read(hdu)
+    table.meta = {**dict(hdus[0].header), **table.meta}
+    if len(table) == 1:
+        vectors = [name for name in table.colnames if table[name].ndim == 2]
+        table = Table(
+            {name: table[name][0] for name in vectors}, units=_units(table, vectors), meta=table.meta
+        )
+    return from_table(table, path, medium, resolving_power)
+
+
+def _units(table: Table, names: list[str]) -> dict[str, u.UnitBase]:
+    return {name: table[name].unit for name in names if table[name].unit is not None}
+
+
+def _wave_name(names: set[str]) -> str | None:
+    """The wavelength column among lower-case names."""
+    for name in (*WAVE_NAMES, *LOG_WAVE_NAMES):
+        for suffix in ("", *MEDIUM_SUFFIXES):
+            if name + suffix in names:
+                return name + suffix
+    return None
+
+
+def _medium(name: str, meta: Mapping[str, object], given: str | None, path: str) -> str:
+    """Air or vacuum, as the argument, the column's name or the metadata state it; a contradiction is
+    refused."""
+    stated: dict[str, str] = {}
+    for suffix, medium in MEDIUM_SUFFIXES.items():
+        if name.endswith(suffix):
+            stated[f"the column name {name}"] = medium
+    upper = {str(key).upper(): value for key, value in meta.items()}
+    for key in ("MEDIUM", "WAVE_MEDIUM"):
+        if key in upper:
+            stated[f"{key} in its metadata"] = (
+                str(upper[key]).strip().lower().replace("vac", "vacuum")[:6].strip()
+            )
+    if "VACUUM" in upper:
+        stated["VACUUM in its metadata"] = "vacuum" if is_true(upper["VACUUM"]) else "air"
+    if given is not None:
+        stated["the argument medium"] = given
+    for source, medium in stated.items():
+        if medium not in MEDIA:
+            raise UserError(f"{path}: {source} gives the medium as {medium!r}, expected 'air' or 'vacuum'")
+    if len(set(stated.values())) > 1:
+        saying = " but ".join(f"{source} says {medium}" for source, medium in stated.items())
+        raise UserError(f"{path}: {saying}; make them agree")
+    if not stated:
+        raise UserError(
+            f"{path}: it is not stated whether the wavelengths are in air or vacuum; say so with "
+            "medium='air' or 'vacuum', a column named wave_air or wave_vac, or MEDIUM in the table's metadata"
+        )
+    return next(iter(stated.values()))
+
+
+def wave_in_vacuum(
+    values: NDArray[np.float64], unit: u.UnitBase | None, medium: str, path: str
+) -> NDArray[np.float64]:
+    """Wavelengths (P,) brought to vacuum Å; without a unit they are taken as Å, which `Spectrum` then
+    checks."""
+    if unit is not None and unit != u.dimensionless_unscaled:
+        try:
+            values = u.Quantity(values, unit).to_value(u.AA, u.spectral())
+        except u.UnitConversionError as error:
+            raise UserError(f"{path}: the wavelengths are in {unit}, expected a unit of length") from error
+    low, high = np.nanmin(values), np.nanmax(values)
+    return air_to_vacuum(values) if medium == "air" and low > 2000 and high < 30000 else values
+
+
+def from_table(
+    table: Table, path: str = "", medium: str | None = None, resolving_power: ResolvingPower | None = None
+) -> Spectrum:
+    """The spectrum of an astropy table. Raises `UserError` for a missing column, unit, medium or resolving
+    power."""
+    where = path or "table"
+    names = {name.lower(): name for name in table.colnames}
+
+    def find(wanted: tuple[str, ...]) -> str | None:
+        return next((names[name] for name in wanted if name in names), None)
+
+    wave_name = _wave_name(set(names))
+    flux_name, ivar_name, error_name = find(FLUX_NAMES), find(IVAR_NAMES), find(ERROR_NAMES)
+    for found, what, example in (
+        (wave_name, "wavelength", "wave"),
+        (flux_name, "flux", "flux"),
+        (ivar_name or error_name, "uncertainty", "err or ivar"),
+    ):
+        if found is None:
+            columns = " ".join(table.colnames)
+            raise UserError(f"{where}: no {what} column among {columns}; name one {example}")
+    assert wave_name is not None
+    medium = _medium(wave_name, table.meta, medium, where)
+
+    def values(name: str | None) -> NDArray[np.float64]:
+        column = table[name]
+        try:
+            return np.asarray(np.ma.filled(np.ma.asarray(column).astype(float), np.nan), dtype=float)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: the column {name} does not hold numbers") from error
+
+    wave = values(names[wave_name])
+    if wave_name.startswith("log"):
+        wave = wave_in_vacuum(10.0**wave, None, medium, where)
+    else:
+        wave = wave_in_vacuum(wave, table[names[wave_name]].unit, medium, where)
+    flux = values(flux_name)
+    if ivar_name is not None:
+        ivar = values(ivar_name)
+    else:
+        error = values(error_name)
+        with np.errstate(divide="ignore"):
+            ivar = np.where(error > 0, error**-2.0, 0.0)
+    mask_name, power_name = find(MASK_NAMES), find(RESOLVING_POWER_NAMES)
+    mask = np.zeros(len(wave), dtype=bool)
+    if mask_name is not None:
+        mask = values(mask_name) != 0
+
+    meta = {str(key).upper(): value for key, value in table.meta.items() if np.isscalar(value)}
+    power: float | NDArray[np.float64]
+    if resolving_power is not None:
+        power = resolving_power_at(resolving_power, wave)
+    elif power_name is not None:
+        power = values(power_name)
+    elif "RESOLVING_POWER" in meta:
+        power = float(str(meta["RESOLVING_POWER"]))
+    else:
+        raise UserError(
+            f"{where}: the resolving power is not given; add a column resolving_power or "
+            "RESOLVING_POWER to the table's metadata, or pass it as an argument"
+        )
+    order = np.argsort(wave, kind="stable")
+    if isinstance(power, np.ndarray):
+        power = power[order]
+    meta["OBSID"] = str(meta.get("OBSID", ""))
+    return Spectrum(wave[order], flux[order], ivar[order], mask[order], power, meta, path)

@@ -1,0 +1,218 @@
+"""One observed spectrum: arrays on one vacuum wavelength scale, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phdlspec.errors import UserError
+
+MIN_GOOD_PIXELS = 100
+WAVE_RANGE = (2000.0, 30000.0)  # Å; what a wavelength in Å can be in a spectrum of this kind
+SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+def _wave_unit_hint(median: float) -> str:
+    """What unit wavelengths that are not Å may have, from their median."""
+    if 200.0 < median < 2000.0:
+        return "which looks like nm"
+    if 0.2 < median < 3.0:
+        return "which looks like µm"
+    if 3.0 < median < 5.0:
+        return "which looks like log10 of Å"
+    return "which is no optical wavelength in Å"
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """An observed spectrum. Making one checks it; a spectrum that cannot be fitted raises `UserError`.
+
+    Attributes
+    ----------
+    wave : (P,) float64, vacuum Å, strictly increasing, in the Sun's rest frame unless `meta["WARNINGS"]` says
+        so.
+    flux : (P,) float64, any unit; zero where it was not finite (those pixels are masked).
+    ivar : (P,) float64, inverse variance of the flux; zero at masked pixels that had none.
+    mask : (P,) bool, True = bad. Pixels whose flux or ivar is not finite or whose ivar is not positive are
+        added.
+    resolving_power : number or (P,), wave / FWHM of the line spread function.
+    meta : upper-case keys: OBSID (str), RA, DEC (deg), SNR (median per good pixel, measured here), SNRU ...
+        SNRZ, Z, CLASS, SUBCLASS ... as far as the file has them; WARNINGS, a tuple of sentences.
+    path : where it came from; empty for a spectrum made in memory.
+    arms : ((low, high), ...) Å, disjoint and increasing: parts with a continuum of their own; the default is
+        one.
+    """
+
+    wave: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    ivar: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    resolving_power: float | NDArray[np.float64]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    path: str = ""
+    arms: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        wave, flux, ivar = (np.array(x, dtype=np.float64) for x in (self.wave, self.flux, self.ivar))
+        mask = np.array(self.mask, dtype=bool)
+        if wave.ndim != 1 or not (wave.shape == flux.shape == ivar.shape == mask.shape):
+            self._refuse(
+                f"wave, flux, ivar, mask have shapes {wave.shape}, {flux.shape}, {ivar.shape}, {mask.shape}, "
+                "expected four one-dimensional arrays of one length"
+            )
+        if len(wave) < MIN_GOOD_PIXELS:
+            self._refuse(f"it has {len(wave)} pixels, expected at least {MIN_GOOD_PIXELS}")
+        self._check_wavelengths(wave)
+
+        good = ~mask & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+        self._check_pixels(flux, ivar, mask, good)
+        ivar[~np.isfinite(ivar) | (ivar < 0)] = 0.0
+        flux[~np.isfinite(flux)] = 0.0
+        power = np.array(self.resolving_power, dtype=np.float64)
+        if power.shape not in ((), wave.shape) or not (np.isfinite(power) & (power > 0)).all():
+            self._refuse(
+                f"the resolving power (shape {power.shape}) must be positive, one number or one per pixel"
+            )
+        arms = tuple((float(low), float(high)) for low, high in self.arms) or ((wave[0], wave[-1]),)
+        edges = np.array(arms).ravel()
+        if (np.diff(edges) < 0).any():
+            self._refuse(f"its arms {arms} are not disjoint and increasing intervals")
+
+        meta = {str(key).upper(): value for key, value in self.meta.items()}
+        meta.setdefault("WARNINGS", ())
+        meta["SNR"] = float(np.median(flux[good] * np.sqrt(ivar[good])))
+        values = {
+            "wave": wave,
+            "flux": flux,
+            "ivar": ivar,
+            "mask": ~good,
+            "resolving_power": power if power.ndim else float(power),
+            "meta": meta,
+            "path": str(self.path),
+            "arms": arms,
+        }
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            object.__setattr__(self, name, value)
+
+    def _refuse(self, what: str) -> None:
+        raise UserError(f"{self.path or 'spectrum'}: {what}")
+
+    def _check_wavelengths(self, wave: NDArray[np.float64]) -> None:
+        if not np.isfinite(wave).all():
+            self._refuse("some wavelengths are not finite, expected vacuum Å")
+        if wave.min() < WAVE_RANGE[0] or wave.max() > WAVE_RANGE[1]:
+            hint = _wave_unit_hint(float(np.median(wave)))
+            self._refuse(
+                f"the wavelengths run {wave.min():.6g}-{wave.max():.6g}, {hint}; "
+                "state their unit or convert them to Å"
+            )
+        if (np.diff(wave) <= 0).any():
+            self._refuse("the wavelengths do not increase strictly, sort the pixels and drop repeated ones")
+
+    def _check_pixels(self, flux, ivar, mask, good) -> None:
+        if mask.all():
+            self._refuse("all pixels are masked, nothing is left to fit")
+        if not (np.isfinite(ivar) & (ivar > 0)).any():
+            self._refuse("the inverse variance is not positive in any pixel, expected 1 / sigma^2")
+        if not np.isfinite(flux).any():
+            self._refuse("the flux is not finite in any pixel")
+        if good.sum() < MIN_GOOD_PIXELS:
+            self._refuse(
+                f"only {good.sum()} of {len(flux)} pixels are usable, expected {MIN_GOOD_PIXELS} or more"
+            )
+        if np.ptp(flux[good]) == 0:
+            self._refuse(f"the flux is constant ({flux[good][0]:.6g}), this is no spectrum")
+
+    def __len__(self) -> int:
+        return len(self.wave)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """(P,) True where a pixel may be used."""
+        return ~self.mask
+
+    @property
+    def snr(self) -> float:
+        """Median signal-to-noise ratio of the good pixels."""
+        return self.meta["SNR"]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about this spectrum that a user should see; none of them forbids a fit."""
+        return tuple(self.meta["WARNINGS"])
+
+    @property
+    def stem(self) -> str:
+        """File name without its extensions, for naming results."""
+        name = Path(self.path).name if self.path else str(self.meta.get("OBSID", "spectrum"))
+        for suffix in (".gz", ".fits", ".fit", ".ecsv", ".csv"):
+            name = name.removesuffix(suffix)
+        return name.replace("[", "_row").replace("]", "")
+
+    @property
+    def resolving_power_by_pixel(self) -> NDArray[np.float64]:
+        """(P,) wave / FWHM."""
+        return np.broadcast_to(np.asarray(self.resolving_power, dtype=float), self.wave.shape)
+
+    def with_mask(self, extra: NDArray[np.bool_]) -> Spectrum:
+        """The same spectrum with more pixels masked, True = bad, (P,)."""
+        return replace(self, mask=self.mask | extra)
+
+    def degraded_to(self, resolving_power: float) -> Spectrum:
+        """A copy in which no pixel is sharper than `resolving_power`; itself when that holds already.
+
+        For surveys whose resolving power exceeds what the model's grid can serve (DESI). Sharper pixels are
+        convolved with a Gaussian that brings them to the limit, blunter ones are left as they are, and all
+        are resampled on a log-uniform grid of 2.5 pixels per FWHM. Each input pixel's inverse variance is
+        shared out over the output pixels it contributes to, so the information in features broader than a
+        resolution element is kept; neighbouring output pixels are correlated and their covariance is not
+        tracked.
+        """
+        power = self.resolving_power_by_pixel
+        if power[self.good].max() <= resolving_power * 1.001:
+            return self
+        step = 1.0 / (2.5 * resolving_power)
+        lnw = np.log(self.wave)
+        centre = np.arange(float(lnw[0]), float(lnw[-1]), step)
+        # Kernels narrower than half an input pixel would miss the pixels: they act as nearest-pixel sampling.
+        extra = np.clip(1.0 / resolving_power**2 - 1.0 / power**2, 0.0, None) / SIGMA_TO_FWHM**2
+        cell = np.gradient(lnw)
+        sigma = np.interp(centre, lnw, np.sqrt(np.maximum(extra, (0.5 * cell) ** 2)))
+        low = np.searchsorted(lnw, centre - 4.0 * sigma)
+        high = np.searchsorted(lnw, centre + 4.0 * sigma)
+        row = np.repeat(np.arange(len(centre)), high - low)
+        column = np.concatenate([np.arange(a, b) for a, b in zip(low, high)])
+        weight = np.exp(-0.5 * ((lnw[column] - centre[row]) / sigma[row]) ** 2) * cell[column]
+        arm = self.arm_index()
+        weight *= arm[column] == arm[np.clip(np.searchsorted(lnw, centre), 0, len(lnw) - 1)][row]
+
+        used = weight * self.good[column]
+        total = np.bincount(row, weight, len(centre))
+        kept = np.bincount(row, used, len(centre))
+        flux = np.bincount(row, used * self.flux[column], len(centre)) / np.where(kept > 0, kept, 1.0)
+        shared = weight / np.bincount(column, weight, len(lnw))[column]
+        ivar = np.bincount(row, shared * (self.ivar * self.good)[column], len(centre)).astype(float)
+        return Spectrum(
+            np.exp(centre),
+            np.asarray(flux, dtype=float),
+            ivar,
+            kept < 0.8 * total,
+            np.minimum(np.interp(centre, lnw, power), resolving_power),
+            self.meta,
+            self.path,
+            self.arms,
+        )
+
+    def arm_index(self) -> NDArray[np.int64]:
+        """(P,) number of the arm of each pixel; -1 outside all arms."""
+        index = np.full(len(self.wave), -1, dtype=np.int64)
+        for number, (low, high) in enumerate(self.arms):
+            index[(self.wave >= low) & (self.wave <= high)] = number
+        return index
