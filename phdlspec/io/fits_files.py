@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,15 @@ def is_fits(path: Path) -> bool:
     return start == b"SIMPLE"
 
 
+def _unpacked(path: Path) -> Path | BytesIO:
+    """The path itself, or the whole contents of a gzipped file."""
+    with open(path, "rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            return path
+    with gzip.open(path) as stream:
+        return BytesIO(stream.read())
+
+
 @contextmanager
 def open_fits(path: Path) -> Iterator[fits.HDUList]:
     """The HDUs of a file; damage found while they are read raises `UserError`."""
@@ -56,7 +66,8 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
         warnings.simplefilter("ignore", AstropyWarning)
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         try:
-            with fits.open(path, memmap=False) as hdus:
+            # astropy takes a cut gzip stream for the end of the file, so unpack it here, where that raises.
+            with fits.open(_unpacked(path), memmap=False) as hdus:
                 yield hdus
         except (*DAMAGED, AstropyUserWarning) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
