@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from math import log10
 from pathlib import Path
 from types import MappingProxyType
 
+from calibration.tables import number_column, read_any_table
 from phdlspec.errors import UserError
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE, SYMBOLS
 
@@ -110,22 +112,14 @@ def label_shift(label: str, from_scale: str, to_scale: str = SOLAR_SCALE) -> flo
 
 def read_solar_scale(path: str | Path) -> Scale:
     """A solar scale from a text table with an `element` column and A(X) as `photosphere`, `A` or the second column."""
-    from calibration.tables import read_any_table
-
     table = read_any_table(path)
     names = {name.lower(): name for name in table.colnames}
     if "element" not in names:
         raise UserError(f"{path}: a solar scale needs a column 'element', found {', '.join(table.colnames)}")
     column = names.get("photosphere") or names.get("a") or table.colnames[1]
-    scale = {}
-    for element, value in zip(table[names["element"]], table[column]):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        symbol = str(element).strip().capitalize()
-        if symbol in SYMBOLS and number == number:
-            scale[symbol] = number
+    values = number_column(table, column, path)
+    symbols = [str(element).strip().capitalize() for element in table[names["element"]]]
+    scale = {e: float(value) for e, value in zip(symbols, values) if e in SYMBOLS and value == value}
     if abs(scale.get("H", 12.0) - 12.0) > 1e-6 or "Fe" not in scale:
         raise UserError(f"{path}: column {column!r} is no scale A(X) with A(H) = 12 and a value for Fe")
     return MappingProxyType(scale)
@@ -137,8 +131,6 @@ def chondrite_scale(mass_ppm: Mapping[str, float], atomic_mass: Mapping[str, flo
     A(X) = log10(ppm_X / mass_X) + constant; the constant makes A(Si) solar, as for CI chondrites (volatile elements
     are meaningless then).
     """
-    from math import log10
-
     if mass_ppm.get("Si", 0) <= 0 or "Si" not in atomic_mass:
         raise UserError("a composition by mass needs Si to be brought to the solar scale")
     zero = SOLAR_ABUNDANCES["Si"] - log10(mass_ppm["Si"] / atomic_mass["Si"])

@@ -1,0 +1,119 @@
+"""Applying a calibration to a catalogue.
+
+A label becomes raw - bias; its error the root of err^2 + (error of the bias)^2 + (external scatter)^2. Raw values and
+errors stay as `<LABEL>_RAW` and `<LABEL>_ERR_RAW`; `<LABEL>_CALFLAG` says where the references do not reach:
+
+====  ===============================================================================================
+bit   meaning
+====  ===============================================================================================
+1     outside the references on one of the axes Teff, logg, [Fe/H], or in a gap of them
+2     no reference star near in all three at once: the correction rests on the trends being additive
+4     the correction's own error is larger than 0.1 dex (100 K, 0.2 km/s)
+8     not calibrated: no reference constrains this label, or a coordinate is missing; value = raw
+16    no reference states values of this label: only differences are calibrated, the zero point is not
+====  ===============================================================================================
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import Column
+from numpy.typing import NDArray
+
+from calibration.catalog import CALIBRATED_LABELS, CALIBRATION_KEY, Catalog
+from calibration.store import Calibration
+from phdlspec.errors import UserError
+
+OUTSIDE, SPARSE, UNCERTAIN, UNCALIBRATED, RELATIVE = 1, 2, 4, 8, 16
+_ERROR_LIMIT = {"TEFF": 100.0, "VMIC": 0.2}
+_CHUNK = 50_000
+
+
+def check_applicable(catalog: Catalog, calibration: Calibration) -> None:
+    """Raise `UserError` unless the calibration was learned for the checkpoint and solar scale of the catalogue."""
+    if catalog.emulator_hash != calibration.emulator_hash:
+        raise UserError(
+            f"{catalog.path}: was made by the emulator checkpoint {catalog.emulator_hash[:12]}, the calibration is for "
+            f"{calibration.emulator_hash[:12]}; learn a calibration from a catalogue of this checkpoint"
+        )
+    if calibration.solar_scale != str(catalog.table.meta.get("SOLSCALE")):
+        raise UserError(f"{catalog.path}: solar scale differs from that of the calibration, {calibration.solar_scale}")
+
+
+def apply(catalog: Catalog, calibration: Calibration) -> Catalog:
+    """The calibrated catalogue; its table is the given one, changed in place.
+
+    Returns a `Catalog` whose header names the calibration (key CALIBID), so that it is not calibrated again.
+    """
+    check_applicable(catalog, calibration)
+    table = catalog.table
+    present = [name for name in CALIBRATED_LABELS if name in table.colnames]
+    x = catalog.coordinates()
+    known = np.isfinite(x).all(axis=1)
+    bias, error, flag = evaluate(calibration, [n for n in present if n in calibration.labels], x, known)
+    for name in present:
+        _replace(catalog, name, bias.get(name), error.get(name), flag.get(name), calibration)
+    table.meta[CALIBRATION_KEY] = calibration.identity
+    table.meta["CALDATE"] = calibration.created
+    return Catalog(catalog.path, table, catalog.emulator_hash)
+
+
+def evaluate(
+    calibration: Calibration, names: list[str], x: NDArray, known: NDArray
+) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str, NDArray]]:
+    """Bias, its error (float32) and flag (uint8) of each label at raw coordinates x (n, 3); NaN where not `known`."""
+    size = len(x)
+    bias = {name: np.full(size, np.nan, dtype=np.float32) for name in names}
+    error = {name: np.full(size, np.nan, dtype=np.float32) for name in names}
+    flag = {name: np.full(size, UNCALIBRATED, dtype=np.uint8) for name in names}
+    rows = np.flatnonzero(known)
+    for start in range(0, len(rows), _CHUNK):
+        at = rows[start : start + _CHUNK]
+        design = calibration.basis.design(x[at])
+        for name in names:
+            label = calibration.labels[name]
+            bias[name][at], error[name][at] = label.bias(design)
+            bits = np.where(label.reach.axis_reached(x[at]), 0, OUTSIDE).astype(np.uint8)
+            bits[~label.reach.near(x[at])] |= SPARSE
+            bits[error[name][at] > _ERROR_LIMIT.get(name, 0.1)] |= UNCERTAIN
+            if not label.has_zero_point:
+                bits |= RELATIVE
+            flag[name][at] = bits
+    return bias, error, flag
+
+
+def _replace(
+    catalog: Catalog,
+    name: str,
+    bias: NDArray | None,
+    error: NDArray | None,
+    flag: NDArray | None,
+    calibration: Calibration,
+) -> None:
+    """Put one label's calibrated value in the place of the raw one, which moves to `_RAW`."""
+    table = catalog.table
+    _add(table, f"{name}_RAW", table[name], f"{name} before calibration")
+    if f"{name}_ERR" in table.colnames:
+        _add(table, f"{name}_ERR_RAW", table[f"{name}_ERR"], f"error of {name} before calibration")
+    if bias is None or error is None or flag is None:
+        flag = np.full(len(table), UNCALIBRATED, dtype=np.uint8)
+    else:
+        dtype = table[name].dtype
+        shift = np.where(np.isfinite(bias), bias, 0.0)
+        _set(table, name, (catalog.values(name) - shift).astype(dtype))
+        if f"{name}_ERR" in table.colnames:
+            extra = np.where(np.isfinite(error), error, 0.0) ** 2 + calibration.labels[name].scatter ** 2
+            extra = np.where(np.isfinite(bias), extra, 0.0)
+            _set(table, f"{name}_ERR", np.sqrt(catalog.values(f"{name}_ERR") ** 2 + extra).astype(dtype))
+    column = Column(flag, name=f"{name}_CALFLAG", description=f"where the calibration of {name} does not reach (bits)")
+    table.add_column(column)
+
+
+def _add(table, name: str, source, description: str) -> None:
+    table.add_column(Column(np.array(source), name=name, unit=source.unit, description=description))
+
+
+def _set(table, name: str, values: NDArray) -> None:
+    """Replace the values of a column and keep its unit and description."""
+    old = table[name]
+    table.replace_column(name, Column(values, name=name, unit=old.unit, description=old.description))

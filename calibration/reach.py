@@ -1,0 +1,57 @@
+"""Where the references reach: cells of (Teff, logg, [Fe/H]) that hold a reference star, and their neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.catalog import AXES
+
+CELL = {"TEFF": 200.0, "LOGG": 0.4, "FE_H": 0.2}
+_SIZE = np.array([CELL[name] for name in AXES])
+_ORIGIN = np.array([3000.0, -1.0, -4.0])
+_SHAPE = (40, 20, 30)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Occupied cells as numbers into a fixed lattice (`CELL`, from 3000 K, logg -1, [Fe/H] -4), sorted; (k,)."""
+
+    cells: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, x: NDArray) -> Reach:
+        """From the coordinates (n, 3) of the reference stars."""
+        return cls(np.unique(_cell_number(x)))
+
+    def axis_reached(self, x: NDArray) -> NDArray[np.bool_]:
+        """True where on every axis by itself a reference star lies in this cell or the next; (n,)."""
+        index = _cell_index(x)
+        reached = np.ones(len(x), dtype=bool)
+        for i, cells in enumerate(np.unravel_index(self.cells, _SHAPE)):
+            occupied = np.zeros(_SHAPE[i], dtype=bool)
+            occupied[cells] = True
+            reached &= _grown(occupied)[index[:, i]]
+        return reached
+
+    def near(self, x: NDArray) -> NDArray[np.bool_]:
+        """True where a reference star lies in this cell or one that touches it, in all three dimensions; (n,)."""
+        occupied = np.zeros(_SHAPE, dtype=bool)
+        occupied.flat[self.cells] = True
+        return _grown(occupied).flat[_cell_number(x)]
+
+
+def _cell_index(x: NDArray) -> NDArray[np.int64]:
+    return np.clip(np.floor((x - _ORIGIN) / _SIZE), 0, np.array(_SHAPE) - 1).astype(np.int64)
+
+
+def _cell_number(x: NDArray) -> NDArray[np.int64]:
+    return np.ravel_multi_index(tuple(_cell_index(x).T), _SHAPE)
+
+
+def _grown(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy.ndimage import binary_dilation
+
+    return binary_dilation(occupied, np.ones((3,) * occupied.ndim))

@@ -1,0 +1,181 @@
+"""The calibration file: one readable JSON, with the evidence (every row that was fitted) beside it as a FITS table.
+
+    CALIBRATION.json
+        format "phdlspec-calibration", version, created, software, catalog, emulator_hash, solar_scale
+        basis      axes: name, lower, upper, intervals (equal knots, cubic; see `calibration.splines`)
+        references name, kind, stars given and used, solar scale
+        labels     per label: coefficients, covariance (lower triangle, row by row), centre, scatter, zero point known
+                   or not, reach (occupied cells), smoothness, sets (scatter and discrepant fraction of each),
+                   nuisance (cluster values, depletion, survey zero points), held-out scatter
+        skipped    label -> why it has no calibration
+    CALIBRATION.evidence.fits   LABEL SET KIND TEFF LOGG FE_H SNR DATUM FITTED ERR ... ; only the report needs it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from calibration.model import SetScatter
+from calibration.reach import Reach
+from calibration.splines import Axis, Basis
+from phdlspec.errors import UserError
+
+FORMAT, VERSION = "phdlspec-calibration", 1
+
+
+@dataclass(frozen=True)
+class LabelCalibration:
+    """The bias of one label: coefficients (p,), covariance (p, p), centre (p,), and what is known about it."""
+
+    label: str
+    coefficients: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    scatter: float
+    has_zero_point: bool
+    reach: Reach
+    smoothness: list[float]
+    sets: list[SetScatter]
+    nuisance: dict[str, tuple[float, float]]
+    held_out: dict[str, tuple[float, float]]
+
+    def bias(self, design: NDArray) -> tuple[NDArray, NDArray]:
+        """Bias and its standard error, each (n,), for the basis columns (n, p)."""
+        columns = design - self.centre
+        factor = np.linalg.cholesky(self.covariance + 1e-15 * np.trace(self.covariance) * np.eye(len(self.centre)))
+        return columns @ self.coefficients, np.sqrt(((columns @ factor) ** 2).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All labels of one calibration, bound to the checkpoint that made the catalogue."""
+
+    emulator_hash: str
+    solar_scale: str
+    created: str
+    software: str
+    catalog: str
+    basis: Basis
+    labels: dict[str, LabelCalibration]
+    skipped: dict[str, str]
+    references: list[dict]
+    evidence: Table | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits of the content, written into calibrated catalogues."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def bias(self, label: str, coordinates: NDArray) -> tuple[NDArray, NDArray]:
+        """Bias (raw minus true) of a label and its error at raw (TEFF, LOGG, FE_H) (n, 3)."""
+        if label not in self.labels:
+            raise UserError(f"{label} is not calibrated: {self.skipped.get(label, 'it is no label of this calibration')}")
+        return self.labels[label].bias(self.basis.design(coordinates))
+
+    def _content(self) -> dict:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": self.created,
+            "software": self.software,
+            "catalog": self.catalog,
+            "emulator_hash": self.emulator_hash,
+            "solar_scale": self.solar_scale,
+            "basis": [asdict(axis) for axis in self.basis.axes],
+            "references": self.references,
+            "skipped": self.skipped,
+            "labels": {name: _label_content(label) for name, label in self.labels.items()},
+        }
+
+    def write(self, path: str | Path) -> Path:
+        """Write the JSON file and its evidence; both appear complete or not at all."""
+        path = Path(path)
+        if self.evidence is not None:
+            evidence = evidence_path(path)
+            part = evidence.with_name(f".{evidence.name}.part.fits")
+            self.evidence.write(part, format="fits", overwrite=True)
+            os.replace(part, evidence)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(self._content(), indent=1))
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Calibration:
+        """Read a calibration file; its evidence is read where it lies beside it."""
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as a calibration ({str(error).splitlines()[0]})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise UserError(f"{path}: is no calibration file (format {FORMAT!r} expected)")
+        if content["version"] != VERSION:
+            raise UserError(f"{path}: calibration version {content['version']}, this program reads version {VERSION}")
+        evidence = evidence_path(path)
+        return cls(
+            emulator_hash=content["emulator_hash"],
+            solar_scale=content["solar_scale"],
+            created=content["created"],
+            software=content["software"],
+            catalog=content["catalog"],
+            basis=Basis(tuple(Axis(**axis) for axis in content["basis"])),
+            labels={name: _read_label(name, label) for name, label in content["labels"].items()},
+            skipped=content["skipped"],
+            references=content["references"],
+            evidence=Table.read(evidence, format="fits") if evidence.is_file() else None,
+        )
+
+
+def evidence_path(path: Path) -> Path:
+    """Where the evidence of a calibration file lies."""
+    return path.with_name(f"{path.name.removesuffix('.json')}.evidence.fits")
+
+
+def _rounded(values: NDArray) -> list[float]:
+    return [float(f"{value:.9g}") for value in np.ravel(values)]
+
+
+def _label_content(label: LabelCalibration) -> dict:
+    rows, columns = np.tril_indices(len(label.centre))
+    return {
+        "coefficients": _rounded(label.coefficients),
+        "centre": _rounded(label.centre),
+        "covariance_lower": _rounded(label.covariance[rows, columns]),
+        "scatter": label.scatter,
+        "has_zero_point": label.has_zero_point,
+        "reach_cells": [int(cell) for cell in label.reach.cells],
+        "smoothness": label.smoothness,
+        "sets": [asdict(found) for found in label.sets],
+        "nuisance": {name: list(pair) for name, pair in label.nuisance.items()},
+        "held_out": {name: list(pair) for name, pair in label.held_out.items()},
+    }
+
+
+def _read_label(name: str, content: dict) -> LabelCalibration:
+    size = len(content["centre"])
+    covariance = np.zeros((size, size))
+    rows, columns = np.tril_indices(size)
+    covariance[rows, columns] = content["covariance_lower"]
+    covariance[columns, rows] = content["covariance_lower"]
+    return LabelCalibration(
+        label=name,
+        coefficients=np.array(content["coefficients"]),
+        covariance=covariance,
+        centre=np.array(content["centre"]),
+        scatter=content["scatter"],
+        has_zero_point=content["has_zero_point"],
+        reach=Reach(np.array(content["reach_cells"], dtype=np.int64)),
+        smoothness=content["smoothness"],
+        sets=[SetScatter(**found) for found in content["sets"]],
+        nuisance={key: (pair[0], pair[1]) for key, pair in content["nuisance"].items()},
+        held_out={key: (pair[0], pair[1]) for key, pair in content["held_out"].items()},
+    )
