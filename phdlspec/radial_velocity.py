@@ -1,0 +1,255 @@
+"""A blind first radial velocity: a chi-square scan over velocity and templates, continuum marginalised.
+
+At each velocity v and for each template f the model is f(wave; v) times a linear continuum, whose
+coefficients are solved for:
+
+    chi2(v) = sum w d^2 - b^T G^-1 b,   G_kl = sum w f^2 Phi_k Phi_l,   b_k = sum w f Phi_k d,
+
+with d the flux and w its inverse variance (zero at bad pixels). Unlike a cross-correlation of a flattened
+spectrum this weighs pixels by their noise, knows gaps, and does not need the continuum first; where the noise
+is white and the continuum flat, both have their peak at the same place. The sum over pixels of products of
+splines is one matrix product for all velocities and templates. Everything is in float64: chi2 differences of
+order one stand on sums of 1e9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phdlspec.continuum import continuum_basis
+from phdlspec.errors import UserError
+from phdlspec.lsf import NativeGrid, kernel_half_width, project
+from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
+from phdlspec.spectrum import Spectrum
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
+
+SCAN_STEP_KM_S = 30.0  # less than half the sigma of a resolution element at R = 1800
+PEAK_WIDTH_KM_S = 300.0  # a second minimum counts as another one from this distance on
+CLIP_SIGMA = 6.0
+RELIABLE_SIGNIFICANCE = 4.0
+AIR_SHIFT_KM_S = (
+    -83.0
+)  # velocity of a star whose air wavelengths are taken for vacuum, 3700-9100 Å: -86 to -82
+
+
+@dataclass(frozen=True)
+class Velocities:
+    """Velocities of B spectra.
+
+    Attributes
+    ----------
+    rv : (B,) km/s, in the frame of the wavelengths; NaN where no pixel was usable.
+    rv_err : (B,) km/s, from the curvature of chi2, times sqrt(rchi2) where that exceeds one.
+    template : (B,) index of the best template.
+    chi2, rchi2 : (B,) at the minimum; rchi2 is per degree of freedom.
+    significance : (B,) sqrt of the chi2 by which the best velocity beats the best one more than 300 km/s
+        away, divided by rchi2 where that exceeds one: how many sigma the peak stands above the others.
+    """
+
+    rv: Tensor
+    rv_err: Tensor
+    template: Tensor
+    chi2: Tensor
+    rchi2: Tensor
+    significance: Tensor
+
+    @property
+    def reliable(self) -> Tensor:
+        """(B,) True where one peak stands out by at least 4 sigma."""
+        return self.significance > RELIABLE_SIGNIFICANCE
+
+
+class _ContinuumChi2:
+    """chi2 of models f times a linear continuum with the basis (K, P)."""
+
+    def __init__(self, basis: Tensor):
+        self.basis = basis
+        first, second = torch.triu_indices(len(basis), len(basis), device=basis.device)
+        products = basis[first] * basis[second]
+        overlap = products.abs().amax(dim=1) > 0  # splines overlap with their neighbours only
+        self.first, self.second, self.products = first[overlap], second[overlap], products[overlap]
+
+    def _normal_equations(self, weight: Tensor, data: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
+        """Cholesky factor of G (N, K, K) and b (N, K, 1) for weights, data and models (N, P) or (P,)."""
+        packed = (weight * model**2) @ self.products.T
+        count = len(self.basis)
+        gram = packed.new_zeros(len(packed), count, count)
+        gram[:, self.first, self.second] = packed
+        gram[:, self.second, self.first] = packed
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        diagonal += 1e-9 * diagonal.amax(dim=-1, keepdim=True) + torch.finfo(gram.dtype).tiny
+        return torch.linalg.cholesky(gram), ((weight * data * model) @ self.basis.T)[..., None]
+
+    def gain(self, weight: Tensor, data: Tensor, model: Tensor) -> Tensor:
+        """(N,) what the model explains of sum w d^2."""
+        factor, b = self._normal_equations(weight, data, model)
+        return torch.linalg.solve_triangular(factor, b, upper=False).square().sum(dim=(-2, -1))
+
+    def fitted(self, weight: Tensor, data: Tensor, model: Tensor) -> Tensor:
+        """(N, P) the model times its best continuum."""
+        factor, b = self._normal_equations(weight, data, model)
+        return model * (torch.cholesky_solve(b, factor)[..., 0] @ self.basis)
+
+
+def _parabola(offset: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Least-squares parabola through value (B, n) at offset (n,): place of the minimum (B,) and second
+    derivative."""
+    scale = offset.abs().max()
+    x = offset / scale
+    design = torch.stack([torch.ones_like(x), x, x**2], dim=1)
+    shifted = value - value.amin(dim=1, keepdim=True)
+    coefficients = torch.linalg.lstsq(design, shifted.T).solution
+    curvature = coefficients[2].clamp_min(1e-12)
+    place = (-0.5 * coefficients[1] / curvature).clamp(-1.0, 1.0)
+    return place * scale, 2.0 * curvature / scale**2
+
+
+def measure_velocities(
+    flux: Tensor,
+    ivar: Tensor,
+    wave: Tensor | NDArray[np.float64],
+    basis: Tensor | NDArray[np.float64],
+    templates: Tensor,
+    grid: NativeGrid,
+    resolving_power: float | Tensor | NDArray[np.float64],
+    velocity_range: float = 1000.0,
+) -> Velocities:
+    """Radial velocities of B spectra on one wavelength grid.
+
+    Parameters
+    ----------
+    flux, ivar : (B, P); ivar is zero at bad pixels.
+    wave : (P,) vacuum Å; basis : (K, P) continuum basis, as from `continuum_basis`.
+    templates : (T, Pn) normalised flux on `grid`, at rest.
+    resolving_power : number or (P,); it need not be exact here.
+    velocity_range : km/s on either side of zero.
+    """
+    device = flux.device
+    wave = torch.as_tensor(wave, dtype=torch.float64, device=device)
+    basis = torch.as_tensor(basis, dtype=torch.float64, device=device)
+    templates = templates.to(device=device, dtype=torch.float64)
+    flux, ivar = flux.to(torch.float64), ivar.to(torch.float64)
+    power = torch.as_tensor(resolving_power, dtype=torch.float64, device=device)
+    half = kernel_half_width(grid, power, 0.0)
+
+    # Only pixels that see the native grid at every velocity, so that all velocities are judged by the same
+    # pixels.
+    edge = 1.0 + (velocity_range + PEAK_WIDTH_KM_S) / SPEED_OF_LIGHT_KM_S
+    margin = np.exp(half * grid.dlnlam) * edge
+    seen = (wave > grid.wave[0] * margin) & (wave < grid.wave[-1] / margin)
+    wave, basis, flux, ivar = wave[seen], basis[:, seen], flux[:, seen], ivar[:, seen]
+    power = power[seen] if power.ndim else power
+    basis = basis[basis.abs().amax(dim=1) > 0]
+    count = (ivar > 0).sum(dim=1)
+    # Bring each spectrum to order one, which leaves chi2 as it is.
+    scale = (flux.abs() * (ivar > 0)).sum(dim=1) / count.clamp_min(1)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
+    flux, ivar = torch.where(ivar > 0, flux, 0.0) / scale, ivar * scale**2
+
+    chi2 = _ContinuumChi2(basis)
+    steps = int(np.ceil(velocity_range / SCAN_STEP_KM_S))
+    velocities = SCAN_STEP_KM_S * torch.arange(-steps, steps + 1, dtype=torch.float64, device=device)
+    models = torch.stack(
+        [
+            project(templates, grid, wave, power, rv=v.expand(len(templates)), half_width=half)
+            for v in velocities
+        ],
+        dim=1,
+    )  # (T, V, P)
+    flat_models = models.reshape(-1, len(wave))
+
+    def scan(weight: Tensor) -> Tensor:
+        gains = [chi2.gain(w, d, flat_models) for w, d in zip(weight, flux)]
+        return torch.stack(gains).reshape(len(flux), len(templates), len(velocities))
+
+    # The first scan finds pixels that no template explains (cosmic rays, emission); the second does without
+    # them.
+    best = scan(ivar).flatten(1).argmax(dim=1)
+    deviation = (flux - chi2.fitted(ivar, flux, flat_models[best])) * ivar.sqrt()
+    used = torch.where(ivar > 0, deviation.abs(), torch.nan)
+    spread = 1.4826 * used.nanmedian(dim=1, keepdim=True).values
+    ivar = torch.where(deviation.abs() > CLIP_SIGMA * spread.clamp_min(1.0), 0.0, ivar)
+    gains = scan(ivar)
+    by_velocity, by_template = gains.max(dim=1)
+    top, place = by_velocity.max(dim=1)
+    template = by_template.gather(1, place[:, None])[:, 0]
+    rv = velocities[place]
+    far = (velocities - rv[:, None]).abs() > PEAK_WIDTH_KM_S
+    rival = torch.where(far, by_velocity, -torch.inf).amax(dim=1)
+
+    native = templates[template]
+    curvature = torch.ones_like(rv)
+    for step in (0.5 * SCAN_STEP_KM_S, 5.0, 2.0):
+        offset = step * torch.arange(-2, 3, dtype=torch.float64, device=device)
+        values = [
+            -chi2.gain(ivar, flux, project(native, grid, wave, power, rv=rv + o, half_width=half))
+            for o in offset
+        ]
+        shift, curvature = _parabola(offset, torch.stack(values, dim=1))
+        rv = rv + shift
+    top = chi2.gain(ivar, flux, project(native, grid, wave, power, rv=rv, half_width=half))
+
+    count = (ivar > 0).sum(dim=1)
+    total = (ivar * flux**2).sum(dim=1) - top
+    rchi2 = total / (count - len(basis) - 1).clamp_min(1)
+    inflation = rchi2.clamp_min(1.0)
+    rv_err = torch.sqrt(2.0 * inflation / curvature)
+    significance = torch.sqrt((top - rival).clamp_min(0.0) / inflation)
+    lost = count <= len(basis) + 1
+    nan = torch.full_like(rv, torch.nan)
+    return Velocities(
+        torch.where(lost, nan, rv),
+        torch.where(lost, nan, rv_err),
+        template,
+        torch.where(lost, nan, total),
+        torch.where(lost, nan, rchi2),
+        torch.where(lost, torch.zeros_like(rv), significance),
+    )
+
+
+def radial_velocity(
+    spectrum: Spectrum,
+    templates: Tensor,
+    grid: NativeGrid,
+    intervals: tuple[MaskInterval, ...] = DEFAULT_INTERVALS,
+    velocity_range: float = 1000.0,
+) -> Velocities:
+    """`measure_velocities` for one spectrum (B = 1), with its own masks, arms and resolving power."""
+    bad = spectrum.mask | wavelength_mask(spectrum.wave, intervals, str(spectrum.meta.get("SURVEY", "")))
+    basis = continuum_basis(spectrum.wave, spectrum.arms, ~bad)
+    if len(basis) == 0:
+        raise UserError(f"{spectrum.path or 'spectrum'}: the masks leave no pixels for a radial velocity")
+    return measure_velocities(
+        torch.as_tensor(spectrum.flux.copy())[None],
+        torch.as_tensor(np.where(bad, 0.0, spectrum.ivar))[None],
+        spectrum.wave.copy(),
+        basis,
+        templates,
+        grid,
+        spectrum.resolving_power_by_pixel.copy(),
+        velocity_range,
+    )
+
+
+def air_wavelengths_suspected(rv_km_s: float, rv_err_km_s: float, spectrum: Spectrum) -> str | None:
+    """A sentence when the velocity betrays air wavelengths that were declared as vacuum; `None` otherwise.
+
+    Air wavelengths taken for vacuum shift a star by -83 km/s, almost the same at all wavelengths, which a
+    spectrum alone cannot tell from a true velocity. Where the header has a redshift Z of its own, a
+    difference of just that amount gives it away.
+    """
+    z = spectrum.meta.get("Z")
+    if not isinstance(z, (int, float)) or not np.isfinite(z):
+        return None
+    difference = rv_km_s - SPEED_OF_LIGHT_KM_S * z
+    if abs(difference - AIR_SHIFT_KM_S) > 15.0 + 3.0 * rv_err_km_s or abs(difference) < 5.0 * rv_err_km_s:
+        return None
+    return (
+        f"the velocity differs from the header's by {difference:.0f} km/s, as if the wavelengths were in air "
+        "although they are declared as vacuum"
+    )
