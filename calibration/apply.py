@@ -69,12 +69,13 @@ def evaluate(
     rows = np.flatnonzero(known)
     for start in range(0, len(rows), _CHUNK):
         at = rows[start : start + _CHUNK]
-        design = calibration.basis.design(x[at])
+        place = calibration.calibrated_coordinates(x[at])
+        design = calibration.basis.design(place)
         for name in names:
             label = calibration.labels[name]
             bias[name][at], error[name][at] = label.bias(design)
-            bits = np.where(label.reach.axis_reached(x[at]), 0, OUTSIDE).astype(np.uint8)
-            bits[~label.reach.near(x[at])] |= SPARSE
+            bits = np.where(label.reach.axis_reached(place), 0, OUTSIDE).astype(np.uint8)
+            bits[~label.reach.near(place)] |= SPARSE
             bits[error[name][at] > _ERROR_LIMIT.get(name, 0.1)] |= UNCERTAIN
             if not label.has_zero_point:
                 bits |= RELATIVE

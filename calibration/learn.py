@@ -26,7 +26,8 @@ from phdlspec.solar import SOLAR_SCALE
 log = logging.getLogger(__name__)
 
 MIN_ROWS = 8
-INTERVALS = 8
+INTERVALS = 14
+AXIS_ROUNDS = 3  # Teff, logg and [Fe/H] are each other's coordinates, so they are fitted in turn
 SURVEY_OFFSET_SIGMA = 0.5  # prior of the zero point of a survey that does not set the scale, in units of the scale
 
 
@@ -87,8 +88,10 @@ def learn(
     ordered = [name for name in (*AXES, *CALIBRATED_LABELS) if name in wanted]
     fitted: dict[str, LabelCalibration] = {}
     skipped: dict[str, str] = {}
-    evidence: list[Table] = []
-    for name in tqdm(dict.fromkeys(ordered), disable=not progress, desc="labels"):
+    evidence: dict[str, Table] = {}
+    raw = coordinates
+    order = [name for name in ordered if name in AXES] * AXIS_ROUNDS + [name for name in ordered if name not in AXES]
+    for name in tqdm(order, disable=not progress, desc="labels"):
         rows, has_zero_point = _rows(catalog, name, matched, coordinates, settings)
         reason = _why_not(catalog, name, rows)
         if reason:
@@ -97,9 +100,10 @@ def learn(
             skipped[name] = reason
             continue
         axis = AXES.index(name) if name in AXES else None
-        fit = fit_bias(rows, coordinates, basis, label_scale(name), axis, has_zero_point, settings.seed)
-        fitted[name] = _label_calibration(name, fit, rows, coordinates, basis, has_zero_point)
-        evidence.append(_evidence(name, fit, rows, catalog))
+        start = coordinates if axis is None else _with_axis(coordinates, axis, raw)
+        fit = fit_bias(rows, start, basis, label_scale(name), axis, has_zero_point, settings.seed)
+        fitted[name] = _label_calibration(name, fit, rows, fit.coordinates, has_zero_point)
+        evidence[name] = _evidence(name, fit, rows, catalog)
         if axis is not None:
             coordinates = fit.coordinates
     if not fitted:
@@ -119,7 +123,7 @@ def learn(
         labels=fitted,
         skipped=skipped,
         references=_describe(matched),
-        evidence=_stack(evidence),
+        evidence=_stack(list(evidence.values())),
     )
 
 
@@ -305,8 +309,15 @@ def _why_not(catalog: Catalog, label: str, rows: Rows) -> str | None:
     return None
 
 
+def _with_axis(coordinates: NDArray, axis: int, raw: NDArray) -> NDArray:
+    """The coordinates with one axis set back to its raw values: its label is about to be fitted again."""
+    changed = coordinates.copy()
+    changed[:, axis] = raw[:, axis]
+    return changed
+
+
 def _label_calibration(
-    name: str, fit: BiasFit, rows: Rows, coordinates: NDArray, basis: Basis, has_zero_point: bool
+    name: str, fit: BiasFit, rows: Rows, coordinates: NDArray, has_zero_point: bool
 ) -> LabelCalibration:
     good = fit.good > 0.5
     stars = np.unique(np.concatenate([rows.first[good], rows.second[good & (rows.second >= 0)]]))

@@ -16,7 +16,11 @@ differ, non-members, wrong matches) T_s^2 more; tau_s, T_s and the fraction belo
 by expectation maximisation. Given the responsibilities all is linear with Gaussian priors: the coefficients and
 their covariance are those of a weighted ridge regression. The smoothness of each axis is chosen by five-fold
 cross-validation; settings that predict almost as well are averaged with weights exp(-D/2), D the excess of their
-cross-validated chi^2, so that the covariance contains the uncertainty of the smoothness.
+cross-validated chi^2, averaged over Bayesian bootstraps of the rows (pseudo-BMA+, Yao et al. 2018, Bayesian Analysis
+13, 917), so that the covariance contains the uncertainty of the smoothness.
+
+Coordinates: b is a function of the *calibrated* Teff, logg and [Fe/H]; raw ones would turn their own biases into
+interactions. If the label is itself a coordinate, its bias is taken out as it becomes known.
 
 Noise in the coordinates: if the label is itself a coordinate, its noise is in d and in x, and regressing the one on
 the other gives a false slope (a pair's [Fe/H] difference would explain itself). So the noise that the references
@@ -35,12 +39,13 @@ from scipy.linalg import cho_factor, cho_solve
 from calibration.splines import Basis
 
 FOLDS = 5
+BOOTSTRAPS = 60
 BEND_SIGMAS = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])  # prior sigma of the bending, in units of the label's scale
 LINE_SIGMA = 1.0  # of a line from the middle of an axis to its end, in the same units
 CONSTANT_SIGMA = 3.0
 _EM_STEPS = 12
 _TAU_GRID = np.concatenate([[0.0], np.geomspace(0.005, 1.5, 40)])
-_WIDE_GRID = np.geomspace(0.15, 6.0, 30)
+_WIDE_GRID = np.geomspace(0.3, 6.0, 25)  # of the discrepant rows; 5 x 0.3 = 1.5 sigma of the good ones at least
 
 
 @dataclass
@@ -155,11 +160,12 @@ class _Mixture:
             total = base[:, None] + tau**2
             log_like = -0.5 * (good_at[:, None] * (np.log(total) + r2[:, None] / total)).sum(axis=0)
             self.tau2[s] = tau[np.argmax(log_like - 0.5 * (tau / (0.3 * self.scale)) ** 2)] ** 2
-            broad = base[:, None] + self.tau2[s] + (self.scale * _WIDE_GRID) ** 2
+            wide_grid = _WIDE_GRID * max(self.scale, 5 * np.sqrt(np.median(base + self.tau2[s])))
+            broad = base[:, None] + self.tau2[s] + wide_grid**2
             log_like = -0.5 * ((1 - good_at)[:, None] * (np.log(broad) + r2[:, None] / broad)).sum(axis=0)
-            log_like -= 0.5 * (np.log(_WIDE_GRID) / 0.7) ** 2
-            self.wide2[s] = (self.scale * _WIDE_GRID[np.argmax(log_like)]) ** 2
-            self.fraction[s] = ((1 - good_at).sum() + 0.5) / (at.sum() + 5.0)
+            log_like -= 0.5 * (np.log(wide_grid / self.scale) / 0.7) ** 2
+            self.wide2[s] = wide_grid[np.argmax(log_like)] ** 2
+            self.fraction[s] = ((1 - good_at).sum() + 0.5) / (at.sum() + 10.0)
 
 
 class _Regression:
@@ -187,12 +193,14 @@ class _Regression:
         factor = cho_factor(matrix + np.diag(self.prior_precision(bend_sigmas)))
         return self.mean + cho_solve(factor, vector), cho_solve(factor, np.eye(len(vector)))
 
-    def cross_validate(self, weight: NDArray, fold: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """All smoothness settings (m, axes), their held-out chi^2 (m,), held-out residuals (n,) of the best."""
+    def cross_validate(self, weight: NDArray, fold: NDArray, rng) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """All smoothness settings (m, axes), held-out chi^2 (m,), shares (m,), held-out residuals (n,) of the best.
+
+        The shares are the mean over Bayesian bootstraps of the rows of exp(-D/2), D the excess of the chi^2.
+        """
         settings = np.array(list(itertools.product(BEND_SIGMAS, repeat=len(self.basis.axes))))
         matrix, vector = self.normal(weight)
         centred = self.d - self.x @ self.mean
-        chi2 = np.zeros(len(settings))
         residuals = np.full((len(settings), len(self.d)), np.nan, dtype=np.float32)
         precision = np.array([self.prior_precision(sigmas) for sigmas in settings])
         diagonal = np.arange(len(vector))
@@ -206,9 +214,14 @@ class _Regression:
             right = vector - (x * w[:, None]).T @ centred[out]
             beta = np.linalg.solve(system, np.broadcast_to(right[:, None], (len(settings), len(vector), 1)))[..., 0]
             residual = centred[out] - beta @ x.T
-            chi2 += (w * residual**2).sum(axis=1)
             residuals[:, out] = residual
-        return settings, chi2, residuals[np.argmin(chi2)].astype(float)
+        loss = residuals**2 * weight.astype(np.float32)
+        chi2 = loss.sum(axis=1)
+        draws = rng.standard_exponential((len(self.d), BOOTSTRAPS)).astype(np.float32)
+        excess = loss @ (draws / draws.mean(axis=0))
+        share = np.exp(-0.5 * (excess - excess.min(axis=0)))
+        share = (share / share.sum(axis=0)).mean(axis=1)
+        return settings, chi2, share, residuals[np.argmin(chi2)].astype(float)
 
 
 def fit_bias(
@@ -225,25 +238,27 @@ def fit_bias(
     Parameters
     ----------
     rows : the data.
-    coordinates : (stars, axes) of the catalogue.
+    coordinates : (stars, axes) of the catalogue, calibrated as far as known; raw on the axis of this label.
     scale : size of a typical trend of this label (0.3 dex, 300 K), the unit of all priors.
     coordinate_axis : number of the axis that this label is, None if it is none.
     has_zero_point : False if no reference states values: the bias is then 0 at the mean of the references.
     seed : of the folds.
     """
     x = coordinates.copy()
-    fold = _folds(rows, seed)
+    rng = np.random.default_rng(seed)
+    fold = _folds(rows, rng)
     mixture = _Mixture(rows, scale)
     sigmas = np.full(len(basis.axes), 0.1)
     constant_sigma = CONSTANT_SIGMA if has_zero_point else 1e-4
     is_pair = rows.second >= 0
     residual = _first_residual(rows)
     mixture.update(residual)
-    weights_of_settings = None
+    own_bias = np.zeros(len(coordinates))
     rounds = 3 if coordinate_axis is None else 6
     for round_number in range(rounds):
         if coordinate_axis is not None:
             x = _cleaned(coordinates, rows, residual, mixture, coordinate_axis)
+            x[:, coordinate_axis] -= own_bias
         raw_design = basis.design(x[rows.first])
         at = np.flatnonzero(~is_pair) if (~is_pair).any() else np.arange(len(rows))
         centre = np.average(raw_design[at], axis=0, weights=mixture.weights()[at])
@@ -256,10 +271,10 @@ def fit_bias(
             beta, _ = regression.solve(mixture.weights(), sigmas)
             residual = rows.d - regression.x @ beta
             mixture.update(residual)
-        settings, chi2, held_out = regression.cross_validate(mixture.weights(), fold)
-        weights_of_settings = np.exp(-0.5 * (chi2 - chi2.min()))
-        weights_of_settings /= weights_of_settings.sum()
+        settings, chi2, weights_of_settings, held_out = regression.cross_validate(mixture.weights(), fold, rng)
         sigmas = settings[np.argmin(chi2)]
+        if coordinate_axis is not None:
+            own_bias = _bias_everywhere(basis, x, centre, beta)
     weight = mixture.weights()
     beta, covariance = _average(regression, weight, settings, weights_of_settings)
     size = basis.size
@@ -282,6 +297,14 @@ def fit_bias(
     )
 
 
+def _bias_everywhere(basis: Basis, x: NDArray, centre: NDArray, beta: NDArray) -> NDArray:
+    """The bias at every star's coordinates (n,), 0 where these are missing."""
+    bias = np.zeros(len(x))
+    known = np.isfinite(x).all(axis=1)
+    bias[known] = (basis.design(x[known]) - centre) @ beta[: basis.size]
+    return bias
+
+
 def _first_residual(rows: Rows) -> NDArray:
     """Residuals before any fit: the datum minus the median of its set (pairs: minus 0)."""
     residual = rows.d.copy()
@@ -292,10 +315,10 @@ def _first_residual(rows: Rows) -> NDArray:
     return residual
 
 
-def _folds(rows: Rows, seed: int) -> NDArray[np.int64]:
+def _folds(rows: Rows, rng: np.random.Generator) -> NDArray[np.int64]:
     """A fold for each row, the same for all rows that begin with one star; (n,)."""
     stars, inverse = np.unique(rows.first, return_inverse=True)
-    return np.random.default_rng(seed).permutation(len(stars))[inverse] % FOLDS
+    return rng.permutation(len(stars))[inverse] % FOLDS
 
 
 def _cleaned(coordinates: NDArray, rows: Rows, residual: NDArray, mixture: _Mixture, axis: int) -> NDArray:
@@ -352,14 +375,19 @@ def _set_scatter(rows: Rows, mixture: _Mixture) -> list[SetScatter]:
 
 
 def _own_scatter(rows: Rows, mixture: _Mixture) -> float:
-    """External scatter of one star: no more than any well-filled set allows (the rest is the reference's own)."""
+    """External scatter of one star: what the set that limits it best allows (more is that reference's own).
+
+    Of each set the excess variance a star, and its statistical error; the set with the lowest sum counts.
+    """
     found = []
+    variance, _ = mixture.variances()
     for s, kind in enumerate(rows.set_kinds):
-        count = mixture.good[rows.set_index == s].sum()
-        if count > 0:
-            found.append((count, np.sqrt(mixture.tau2[s] / (2 if kind == "pairs" else 1))))
-    filled = [tau for count, tau in found if count >= 30]
-    return float(min(filled or [tau for _, tau in found]))
+        at = rows.set_index == s
+        information = (mixture.good[at] / (2 * variance[at] ** 2)).sum()
+        if information > 0:
+            stars = 2 if kind == "pairs" else 1
+            found.append(((mixture.tau2[s] + information**-0.5) / stars, mixture.tau2[s] / stars))
+    return float(np.sqrt(min(found)[1]))
 
 
 def robust_scatter(values: NDArray) -> float:

@@ -30,7 +30,9 @@ class Axis:
     def knots(self) -> NDArray[np.float64]:
         """The knots (intervals + 2 DEGREE + 1,), equally spaced and continued beyond the range."""
         step = (self.upper - self.lower) / self.intervals
-        return self.lower + step * np.arange(-DEGREE, self.intervals + DEGREE + 1)
+        knots = self.lower + step * np.arange(-DEGREE, self.intervals + DEGREE + 1)
+        knots[[DEGREE, -DEGREE - 1]] = self.lower, self.upper  # exactly, so that the ends are inside
+        return knots
 
     @property
     def bending(self) -> NDArray[np.float64]:

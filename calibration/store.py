@@ -28,6 +28,7 @@ from calibration.reach import Reach
 from calibration.splines import Axis, Basis
 from phdlspec.errors import UserError
 
+COORDINATE_STEPS = 4
 FORMAT, VERSION = "phdlspec-calibration", 1
 
 
@@ -74,11 +75,24 @@ class Calibration:
         """Twelve hexadecimal digits of the content, written into calibrated catalogues."""
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()[:12]
 
-    def bias(self, label: str, coordinates: NDArray) -> tuple[NDArray, NDArray]:
+    def bias(self, label: str, raw: NDArray) -> tuple[NDArray, NDArray]:
         """Bias (raw minus true) of a label and its error at raw (TEFF, LOGG, FE_H) (n, 3)."""
         if label not in self.labels:
             raise UserError(f"{label} is not calibrated: {self.skipped.get(label, 'it is no label of this calibration')}")
-        return self.labels[label].bias(self.basis.design(coordinates))
+        return self.labels[label].bias(self.basis.design(self.calibrated_coordinates(raw)))
+
+    def calibrated_coordinates(self, raw: NDArray) -> NDArray[np.float64]:
+        """(TEFF, LOGG, FE_H) with their own biases taken out, (n, 3).
+
+        The biases are functions of the calibrated values, so raw = x + bias(x) is solved by iteration.
+        """
+        x = np.array(raw, dtype=float)
+        axes = [(i, self.labels[axis.name]) for i, axis in enumerate(self.basis.axes) if axis.name in self.labels]
+        for _ in range(COORDINATE_STEPS if axes else 0):
+            columns = self.basis.design(x)
+            for i, label in axes:
+                x[:, i] = raw[:, i] - (columns - label.centre) @ label.coefficients
+        return x
 
     def _content(self) -> dict:
         return {
