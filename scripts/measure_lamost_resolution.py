@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
     sun, grid = harps_sun(folder)
     stars = solar_like(folder)
     results = np.array([measure(path, sun, grid) for path in stars])
-    print(f"{len(stars)} stars; window (Å), resolving power and velocity (km/s): 16th, 50th, 84th percentile")
+    print(f"{len(stars)} stars; window (Å), R and velocity (km/s): 16th, 50th and 84th percentile")
     for k, (low, high) in enumerate(WINDOWS):
         power, velocity = np.nanpercentile(results[:, k], [16, 50, 84], axis=0).T
         print(

@@ -6,6 +6,9 @@ ORMASK.
 
 Wavelengths are vacuum and heliocentric. HELIO_RV is the correction that the survey has already applied, never
 the star's velocity; it is kept as HELIO_CORRECTION_KM_S.
+
+The wavelength scales of the two arms differ: solar-like stars of DR10 are redder by 5-10 km/s in the red arm
+than in the blue one, with a scatter of 6 km/s from fibre to fibre (scripts/measure_lamost_resolution.py).
 """
 
 from __future__ import annotations
