@@ -1,7 +1,8 @@
 """Applying a calibration to a catalogue.
 
-A label becomes raw - bias; its error the root of err^2 + (error of the bias)^2 + (external scatter)^2. Raw values and
-errors stay as `<LABEL>_RAW` and `<LABEL>_ERR_RAW`; `<LABEL>_CALFLAG` says where the references do not reach:
+A label becomes raw - bias; its error the root of err^2 + (error of the bias)^2 + (external scatter)^2. Raw
+values and errors stay as `<LABEL>_RAW` and `<LABEL>_ERR_RAW`; `<LABEL>_CALFLAG` says where the references do
+not reach:
 
 ====  ===============================================================================================
 bit   meaning
@@ -30,14 +31,17 @@ _CHUNK = 50_000
 
 
 def check_applicable(catalog: Catalog, calibration: Calibration) -> None:
-    """Raise `UserError` unless the calibration was learned for the checkpoint and solar scale of the catalogue."""
+    """Raise `UserError` unless the calibration was learned for the checkpoint and solar scale of the
+    catalogue."""
     if catalog.emulator_hash != calibration.emulator_hash:
         raise UserError(
             f"{catalog.path}: was made by the emulator checkpoint {catalog.emulator_hash[:12]}, the calibration is for "
             f"{calibration.emulator_hash[:12]}; learn a calibration from a catalogue of this checkpoint"
         )
     if calibration.solar_scale != str(catalog.table.meta.get("SOLSCALE")):
-        raise UserError(f"{catalog.path}: solar scale differs from that of the calibration, {calibration.solar_scale}")
+        raise UserError(
+            f"{catalog.path}: solar scale differs from that of the calibration, {calibration.solar_scale}"
+        )
 
 
 def apply(catalog: Catalog, calibration: Calibration) -> Catalog:
@@ -49,7 +53,7 @@ def apply(catalog: Catalog, calibration: Calibration) -> Catalog:
     table = catalog.table
     present = [name for name in CALIBRATED_LABELS if name in table.colnames]
     x = catalog.coordinates()
-    known = np.isfinite(x).all(axis=1)
+    known = np.isfinite(x.sum(axis=1))
     bias, error, flag = evaluate(calibration, [n for n in present if n in calibration.labels], x, known)
     for name in present:
         _replace(catalog, name, bias.get(name), error.get(name), flag.get(name), calibration)
@@ -61,7 +65,8 @@ def apply(catalog: Catalog, calibration: Calibration) -> Catalog:
 def evaluate(
     calibration: Calibration, names: list[str], x: NDArray, known: NDArray
 ) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str, NDArray]]:
-    """Bias, its error (float32) and flag (uint8) of each label at raw coordinates x (n, 3); NaN where not `known`."""
+    """Bias, its error (float32) and flag (uint8) of each label at raw coordinates x (n, 3); NaN where not
+    `known`."""
     size = len(x)
     bias = {name: np.full(size, np.nan, dtype=np.float32) for name in names}
     error = {name: np.full(size, np.nan, dtype=np.float32) for name in names}
@@ -106,7 +111,9 @@ def _replace(
             extra = np.where(np.isfinite(error), error, 0.0) ** 2 + calibration.labels[name].scatter ** 2
             extra = np.where(np.isfinite(bias), extra, 0.0)
             _set(table, f"{name}_ERR", np.sqrt(catalog.values(f"{name}_ERR") ** 2 + extra).astype(dtype))
-    column = Column(flag, name=f"{name}_CALFLAG", description=f"where the calibration of {name} does not reach (bits)")
+    column = Column(
+        flag, name=f"{name}_CALFLAG", description=f"where the calibration of {name} does not reach (bits)"
+    )
     table.add_column(column)
 
 

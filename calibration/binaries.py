@@ -1,8 +1,8 @@
 """Wide binaries: tables of pairs, and published differences between the two stars of a pair.
 
-`read_pairs` reads the project's own schema (see `calibration.references`); `read_composition` reads the published
-tables of single pairs as people keep them: one row a species, columns such as `Delta[X/H]`, `deltaX/H`, `XO2N`,
-`HD20782_error2`, or one row a star with columns `__Mg_H_`.
+`read_pairs` reads the project's own schema (see `calibration.references`); `read_composition` reads the
+published tables of single pairs as people keep them: one row a species, columns such as `Delta[X/H]`,
+`deltaX/H`, `XO2N`, `HD20782_error2`, or one row a star with columns `__Mg_H_`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from phdlspec.solar import SYMBOLS
 
 
 def read_pairs(path: str | Path, name: str | None = None) -> PairTable:
-    """Pairs of identifiers (ID_1, ID_2) or of positions, with an optional probability and known differences."""
+    """Pairs of identifiers (ID_1, ID_2) or of positions, with an optional probability and known
+    differences."""
     path = Path(path)
     table = read_any_table(path)
     sides = [_side(table, path, number) for number in ("1", "2")]
-    if all(side.ids is not None for side in sides):
-        keys = np.array([" and ".join(sorted(pair)) for pair in zip(sides[0].ids, sides[1].ids)])
+    first, second = sides[0].ids, sides[1].ids
+    if first is not None and second is not None:
+        keys = np.array([" and ".join(sorted(pair)) for pair in zip(first, second)])
         refuse_duplicates(str(path), "ID_1, ID_2", keys)
-        if np.any(sides[0].ids == sides[1].ids):
-            same = sides[0].ids[sides[0].ids == sides[1].ids][0]  # type: ignore[index]
-            raise UserError(f"{path}: star {same} is paired with itself")
+        if np.any(first == second):
+            raise UserError(f"{path}: star {first[first == second][0]} is paired with itself")
     column = find_column(table, "P_PAIR")
     probability = number_column(table, column, path) if column else np.ones(len(table))
     difference = {}
@@ -58,10 +59,11 @@ def _side(table, path: Path, number: str) -> Stars:
 
 @dataclass(frozen=True)
 class Composition:
-    """Published numbers by element: `values[column][element] = (value, error)`, error NaN where none is given.
+    """Published numbers by element: `values[column][element] = (value, error)`, error NaN where none is
+    given.
 
-    `columns` are the quantities of the table, such as stars or differences; species of one element (C I and CH,
-    Ti I and Ti II) are combined by `read_composition`.
+    `columns` are the quantities of the table, such as stars or differences; species of one element (C I and
+    CH, Ti I and Ti II) are combined by `read_composition`.
     """
 
     path: Path
@@ -90,11 +92,12 @@ _ERROR = re.compile(r"^(?P<base>.*?)_?(?P<word>error|err|total)(?P<number>\d?)(?
 
 
 def read_composition(path: str | Path) -> Composition:
-    """Read a table of abundances or differences of abundances by element (or by star, with columns `__Mg_H_`).
+    """Read a table of abundances or differences of abundances by element (or by star, with columns
+    `__Mg_H_`).
 
-    Molecules (CH, C2) are left to the atomic lines of the same table; ion stages are averaged with weights 1/error^2.
-    An error column belongs to the column whose name it carries (`XO2N_error`, `deltaX/H_nostrong` with
-    `Error_nostrong`), the largest number winning (`error2` is the total), else to the only value column.
+    Molecules (CH, C2) are left to the atomic lines of the same table; ion stages are averaged with weights
+    1/error^2. An error column belongs to the column whose name it carries (`XO2N_error`, `deltaX/H_nostrong`
+    with `Error_nostrong`), the largest number winning (`error2` is the total), else to the only value column.
     """
     path = Path(path)
     table = read_any_table(path)
@@ -103,10 +106,14 @@ def read_composition(path: str | Path) -> Composition:
         return _by_star(table, path, by_star)
     species_column = find_column(table, "element", "elem", "species")
     if species_column is None:
-        raise UserError(f"{path}: no column of elements (element, elem or Species), found {', '.join(table.colnames)}")
+        raise UserError(
+            f"{path}: no column of elements (element, elem or Species), found {', '.join(table.colnames)}"
+        )
     numeric = [name for name in table.colnames if name != species_column and table[name].dtype.kind in "fi"]
     skip = {"z", "tc", "t_c", "weight"}
-    value_names = [n for n in numeric if not _is_error(n) and n.lower() not in skip and not n.startswith("delta[")]
+    value_names = [
+        n for n in numeric if not _is_error(n) and n.lower() not in skip and not n.startswith("delta[")
+    ]
     value_names = [n for n in value_names if n not in ("deltaTeff", "deltalogg", "deltavt", "Param", "Obs")]
     if find_column(table, "weight") and not value_names:
         value_names = [find_column(table, "weight") or ""]
@@ -128,7 +135,9 @@ def _by_star(table, path: Path, by_star: dict[str, str]) -> Composition:
     return Composition(
         path,
         {
-            str(star): {e: (float(c[i]), np.nan) for e, c in columns.items() if e in SYMBOLS and np.isfinite(c[i])}
+            str(star): {
+                e: (float(c[i]), np.nan) for e, c in columns.items() if e in SYMBOLS and np.isfinite(c[i])
+            }
             for i, star in enumerate(stars)
         },
     )
@@ -147,7 +156,11 @@ def _error_of(name: str, value_names: list[str], numeric: list[str]) -> str | No
             continue
         base, rest = found.group("base"), found.group("rest")
         belongs = base == name or (base == "" and rest != "" and name.endswith(rest))
-        belongs |= base == "" and rest == "" and not any(name != other and name.startswith(other) for other in value_names)
+        belongs |= (
+            base == ""
+            and rest == ""
+            and not any(name != other and name.startswith(other) for other in value_names)
+        )
         if belongs and (best is None or int(found.group("number") or 0) >= best[0]):
             best = (int(found.group("number") or 0), candidate)
     return best[1] if best else None

@@ -1,4 +1,5 @@
-"""The catalogue to be calibrated: a table with its header, checked once, and its stars found by identifier or position."""
+"""The catalogue to be calibrated: a table with its header, checked once, and its stars found by identifier or
+position."""
 
 from __future__ import annotations
 
@@ -20,7 +21,17 @@ from phdlspec.solar import SOLAR_SCALE
 AXES: tuple[str, ...] = ("TEFF", "LOGG", "FE_H")
 HASH_KEY, SCALE_KEY, CALIBRATION_KEY = "EMUHASH", "SOLSCALE", "CALIBID"
 CALIBRATED_LABELS: tuple[str, ...] = tuple(label.name for label in LABELS if label.name != "VBROAD")
-_ID_COLUMNS = ("OBSID", "ID", "SOURCE_ID", "GAIA_SOURCE_ID", "GAIADR3_SOURCE_ID", "APOGEE_ID", "TMASS_ID", "DESIG", "FILE")
+_ID_COLUMNS = (
+    "OBSID",
+    "ID",
+    "SOURCE_ID",
+    "GAIA_SOURCE_ID",
+    "GAIADR3_SOURCE_ID",
+    "APOGEE_ID",
+    "TMASS_ID",
+    "DESIG",
+    "FILE",
+)
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,13 @@ class Catalog:
         header = {str(key).upper(): value for key, value in table.meta.items()}
         missing = [name for name in AXES if name not in table.colnames]
         if missing:
-            raise UserError(f"{path}: no column {missing[0]}, expected a catalogue of phdlspec with TEFF, LOGG, FE_H")
+            raise UserError(
+                f"{path}: no column {missing[0]}, expected a catalogue of phdlspec with TEFF, LOGG, FE_H"
+            )
         if CALIBRATION_KEY in header or any(f"{name}_RAW" in table.colnames for name in CALIBRATED_LABELS):
-            raise UserError(f"{path}: is calibrated already (it has _RAW columns); calibrate the raw catalogue")
+            raise UserError(
+                f"{path}: is calibrated already (it has _RAW columns); calibrate the raw catalogue"
+            )
         if not header.get(HASH_KEY):
             raise UserError(f"{path}: its header does not name the emulator checkpoint ({HASH_KEY})")
         if header.get(SCALE_KEY) != SOLAR_SCALE:
@@ -64,6 +79,10 @@ class Catalog:
         """Read and check a catalogue file."""
         return cls.from_table(read_any_table(path), path)
 
+    def take(self, rows: NDArray) -> Catalog:
+        """The catalogue of some of its rows."""
+        return Catalog(self.path, self.table[rows], self.emulator_hash)
+
     def values(self, name: str) -> NDArray[np.float64]:
         """A column (n,), NaN where missing."""
         return number_column(self.table, name, self.path)
@@ -73,7 +92,8 @@ class Catalog:
         return np.column_stack([self.values(name) for name in AXES])
 
     def label(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Value and error, each (n,); NaN where the label or its star is flagged, or the error is not positive."""
+        """Value and error, each (n,); NaN where the label or its star is flagged, or the error is not
+        positive."""
         if name not in self.table.colnames:
             return np.full(len(self), np.nan), np.full(len(self), np.nan)
         error_name = f"{name}_ERR"
@@ -104,7 +124,9 @@ class Matcher:
     id_column : the catalogue's column of identifiers; the default is each of the usual ones in turn.
     """
 
-    def __init__(self, catalog: Catalog, how: str = "auto", radius_arcsec: float = 3.0, id_column: str | None = None):
+    def __init__(
+        self, catalog: Catalog, how: str = "auto", radius_arcsec: float = 3.0, id_column: str | None = None
+    ):
         if id_column is not None and find_column(catalog.table, id_column) is None:
             raise UserError(f"{catalog.path}: has no column {id_column} to match identifiers with")
         self.catalog, self.how, self.radius = catalog, how, radius_arcsec
@@ -135,7 +157,9 @@ class Matcher:
         rows = np.full(len(ra), -1, dtype=np.intp)
         known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
         if len(known):
-            nearest, separation, _ = SkyCoord(ra[known] * u.deg, dec[known] * u.deg).match_to_catalog_sky(self._sky)
+            nearest, separation, _ = SkyCoord(ra[known] * u.deg, dec[known] * u.deg).match_to_catalog_sky(
+                self._sky
+            )
             close = separation.arcsec <= self.radius
             rows[known[close]] = nearest[close]
         return rows

@@ -1,18 +1,19 @@
 """Cluster members, and what a cluster may and may not tell.
 
-Readers: the project's own schema (see `calibration.references`), a list "2MASS name, logg, cluster" and a list of
-APOGEE file names `4162_M67/aspcapStar-v304-2M08493465+1151256.fits` (Ness et al. 2015). One file may hold several
-clusters: each becomes a reference of its own.
+Readers: the project's own schema (see `calibration.references`), a list "2MASS name, logg, cluster" and a
+list of APOGEE file names `4162_M67/aspcapStar-v304-2M08493465+1151256.fits` (Ness et al. 2015). One file may
+hold several clusters: each becomes a reference of its own.
 
-**Diffusion.** M67 is not flat in logg: at the turn-off heavy elements have sunk below the photosphere, by 0.1-0.2 dex
-in [Fe/H] (Souto et al. 2019; Liu et al. 2019); the convective envelope of a giant has mixed them back. So a cluster
-is constant only up to a depletion d(logg), which is fitted with the amplitude of each label free:
-the columns of `depletion_basis` are the template (strongest at the turn-off, fading along the main sequence, gone in
-subgiants) and narrow deviations from it, each with a Gaussian prior. With nothing but the cluster the trend at the
-turn-off then simply stays uncertain; with binaries or a survey they decide. Alternatives: a logg range, or a
-user's template.
+**Diffusion.** M67 is not flat in logg: at the turn-off heavy elements have sunk below the photosphere, by
+0.1-0.2 dex in [Fe/H] (Souto et al. 2019; Liu et al. 2019); the convective envelope of a giant has mixed them
+back. So a cluster is constant only up to a depletion d(logg), which is fitted with the amplitude of each
+label free: the columns of `depletion_basis` are the template (strongest at the turn-off, fading along the
+main sequence, gone in subgiants) and narrow deviations from it, each with a Gaussian prior. With nothing but
+the cluster the trend at the turn-off then simply stays uncertain; with binaries or a survey they decide.
+Alternatives: a logg range, or a user's template.
 
-**Dredge-up.** C and N change along the giant branch: a cluster or a pair with an evolved star says nothing about them.
+**Dredge-up.** C and N change along the giant branch: a cluster or a pair with an evolved star says nothing
+about them.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def _apogee_file_rows(path: Path) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
             continue
         found = _APOGEE_FILE.match(line.strip())
         if found is None:
-            raise UserError(f"{path}: line {number} is not CLUSTER/aspcapStar-...-2M<name>.fits as the first one")
+            raise UserError(
+                f"{path}: line {number} is not CLUSTER/aspcapStar-...-2M<name>.fits as the first one"
+            )
         names.append(found.group(1))
         ids.append(found.group(2))
     return np.array(ids), np.array(names)
@@ -83,7 +86,9 @@ def _from_names(ids: NDArray[np.str_], cluster: NDArray[np.str_]) -> list[Cluste
     tables = []
     for name in np.unique(cluster):
         members = np.unique(ids[cluster == name])
-        tables.append(ClusterTable(str(name), Stars(members, *position_of_2mass(members)), np.ones(len(members))))
+        tables.append(
+            ClusterTable(str(name), Stars(members, *position_of_2mass(members)), np.ones(len(members)))
+        )
     return tables
 
 
@@ -93,7 +98,8 @@ class Diffusion:
 
     Attributes
     ----------
-    kind : "template" (default), "range" (only stars inside `logg_range` are used and they are taken as equal) or
+    kind : "template" (default), "range" (only stars inside `logg_range` are used and they are taken as equal)
+    or
         "none" (all stars equal: for clusters known to be so).
     logg_range : (low, high), used by "range".
     table : (logg (n,), relative depletion (n,)) of a user's template, peak about 1; None is the built-in one.

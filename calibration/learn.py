@@ -1,8 +1,8 @@
-"""Learning a calibration: rows of every label from all references, one fit a label, and where the references reach."""
+"""Learning a calibration: rows of every label from all references, one fit a label, and where the references
+reach."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,12 +23,12 @@ from calibration.store import Calibration, LabelCalibration
 from phdlspec.errors import UserError
 from phdlspec.solar import SOLAR_SCALE
 
-log = logging.getLogger(__name__)
-
 MIN_ROWS = 8
 INTERVALS = 14
 AXIS_ROUNDS = 3  # Teff, logg and [Fe/H] are each other's coordinates, so they are fitted in turn
-SURVEY_OFFSET_SIGMA = 0.5  # prior of the zero point of a survey that does not set the scale, in units of the scale
+SURVEY_OFFSET_SIGMA = (
+    0.5  # prior of the zero point of a survey that does not set the scale, in units of the scale
+)
 
 
 def label_scale(label: str) -> float:
@@ -43,9 +43,9 @@ class Settings:
     Attributes
     ----------
     diffusion : how clusters may depart from one composition.
-    exclude : pairs (name of a set, label): labels that a reference must not constrain, beside C and N in evolved stars.
-    anchor : name of the set of labels that sets the scale; the default is the first that has the label.
-    labels : labels to calibrate; the default is all that a reference constrains.
+    exclude : pairs (name of a set, label): labels that a reference must not constrain, beside C and N in
+    evolved stars. anchor : name of the set of labels that sets the scale; the default is the first that has
+    the label. labels : labels to calibrate; the default is all that a reference constrains.
     """
 
     diffusion: Diffusion = field(default_factory=Diffusion)
@@ -75,22 +75,25 @@ def learn(
 ) -> Calibration:
     """Fit the bias of every label that the references constrain.
 
-    Raises `UserError` when nothing overlaps, too few stars do, a set has only flagged stars, or a label that was asked
-    for is missing everywhere.
+    Raises `UserError` when nothing overlaps, too few stars do, a set has only flagged stars, or a label that
+    was asked for is missing everywhere.
     """
     settings = settings or Settings()
     _check_settings(settings, pairs, clusters, labels)
     matched = _match(catalog, pairs, clusters, labels, matcher or Matcher(catalog))
+    involved = _involved(matched)
+    catalog, matched = catalog.take(involved), _renumbered(matched, involved)
     coordinates = catalog.coordinates()
-    involved = _involved(matched, coordinates)
-    basis = Basis(tuple(_axis(name, coordinates[involved, i]) for i, name in enumerate(AXES)))
+    basis = Basis(tuple(_axis(name, coordinates[:, i]) for i, name in enumerate(AXES)))
     wanted = settings.labels or tuple(name for name in CALIBRATED_LABELS if name in catalog.table.colnames)
     ordered = [name for name in (*AXES, *CALIBRATED_LABELS) if name in wanted]
     fitted: dict[str, LabelCalibration] = {}
     skipped: dict[str, str] = {}
     evidence: dict[str, Table] = {}
     raw = coordinates
-    order = [name for name in ordered if name in AXES] * AXIS_ROUNDS + [name for name in ordered if name not in AXES]
+    order = [name for name in ordered if name in AXES] * AXIS_ROUNDS + [
+        name for name in ordered if name not in AXES
+    ]
     for name in tqdm(order, disable=not progress, desc="labels"):
         rows, has_zero_point = _rows(catalog, name, matched, coordinates, settings)
         reason = _why_not(catalog, name, rows)
@@ -135,10 +138,14 @@ def _check_settings(settings: Settings, pairs, clusters, labels) -> None:
     if twice:
         raise UserError(f"two references are called {sorted(twice)[0]}; rename one of the files")
     if settings.anchor is not None and settings.anchor not in [table.name for table in labels]:
-        raise UserError(f"the scale is to be set by {settings.anchor}, which is none of the tables of labels given")
+        raise UserError(
+            f"the scale is to be set by {settings.anchor}, which is none of the tables of labels given"
+        )
     for name in settings.labels or ():
         if name not in CALIBRATED_LABELS:
-            raise UserError(f"label {name} is unknown or is not calibrated, expected one of {' '.join(CALIBRATED_LABELS)}")
+            raise UserError(
+                f"label {name} is unknown or is not calibrated, expected one of {' '.join(CALIBRATED_LABELS)}"
+            )
 
 
 def _match(catalog: Catalog, pairs, clusters, labels, matcher: Matcher) -> _Matched:
@@ -151,12 +158,16 @@ def _match(catalog: Catalog, pairs, clusters, labels, matcher: Matcher) -> _Matc
         found += keep.sum()
         usable = keep & ~flagged[first] & ~flagged[second]
         if keep.any() and not usable.any():
-            raise UserError(f"{pair.name}: all {keep.sum()} pairs found in {catalog.path} have a flagged star")
+            raise UserError(
+                f"{pair.name}: all {keep.sum()} pairs found in {catalog.path} have a flagged star"
+            )
         matched.pairs.append((pair, np.flatnonzero(usable), first[usable], second[usable]))
-    for table, target in ((t, matched.clusters) for t in clusters):
-        target.append((table, *_found(table.name, matcher.find(table.stars), flagged, catalog)))
-    for table, target in ((t, matched.labels) for t in labels):
-        target.append((table, *_found(table.name, matcher.find(table.stars), flagged, catalog)))
+    for cluster in clusters:
+        matched.clusters.append(
+            (cluster, *_found(cluster.name, matcher.find(cluster.stars), flagged, catalog))
+        )
+    for table in labels:
+        matched.labels.append((table, *_found(table.name, matcher.find(table.stars), flagged, catalog)))
     found += sum(len(index) for _, index, _ in (*matched.clusters, *matched.labels))
     if not found:
         raise UserError(
@@ -175,13 +186,27 @@ def _found(name: str, rows: NDArray, flagged: NDArray, catalog: Catalog) -> tupl
 
 def _flagged(catalog: Catalog) -> NDArray[np.bool_]:
     """Stars that cannot be used: flagged or without coordinates."""
-    flagged = ~np.isfinite(catalog.coordinates()).all(axis=1)
+    flagged = ~np.isfinite(catalog.coordinates().sum(axis=1))
     if "FLAG" in catalog.table.colnames:
         flagged |= catalog.values("FLAG") != 0
     return flagged
 
 
-def _involved(matched: _Matched, coordinates: NDArray) -> NDArray:
+def _renumbered(matched: _Matched, involved: NDArray) -> _Matched:
+    """The same references with rows counted among the involved stars only."""
+
+    def new(rows: NDArray) -> NDArray:
+        return np.searchsorted(involved, rows)
+
+    return _Matched(
+        [(table, index, new(first), new(second)) for table, index, first, second in matched.pairs],
+        [(table, index, new(rows)) for table, index, rows in matched.clusters],
+        [(table, index, new(rows)) for table, index, rows in matched.labels],
+    )
+
+
+def _involved(matched: _Matched) -> NDArray:
+    """Sorted catalogue rows of all reference stars."""
     parts = [np.concatenate([first, second]) for _, _, first, second in matched.pairs]
     parts += [rows for _, _, rows in (*matched.clusters, *matched.labels)]
     return np.unique(np.concatenate(parts))
@@ -209,7 +234,9 @@ def _rows(
     for pair, index, first, second in matched.pairs:
         if not composition or (pair.name, label) in settings.exclude:
             continue
-        known, known_error = pair.difference.get(label, (np.zeros(len(pair.first)), np.zeros(len(pair.first))))
+        known, known_error = pair.difference.get(
+            label, (np.zeros(len(pair.first)), np.zeros(len(pair.first)))
+        )
         delta, delta_error = np.nan_to_num(known[index]), np.nan_to_num(known_error[index])
         keep = np.isfinite(value[first] - value[second])
         keep &= constrains(label, logg[first]) & constrains(label, logg[second])
@@ -220,11 +247,17 @@ def _rows(
     for cluster, index, rows in matched.clusters:
         if not composition or (cluster.name, label) in settings.exclude:
             continue
-        keep = np.isfinite(value[rows]) & constrains(label, logg[rows]) & settings.diffusion.usable(logg[rows])
+        keep = (
+            np.isfinite(value[rows]) & constrains(label, logg[rows]) & settings.diffusion.usable(logg[rows])
+        )
         block = _block(cluster.name, "cluster", keep, value[rows], error[rows] ** 2, np.zeros(len(rows)), rows,
                        np.full(len(rows), -1), cluster.probability[index])  # fmt: skip
         blocks.append(block)
-    tables = [item for item in matched.labels if label in item[0].values and (item[0].name, label) not in settings.exclude]
+    tables = [
+        item
+        for item in matched.labels
+        if label in item[0].values and (item[0].name, label) not in settings.exclude
+    ]
     tables = [item for item in tables if _has(item, label, value)]
     names = [table.name for table, _, _ in tables]
     anchor = settings.anchor if settings.anchor in names else (names[0] if names else None)
@@ -301,7 +334,7 @@ def _assemble(blocks: list[dict], label: str, logg: NDArray, diffusion: Diffusio
 
 def _why_not(catalog: Catalog, label: str, rows: Rows) -> str | None:
     if not np.isfinite(catalog.label(label)[0]).any():
-        return f"it is missing or flagged in every row of {catalog.path}"
+        return f"it is missing or flagged for every reference star in {catalog.path}"
     if len(rows) == 0:
         return "no reference constrains it"
     if len(rows) < MIN_ROWS:
@@ -371,7 +404,8 @@ def _stack(tables: list[Table]) -> Table:
 
 def _describe(matched: _Matched) -> list[dict]:
     described = [
-        {"name": t.name, "kind": "pairs", "given": len(t.first), "used": len(first)} for t, _, first, _ in matched.pairs
+        {"name": t.name, "kind": "pairs", "given": len(t.first), "used": len(first)}
+        for t, _, first, _ in matched.pairs
     ]
     for kind, group in (("cluster", matched.clusters), ("labels", matched.labels)):
         for table, index, _ in group:

@@ -6,25 +6,28 @@ Data: rows d_i with a known variance of ours (own_i) and of the reference (other
 
 where b is the bias as a function of x = (Teff, logg, [Fe/H]) in the basis of `calibration.splines`, and
 
-* a star with labels from elsewhere gives d = raw - reference, s.b = b(x) (plus the survey's zero point, except the
+* a star with labels from elsewhere gives d = raw - reference, s.b = b(x) (plus the survey's zero point,
+except the
   survey that sets the scale),
 * a wide pair gives d = raw_1 - raw_2 (minus the known difference), s.b = b(x_1) - b(x_2),
 * a cluster member gives d = raw, s.b = b(x) plus the cluster's own value plus its depletion by diffusion.
 
-Every row comes from a mixture: good rows have variance own + other + tau_s^2, discrepant ones (pairs that truly
-differ, non-members, wrong matches) T_s^2 more; tau_s, T_s and the fraction belong to each reference set s and are found
-by expectation maximisation. Given the responsibilities all is linear with Gaussian priors: the coefficients and
-their covariance are those of a weighted ridge regression. The smoothness of each axis is chosen by five-fold
-cross-validation; settings that predict almost as well are averaged with weights exp(-D/2), D the excess of their
-cross-validated chi^2, averaged over Bayesian bootstraps of the rows (pseudo-BMA+, Yao et al. 2018, Bayesian Analysis
-13, 917), so that the covariance contains the uncertainty of the smoothness.
+Every row comes from a mixture: good rows have variance own + other + tau_s^2, discrepant ones (pairs that
+truly differ, non-members, wrong matches) T_s^2 more; tau_s, T_s and the fraction belong to each reference set
+s and are found by expectation maximisation. Given the responsibilities all is linear with Gaussian priors:
+the coefficients and their covariance are those of a weighted ridge regression. The smoothness of each axis is
+chosen by five-fold cross-validation; settings that predict almost as well are averaged with weights
+exp(-D/2), D the excess of their cross-validated chi^2, averaged over Bayesian bootstraps of the rows
+(pseudo-BMA+, Yao et al. 2018, Bayesian Analysis 13, 917), so that the covariance contains the uncertainty of
+the smoothness.
 
-Coordinates: b is a function of the *calibrated* Teff, logg and [Fe/H]; raw ones would turn their own biases into
-interactions. If the label is itself a coordinate, its bias is taken out as it becomes known.
+Coordinates: b is a function of the *calibrated* Teff, logg and [Fe/H]; raw ones would turn their own biases
+into interactions. If the label is itself a coordinate, its bias is taken out as it becomes known.
 
-Noise in the coordinates: if the label is itself a coordinate, its noise is in d and in x, and regressing the one on
-the other gives a false slope (a pair's [Fe/H] difference would explain itself). So the noise that the references
-reveal, resp * own / variance * residual, is taken out of the coordinates before the design is built, iteratively.
+Noise in the coordinates: if the label is itself a coordinate, its noise is in d and in x, and regressing the
+one on the other gives a false slope (a pair's [Fe/H] difference would explain itself). So the noise that the
+references reveal, resp * own / variance * residual, is taken out of the coordinates before the design is
+built, iteratively.
 """
 
 from __future__ import annotations
@@ -40,12 +43,16 @@ from calibration.splines import Basis
 
 FOLDS = 5
 BOOTSTRAPS = 60
-BEND_SIGMAS = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])  # prior sigma of the bending, in units of the label's scale
+BEND_SIGMAS = np.array(
+    [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+)  # prior sigma of the bending, in units of the label's scale
 LINE_SIGMA = 1.0  # of a line from the middle of an axis to its end, in the same units
 CONSTANT_SIGMA = 3.0
 _EM_STEPS = 12
 _TAU_GRID = np.concatenate([[0.0], np.geomspace(0.005, 1.5, 40)])
-_WIDE_GRID = np.geomspace(0.3, 6.0, 25)  # of the discrepant rows; 5 x 0.3 = 1.5 sigma of the good ones at least
+_WIDE_GRID = np.geomspace(
+    0.3, 6.0, 25
+)  # of the discrepant rows; 5 x 0.3 = 1.5 sigma of the good ones at least
 
 
 @dataclass
@@ -56,8 +63,8 @@ class Rows:
     ----------
     d, own, other : (n,) datum and variances.
     first, second : (n,) rows of the catalogue; second = -1 except for pairs.
-    set_index : (n,) number of the reference set; set_names its names, set_kinds "pairs", "cluster" or "labels".
-    prior_good : (n,) prior probability of a good row.
+    set_index : (n,) number of the reference set; set_names its names, set_kinds "pairs", "cluster" or
+    "labels". prior_good : (n,) prior probability of a good row.
     nuisance : (n, q) columns; nuisance_mean, nuisance_sigma (q,) their priors; nuisance_names.
     """
 
@@ -81,7 +88,8 @@ class Rows:
 
 @dataclass
 class SetScatter:
-    """What was found of one reference set: intrinsic scatter, that of discrepant rows, their fraction, rows."""
+    """What was found of one reference set: intrinsic scatter, that of discrepant rows, their fraction,
+    rows."""
 
     name: str
     kind: str
@@ -97,7 +105,8 @@ class BiasFit:
 
     Attributes
     ----------
-    coefficients (p,), covariance (p, p), centre (p,) : bias(x) = (design(x) - centre) . coefficients, with the
+    coefficients (p,), covariance (p, p), centre (p,) : bias(x) = (design(x) - centre) . coefficients, with
+    the
         constant's column left at 1.
     nuisance : name -> (value, error).
     sets : scatter of each reference set.
@@ -181,7 +190,10 @@ class _Regression:
     def prior_precision(self, bend_sigmas: NDArray) -> NDArray:
         """Diagonal of the prior precision for relative bending sigmas (axes,)."""
         axis = self.basis.axis_of_column[1 + len(self.basis.axes) :]
-        return np.concatenate([self.fixed, self.scale * np.asarray(bend_sigmas)[axis], self.nuisance_sigma]) ** -2.0
+        return (
+            np.concatenate([self.fixed, self.scale * np.asarray(bend_sigmas)[axis], self.nuisance_sigma])
+            ** -2.0
+        )
 
     def normal(self, weight: NDArray) -> tuple[NDArray, NDArray]:
         weighted = self.x * weight[:, None]
@@ -193,8 +205,11 @@ class _Regression:
         factor = cho_factor(matrix + np.diag(self.prior_precision(bend_sigmas)))
         return self.mean + cho_solve(factor, vector), cho_solve(factor, np.eye(len(vector)))
 
-    def cross_validate(self, weight: NDArray, fold: NDArray, rng) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """All smoothness settings (m, axes), held-out chi^2 (m,), shares (m,), held-out residuals (n,) of the best.
+    def cross_validate(
+        self, weight: NDArray, fold: NDArray, rng
+    ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """All smoothness settings (m, axes), held-out chi^2 (m,), shares (m,), held-out residuals (n,) of the
+        best.
 
         The shares are the mean over Bayesian bootstraps of the rows of exp(-D/2), D the excess of the chi^2.
         """
@@ -212,7 +227,9 @@ class _Regression:
             system = np.repeat((matrix - (x * w[:, None]).T @ x)[None], len(settings), axis=0)
             system[:, diagonal, diagonal] += precision
             right = vector - (x * w[:, None]).T @ centred[out]
-            beta = np.linalg.solve(system, np.broadcast_to(right[:, None], (len(settings), len(vector), 1)))[..., 0]
+            beta = np.linalg.solve(system, np.broadcast_to(right[:, None], (len(settings), len(vector), 1)))[
+                ..., 0
+            ]
             residual = centred[out] - beta @ x.T
             residuals[:, out] = residual
         loss = residuals**2 * weight.astype(np.float32)
@@ -271,8 +288,11 @@ def fit_bias(
             beta, _ = regression.solve(mixture.weights(), sigmas)
             residual = rows.d - regression.x @ beta
             mixture.update(residual)
-        settings, chi2, weights_of_settings, held_out = regression.cross_validate(mixture.weights(), fold, rng)
-        sigmas = settings[np.argmin(chi2)]
+        if round_number in (0, rounds - 1):
+            settings, chi2, weights_of_settings, held_out = regression.cross_validate(
+                mixture.weights(), fold, rng
+            )
+            sigmas = settings[np.argmin(chi2)]
         if coordinate_axis is not None:
             own_bias = _bias_everywhere(basis, x, centre, beta)
     weight = mixture.weights()
@@ -284,7 +304,9 @@ def fit_bias(
         coefficients=beta[:size],
         covariance=covariance[:size, :size],
         centre=centre,
-        nuisance={n: (float(v), float(e)) for n, v, e in zip(rows.nuisance_names, beta[size:], nuisance_error)},
+        nuisance={
+            n: (float(v), float(e)) for n, v, e in zip(rows.nuisance_names, beta[size:], nuisance_error)
+        },
         sets=_set_scatter(rows, mixture),
         scatter=_own_scatter(rows, mixture),
         smoothness=[float(v) for v in weights_of_settings @ np.log10(settings)],
@@ -343,7 +365,9 @@ def _own_of_each(rows: Rows) -> tuple[NDArray, NDArray]:
     return half, half
 
 
-def _average(regression: _Regression, weight: NDArray, settings: NDArray, share: NDArray) -> tuple[NDArray, NDArray]:
+def _average(
+    regression: _Regression, weight: NDArray, settings: NDArray, share: NDArray
+) -> tuple[NDArray, NDArray]:
     """Mean and covariance over the smoothness settings that matter."""
     matrix, vector = regression.normal(weight)
     keep = np.flatnonzero(share > 0.002 * share.max())

@@ -1,4 +1,5 @@
-"""Where the references reach: cells of (Teff, logg, [Fe/H]) that hold a reference star, and their neighbours."""
+"""Where the references reach: cells of (Teff, logg, [Fe/H]) that hold a reference star, and their
+neighbours."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _SHAPE = (40, 20, 30)
 
 @dataclass(frozen=True)
 class Reach:
-    """Occupied cells as numbers into a fixed lattice (`CELL`, from 3000 K, logg -1, [Fe/H] -4), sorted; (k,)."""
+    """Occupied cells as numbers into a fixed lattice (`CELL`, from 3000 K, logg -1, [Fe/H] -4), sorted;
+    (k,)."""
 
     cells: NDArray[np.int64]
 
@@ -37,7 +39,8 @@ class Reach:
         return reached
 
     def near(self, x: NDArray) -> NDArray[np.bool_]:
-        """True where a reference star lies in this cell or one that touches it, in all three dimensions; (n,)."""
+        """True where a reference star lies in this cell or one that touches it, in all three dimensions;
+        (n,)."""
         occupied = np.zeros(_SHAPE, dtype=bool)
         occupied.flat[self.cells] = True
         return _grown(occupied).flat[_cell_number(x)]
@@ -54,4 +57,4 @@ def _cell_number(x: NDArray) -> NDArray[np.int64]:
 def _grown(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_dilation
 
-    return binary_dilation(occupied, np.ones((3,) * occupied.ndim))
+    return binary_dilation(occupied, np.ones((3,) * occupied.ndim, dtype=bool))

@@ -2,16 +2,20 @@
 
 Minimal schema of a table of each kind (names in any capitals; extra columns are ignored):
 
-=============  =====================================================  ===========================================
+=============  ===================================================== 
+               ===========================================
 kind           needed                                                 optional
-=============  =====================================================  ===========================================
-wide binaries  ID_1 ID_2, or RA_1 DEC_1 RA_2 DEC_2 (deg)              P_PAIR (0-1); D_<LABEL> D_<LABEL>_ERR, the
+=============  ===================================================== 
+               ===========================================
+wide binaries  ID_1 ID_2, or RA_1 DEC_1 RA_2 DEC_2 (deg)              P_PAIR (0-1); D_<LABEL> D_<LABEL>_ERR,
+                                                                      the
                                                                       known difference star 1 minus star 2
 cluster        ID, or RA DEC (deg)                                    CLUSTER (name), P_MEMBER (0-1)
 labels         ID, or RA DEC; <LABEL> <LABEL>_ERR for any label       <LABEL>_FLAG (non-zero: not used)
                of the catalogue; the solar scale, as SOLSCALE in the
                header or on the command line
-=============  =====================================================  ===========================================
+=============  ===================================================== 
+               ===========================================
 
 <LABEL> is a catalogue column: TEFF, LOGG, VMIC, FE_H, MG_FE ...
 """
@@ -60,7 +64,8 @@ class Stars:
 
 @dataclass(frozen=True)
 class PairTable:
-    """Wide binaries. `probability` (n,) is that of a true pair; `difference[label]` the known (value, error), 1 - 2."""
+    """Wide binaries. `probability` (n,) is that of a true pair; `difference[label]` the known (value, error),
+    1 - 2."""
 
     name: str
     first: Stars
@@ -101,7 +106,9 @@ class LabelTable:
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise UserError(f"{self.name}: no label column found, expected TEFF, LOGG, FE_H, MG_FE ... with _ERR")
+            raise UserError(
+                f"{self.name}: no label column found, expected TEFF, LOGG, FE_H, MG_FE ... with _ERR"
+            )
         abundances = [label for label in self.values if is_abundance(label)]
         if abundances and self.solar_scale is None:
             raise UserError(

@@ -1,17 +1,19 @@
-"""Solar abundance scales: what "[X/Fe] = 0" means in each source, and the conversion to the project's own scale.
+"""Solar abundance scales: what "[X/Fe] = 0" means in each source, and the conversion to the project's own
+scale.
 
 An abundance ratio of another scale is shifted by the difference of the two Suns:
-[X/H]_to = [X/H]_from + A_from(X) - A_to(X), and [X/Fe] likewise with A(X) - A(Fe). A scale that is not known is
-refused, never guessed.
+[X/H]_to = [X/H]_from + A_from(X) - A_to(X), and [X/Fe] likewise with A(X) - A(Fe). A scale that is not known
+is refused, never guessed.
 
-Sources: Grevesse, Asplund & Sauval (2007, SSRv 130, 105); Asplund et al. (2009); Asplund, Amarsi & Grevesse (2021,
-A&A 653, A141); Bergemann, Lodders & Palme (2025).
+Sources: Grevesse, Asplund & Sauval (2007, SSRv 130, 105); Asplund et al. (2009); Asplund, Amarsi & Grevesse
+(2021, A&A 653, A141); Bergemann, Lodders & Palme (2025).
 
-Surveys that set their zero by their own measurement are *differential*: their 0 is the Sun (or the solar neighbourhood
-at solar metallicity) as they measure it, and no table of A(X) is behind it. GALAH subtracts what its own analysis
-finds for the Sun (its A(Eu) = 0.92 speaks of oscillator strengths, not of the Sun); the calibrated APOGEE abundances
-of DR16 and DR17 are moved so that nearby stars of solar metallicity have [X/M] = 0, only the uncalibrated `_SPEC`
-columns are on Grevesse (2007). A differential scale is not shifted; what remains is for the zero point of the set.
+Surveys that set their zero by their own measurement are *differential*: their 0 is the Sun (or the solar
+neighbourhood at solar metallicity) as they measure it, and no table of A(X) is behind it. GALAH subtracts
+what its own analysis finds for the Sun (its A(Eu) = 0.92 speaks of oscillator strengths, not of the Sun); the
+calibrated APOGEE abundances of DR16 and DR17 are moved so that nearby stars of solar metallicity have [X/M] =
+0, only the uncalibrated `_SPEC` columns are on Grevesse (2007). A differential scale is not shifted; what
+remains is for the zero point of the set.
 """
 
 from __future__ import annotations
@@ -103,7 +105,9 @@ def label_shift(label: str, from_scale: str, to_scale: str = SOLAR_SCALE) -> flo
     old, new = solar_scale(from_scale), solar_scale(to_scale)
     for name, scale in ((from_scale, old), (to_scale, new)):
         if element not in scale or "Fe" not in scale:
-            raise UserError(f"the solar scale {name} has no value for {element}, so {label} cannot be converted")
+            raise UserError(
+                f"the solar scale {name} has no value for {element}, so {label} cannot be converted"
+            )
     shift = old[element] - new[element]
     if label != "FE_H":
         shift -= old["Fe"] - new["Fe"]
@@ -111,7 +115,8 @@ def label_shift(label: str, from_scale: str, to_scale: str = SOLAR_SCALE) -> flo
 
 
 def read_solar_scale(path: str | Path) -> Scale:
-    """A solar scale from a text table with an `element` column and A(X) as `photosphere`, `A` or the second column."""
+    """A solar scale from a text table with an `element` column and A(X) as `photosphere`, `A` or the second
+    column."""
     table = read_any_table(path)
     names = {name.lower(): name for name in table.colnames}
     if "element" not in names:
@@ -128,8 +133,8 @@ def read_solar_scale(path: str | Path) -> Scale:
 def chondrite_scale(mass_ppm: Mapping[str, float], atomic_mass: Mapping[str, float]) -> Scale:
     """A(X) of a composition given in parts per million of mass, brought to the solar A(Si) of `SOLAR_SCALE`.
 
-    A(X) = log10(ppm_X / mass_X) + constant; the constant makes A(Si) solar, as for CI chondrites (volatile elements
-    are meaningless then).
+    A(X) = log10(ppm_X / mass_X) + constant; the constant makes A(Si) solar, as for CI chondrites (volatile
+    elements are meaningless then).
     """
     if mass_ppm.get("Si", 0) <= 0 or "Si" not in atomic_mass:
         raise UserError("a composition by mass needs Si to be brought to the solar scale")

@@ -1,9 +1,11 @@
-"""A simulated survey with known biases, to test a calibration (or to plan one): catalogue, references and the truth.
+"""A simulated survey with known biases, to test a calibration (or to plan one): catalogue, references and the
+truth.
 
-The generator shares nothing with the model: trends are sines, steps, broken lines and exponentials (no splines), the
-depletion by diffusion is a lopsided bell in logg (not the template of `calibration.clusters`), stars lie on rough
-sequences of dwarfs, subgiants and giants. Raw = truth + bias(true Teff, logg, [Fe/H]) + noise, where the noise exceeds
-the quoted error by an external scatter, and Teff, logg and [Fe/H] are biased and noisy like all the rest.
+The generator shares nothing with the model: trends are sines, steps, broken lines and exponentials (no
+splines), the depletion by diffusion is a lopsided bell in logg (not the template of `calibration.clusters`),
+stars lie on rough sequences of dwarfs, subgiants and giants. Raw = truth + bias(true Teff, logg, [Fe/H]) +
+noise, where the noise exceeds the quoted error by an external scatter, and Teff, logg and [Fe/H] are biased
+and noisy like all the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 
 from calibration.references import ClusterTable, LabelTable, PairTable, Stars
 
-ELEMENTS_25 = tuple("C N O Na Mg Al Si S K Ca Sc Ti V Cr Mn Co Ni Cu Zn Y Zr Ba Ce Nd Eu".split(" "))
+_SYMBOLS = "C N O Na Mg Al Si S K Ca Sc Ti V Cr Mn Co Ni Cu Zn Y Zr Ba Ce Nd Eu"
+DEFAULT_ELEMENTS: tuple[str, ...] = tuple(_SYMBOLS.split())
 EMULATOR_HASH = "simulated-checkpoint"
 _MIDDLE = {"TEFF": 5500.0, "LOGG": 3.5, "FE_H": -0.2}
 _HALF = {"TEFF": 1300.0, "LOGG": 1.8, "FE_H": 0.7}
@@ -27,7 +30,7 @@ _HALF = {"TEFF": 1300.0, "LOGG": 1.8, "FE_H": 0.7}
 class Settings:
     """Sizes and vices of the simulated survey; the defaults are the closure test of the project."""
 
-    elements: tuple[str, ...] = ELEMENTS_25
+    elements: tuple[str, ...] = DEFAULT_ELEMENTS
     pairs: int = 1000
     discrepant: float = 0.20
     members: int = 100
@@ -96,7 +99,9 @@ def simulate(settings: Settings | None = None, seed: int = 1) -> Survey:
     strength = rng.choice([-1, 1], s.pairs) * rng.uniform(0.08, 0.35, s.pairs)
     bell = _depletion(x[:, 1])
     for name in names:
-        truth[name][n1:n2] += np.where(differ, strength * rng.uniform(0.5, 1.0) * (1 if name == "FE_H" else 0.7), 0)
+        truth[name][n1:n2] += np.where(
+            differ, strength * rng.uniform(0.5, 1.0) * (1 if name == "FE_H" else 0.7), 0
+        )
         depth = -s.diffusion_max if name == "FE_H" else rng.uniform(-0.4, 0.4) * s.diffusion_max
         truth[name][members] += depth * bell[members]
     x[:, 2] = truth["FE_H"]
@@ -121,7 +126,9 @@ def simulate(settings: Settings | None = None, seed: int = 1) -> Survey:
         rows = np.arange(start, start + size)
         start += size
         rows = rows[keep[rows]]
-        table_of, offset = _survey(rng, s, f"survey{i + 1}", ids, rows, truth, ("TEFF", "LOGG", *names), error)
+        table_of, offset = _survey(
+            rng, s, f"survey{i + 1}", ids, rows, truth, ("TEFF", "LOGG", *names), error
+        )
         labels.append(table_of)
         offsets[table_of.name] = offset
     noise_free = np.column_stack([truth[n] + bias[n] for n in ("TEFF", "LOGG", "FE_H")])
@@ -140,7 +147,9 @@ def _measure(rng, s: Settings, x: NDArray, truth: dict, names: list[str]):
     for name in ("TEFF", "LOGG", *names):
         unit = {"TEFF": 500.0}.get(name, 1.0)
         size = unit * rng.uniform(*s.trend_peak_to_peak)
-        base = {"TEFF": 25.0, "LOGG": 0.06, "FE_H": 0.03}.get(name) or float(np.exp(rng.uniform(np.log(0.02), np.log(0.2))))
+        base = {"TEFF": 25.0, "LOGG": 0.06, "FE_H": 0.03}.get(name) or float(
+            np.exp(rng.uniform(np.log(0.02), np.log(0.2)))
+        )
         typical[name] = base
         bias[name] = _trend(rng, size, s.interaction * unit)(x)
         error = base * np.sqrt(60 / snr) * np.where(x[:, 0] > 6200, 1.4, 1.0)
@@ -157,26 +166,23 @@ def _survey(rng, s: Settings, name: str, ids, rows: NDArray, truth: dict, labels
         unit = {"TEFF": 500.0}.get(label, 1.0)
         offsets[label] = float(unit * s.survey_offset * rng.standard_normal())
         stated = unit * error * rng.uniform(0.7, 1.4, len(rows))
-        value = truth[label][rows] + offsets[label] + np.hypot(stated, 0.01 * unit) * rng.standard_normal(len(rows))
+        value = (
+            truth[label][rows]
+            + offsets[label]
+            + np.hypot(stated, 0.01 * unit) * rng.standard_normal(len(rows))
+        )
         value[wrong] += 0.4 * unit * rng.standard_normal(wrong.sum())
         values[label] = (value, stated)
     return LabelTable(name, Stars(ids[rows]), values, "Asplund2009"), offsets
 
 
 def _trend(rng, peak_to_peak: float, interaction: float) -> Callable[[NDArray], NDArray]:
-    """A random smooth bias of the true (Teff, logg, [Fe/H]): one shape an axis, and a product of two if asked for."""
+    """A random smooth bias of the true (Teff, logg, [Fe/H]): one shape an axis, and a product of two if asked
+    for."""
     shapes: list[Callable[[NDArray], NDArray]] = []
     for _ in range(3):
-        kind, turn, sign = rng.integers(4), rng.uniform(-0.4, 0.4), rng.choice([-1, 1])
-        width = rng.uniform(0.3, 0.6)
-        if kind == 0:
-            shape = lambda t, a=turn, w=width: np.sin(np.pi * (t - a) * 0.75 / (0.5 + w))  # noqa: E731
-        elif kind == 1:
-            shape = lambda t, a=turn, w=width: np.tanh((t - a) / w)  # noqa: E731
-        elif kind == 2:
-            shape = lambda t, a=turn: np.where(t < a, 0.3 * (t - a), 0.9 * (t - a))  # noqa: E731
-        else:
-            shape = lambda t, a=turn: np.exp(-(t - a))  # noqa: E731
+        sign = rng.choice([-1, 1])
+        shape = _shape(int(rng.integers(4)), rng.uniform(-0.4, 0.4), rng.uniform(0.3, 0.6))
         grid = shape(np.linspace(-1, 1, 200))
         size = sign * peak_to_peak * rng.uniform(0.5, 1.0) / np.ptp(grid)
         middle = grid.mean()
@@ -189,6 +195,17 @@ def _trend(rng, peak_to_peak: float, interaction: float) -> Callable[[NDArray], 
         return total + interaction * np.tanh(scaled[0]) * np.tanh(scaled[1])
 
     return bias
+
+
+def _shape(kind: int, turn: float, width: float) -> Callable[[NDArray], NDArray]:
+    """A sine, a step, a broken line or an exponential of one scaled coordinate."""
+    shapes: tuple[Callable[[NDArray], NDArray], ...] = (
+        lambda t: np.sin(np.pi * (t - turn) * 0.75 / (0.5 + width)),
+        lambda t: np.tanh((t - turn) / width),
+        lambda t: np.where(t < turn, 0.3, 0.9) * (t - turn),
+        lambda t: np.exp(turn - t),
+    )
+    return shapes[kind]
 
 
 def _depletion(logg: NDArray) -> NDArray:
@@ -234,6 +251,12 @@ def _pairs(rng, n: int) -> tuple[NDArray, NDArray]:
 
 def _cluster(rng, n: int) -> NDArray:
     kind = rng.random(n)
-    logg = np.where(kind < 0.35, rng.uniform(4.2, 4.6, n), np.where(kind < 0.65, rng.uniform(3.75, 4.2, n), rng.uniform(1.6, 3.75, n)))
-    along = np.interp(logg, [1.6, 2.5, 3.3, 3.75, 3.9, 4.15, 4.3, 4.6], [4150, 4700, 4950, 5150, 5950, 6150, 6000, 4700])
+    logg = np.where(
+        kind < 0.35,
+        rng.uniform(4.2, 4.6, n),
+        np.where(kind < 0.65, rng.uniform(3.75, 4.2, n), rng.uniform(1.6, 3.75, n)),
+    )
+    along = np.interp(
+        logg, [1.6, 2.5, 3.3, 3.75, 3.9, 4.15, 4.3, 4.6], [4150, 4700, 4950, 5150, 5950, 6150, 6000, 4700]
+    )
     return np.column_stack([along + 25 * rng.standard_normal(n), logg, np.full(n, 0.02)])

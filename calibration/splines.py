@@ -1,14 +1,15 @@
 """The basis of the bias: a constant, a straight line and penalised cubic splines along Teff, logg and [Fe/H].
 
-On each axis the cubic B-splines on equal knots are turned into the eigenvectors of their second-difference penalty
-(Eilers & Marx 1996): straight lines carry no penalty and become the linear column, every other column has the same
-prior variance, so that one number a axis, its smoothness, sets how far the trend may bend. Beyond the references the
-last value is kept.
+On each axis the cubic B-splines on equal knots are turned into the eigenvectors of their second-difference
+penalty (Eilers & Marx 1996): straight lines carry no penalty and become the linear column, every other column
+has the same prior variance, so that one number a axis, its smoothness, sets how far the trend may bend.
+Beyond the references the last value is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,25 +33,26 @@ class Axis:
         step = (self.upper - self.lower) / self.intervals
         knots = self.lower + step * np.arange(-DEGREE, self.intervals + DEGREE + 1)
         knots[[DEGREE, -DEGREE - 1]] = self.lower, self.upper  # exactly, so that the ends are inside
-        return knots
+        return np.asarray(knots, dtype=float)
 
-    @property
+    @cached_property
     def bending(self) -> NDArray[np.float64]:
-        """Matrix (intervals + 3, intervals + 1) from B-splines to columns of equal prior variance, without lines."""
+        """Matrix (intervals + 3, intervals + 1) from B-splines to columns of equal prior variance, without
+        lines."""
         size = self.intervals + DEGREE
         difference = np.diff(np.eye(size), n=2, axis=0)
         value, vector = np.linalg.eigh(difference.T @ difference)
         columns = vector[:, 2:] / np.sqrt(value[2:])
         grid = BSpline.design_matrix(np.linspace(self.lower, self.upper, 200), self.knots, DEGREE).toarray()
         bend = grid @ columns
-        return columns / np.sqrt((bend**2).sum(axis=1).mean())
+        return np.asarray(columns / np.sqrt((bend**2).sum(axis=1).mean()), dtype=float)
 
     def columns(self, x: NDArray) -> tuple[NDArray, NDArray]:
         """The linear column (n,), -1 to 1 over the range, and the bending columns (n, intervals + 1)."""
         inside = np.clip(x, self.lower, self.upper)
         linear = 2 * (inside - self.lower) / (self.upper - self.lower) - 1
         splines = BSpline.design_matrix(inside, self.knots, DEGREE)
-        return linear, splines @ self.bending
+        return linear, np.asarray(splines @ self.bending)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Basis:
 
     @property
     def axis_of_column(self) -> NDArray[np.int64]:
-        """For each column: -2 constant, -1 line, else the number of the axis whose smoothness it obeys; (size,)."""
+        """For each column: -2 constant, -1 line, else the number of the axis whose smoothness it obeys;
+        (size,)."""
         bends = [np.full(axis.intervals + 1, i) for i, axis in enumerate(self.axes)]
         return np.concatenate([[-2], np.full(len(self.axes), -1), *bends]).astype(np.int64)
 

@@ -1,14 +1,16 @@
-"""The calibration file: one readable JSON, with the evidence (every row that was fitted) beside it as a FITS table.
+"""The calibration file: one readable JSON, with the evidence (every row that was fitted) beside it as a FITS
+table.
 
-    CALIBRATION.json
-        format "phdlspec-calibration", version, created, software, catalog, emulator_hash, solar_scale
-        basis      axes: name, lower, upper, intervals (equal knots, cubic; see `calibration.splines`)
-        references name, kind, stars given and used, solar scale
-        labels     per label: coefficients, covariance (lower triangle, row by row), centre, scatter, zero point known
-                   or not, reach (occupied cells), smoothness, sets (scatter and discrepant fraction of each),
-                   nuisance (cluster values, depletion, survey zero points), held-out scatter
-        skipped    label -> why it has no calibration
-    CALIBRATION.evidence.fits   LABEL SET KIND TEFF LOGG FE_H SNR DATUM FITTED ERR ... ; only the report needs it
+CALIBRATION.json
+    format "phdlspec-calibration", version, created, software, catalog, emulator_hash, solar_scale
+    basis      axes: name, lower, upper, intervals (equal knots, cubic; see `calibration.splines`)
+    references name, kind, stars given and used, solar scale
+    labels     per label: coefficients, covariance (lower triangle, row by row), centre, scatter, zero point
+               known
+               or not, reach (occupied cells), smoothness, sets (scatter and discrepant fraction of each),
+               nuisance (cluster values, depletion, survey zero points), held-out scatter
+    skipped    label -> why it has no calibration
+CALIBRATION.evidence.fits   LABEL SET KIND TEFF LOGG FE_H SNR DATUM FITTED ERR ... ; only the report needs it
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ FORMAT, VERSION = "phdlspec-calibration", 1
 
 @dataclass(frozen=True)
 class LabelCalibration:
-    """The bias of one label: coefficients (p,), covariance (p, p), centre (p,), and what is known about it."""
+    """The bias of one label: coefficients (p,), covariance (p, p), centre (p,), and what is known about
+    it."""
 
     label: str
     coefficients: NDArray[np.float64]
@@ -51,7 +54,9 @@ class LabelCalibration:
     def bias(self, design: NDArray) -> tuple[NDArray, NDArray]:
         """Bias and its standard error, each (n,), for the basis columns (n, p)."""
         columns = design - self.centre
-        factor = np.linalg.cholesky(self.covariance + 1e-15 * np.trace(self.covariance) * np.eye(len(self.centre)))
+        factor = np.linalg.cholesky(
+            self.covariance + 1e-15 * np.trace(self.covariance) * np.eye(len(self.centre))
+        )
         return columns @ self.coefficients, np.sqrt(((columns @ factor) ** 2).sum(axis=1))
 
 
@@ -78,7 +83,9 @@ class Calibration:
     def bias(self, label: str, raw: NDArray) -> tuple[NDArray, NDArray]:
         """Bias (raw minus true) of a label and its error at raw (TEFF, LOGG, FE_H) (n, 3)."""
         if label not in self.labels:
-            raise UserError(f"{label} is not calibrated: {self.skipped.get(label, 'it is no label of this calibration')}")
+            raise UserError(
+                f"{label} is not calibrated: {self.skipped.get(label, 'it is no label of this calibration')}"
+            )
         return self.labels[label].bias(self.basis.design(self.calibrated_coordinates(raw)))
 
     def calibrated_coordinates(self, raw: NDArray) -> NDArray[np.float64]:
@@ -87,7 +94,9 @@ class Calibration:
         The biases are functions of the calibrated values, so raw = x + bias(x) is solved by iteration.
         """
         x = np.array(raw, dtype=float)
-        axes = [(i, self.labels[axis.name]) for i, axis in enumerate(self.basis.axes) if axis.name in self.labels]
+        axes = [
+            (i, self.labels[axis.name]) for i, axis in enumerate(self.basis.axes) if axis.name in self.labels
+        ]
         for _ in range(COORDINATE_STEPS if axes else 0):
             columns = self.basis.design(x)
             for i, label in axes:
@@ -129,11 +138,15 @@ class Calibration:
         try:
             content = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a calibration ({str(error).splitlines()[0]})") from error
+            raise UserError(
+                f"{path}: cannot be read as a calibration ({str(error).splitlines()[0]})"
+            ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path}: is no calibration file (format {FORMAT!r} expected)")
         if content["version"] != VERSION:
-            raise UserError(f"{path}: calibration version {content['version']}, this program reads version {VERSION}")
+            raise UserError(
+                f"{path}: calibration version {content['version']}, this program reads version {VERSION}"
+            )
         evidence = evidence_path(path)
         return cls(
             emulator_hash=content["emulator_hash"],

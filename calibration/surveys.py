@@ -1,22 +1,24 @@
-"""Labels from elsewhere: surveys, benchmark stars, temperatures and gravities, in the forms in which people have them.
+"""Labels from elsewhere: surveys, benchmark stars, temperatures and gravities, in the forms in which people
+have them.
 
 `read_labels(path)` tells the form by its columns:
 
 ==================  ==========================================================================================
 form                what is taken, and what is left out
 ==================  ==========================================================================================
-APOGEE allStar      DR16/DR17 names. A star with ASPCAPFLAG bit 23 (STAR_BAD) or STARFLAG bits 0, 3 or 18
-                    (bad pixels, very bright neighbour, very low SNR... see `_APOGEE_STARFLAG`) gives nothing;
-                    TEFF, LOGG need their own BAD bits (16, 17) clear, [X/Fe] and [Fe/H] X_FE_FLAG == 0;
+APOGEE allStar      DR16/DR17 names. A star with ASPCAPFLAG bit 23 (STAR_BAD) or STARFLAG bits 0, 3, 4, 9,
+                    16 or 17 (bad pixels, very bright neighbour, low SNR, persistence, suspect velocity, broad
+                    lines) gives nothing; TEFF, LOGG need their own BAD bits (16, 17) clear, [X/Fe] and [Fe/H] X_FE_FLAG == 0;
                     EXTRATARG bit 4 marks repeats
-GALAH               DR3 and DR4 names. flag_sp == 0, flag_X_fe == 0, SNR (ccd 3) > 30; flag_fe_h == 0 in DR3 only:
-                    in DR4 the release itself warns that it is wrong
-IRFM                the table "2MASS ID, IRFM TEFF, SOURCE": positions from the 2MASS names, mean over the sources,
-                    error 80 K (no errors are published with it; ours is an assumption) and half the range of the
-                    sources, in quadrature
-benchmark stars     Gaia FGK benchmark stars v3 (`e_teff`, `e_logg`; no error of [Fe/H] there: 0.1 dex assumed)
-benchmark YAML      name -> teff, logg, feh, abundances A(X); Fe of its abundances is 7.5 - [Fe/H] (a slip of sign
-                    in that file) and is not used
+GALAH               DR3 and DR4 names. flag_sp == 0, flag_X_fe == 0, SNR (ccd 3) > 30; flag_fe_h == 0 in DR3
+                    only: in DR4 the release itself warns that it is wrong
+IRFM                the table "2MASS ID, IRFM TEFF, SOURCE": positions from the 2MASS names, mean over the
+                    sources, error 80 K (no errors are published with it; ours is an assumption) and half the range of
+                    the sources, in quadrature
+benchmark stars     Gaia FGK benchmark stars v3 (`e_teff`, `e_logg`; no error of [Fe/H] there: 0.1 dex
+                    assumed)
+benchmark YAML      name -> teff, logg, feh, abundances A(X); Fe of its abundances is 7.5 - [Fe/H] (a slip of
+                    sign in that file) and is not used
 cluster gravities   "2MASS name, logg, cluster" without header; repeats averaged, error 0.05 dex assumed
 own schema          see `calibration.references`
 ==================  ==========================================================================================
@@ -24,7 +26,6 @@ own schema          see `calibration.references`
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +40,13 @@ from phdlspec.errors import UserError
 from phdlspec.labels import ELEMENTS, LABELS
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 
-log = logging.getLogger(__name__)
-
 IRFM_ERROR_K = 80.0
 BENCHMARK_FE_H_ERROR = 0.10
 CLUSTER_LOGG_ERROR = 0.05
 
-# APOGEE: ASPCAPFLAG bits STAR_BAD 23, TEFF_BAD 16, LOGG_BAD 17; STARFLAG bits BAD_PIXELS 0, VERY_BRIGHT_NEIGHBOR 3,
-# LOW_SNR 4, PERSIST_HIGH 9, SUSPECT_RV_COMBINATION 16, SUSPECT_BROAD_LINES 17; EXTRATARG bit 4 a repeated entry.
+# APOGEE: ASPCAPFLAG bits STAR_BAD 23, TEFF_BAD 16, LOGG_BAD 17; STARFLAG bits BAD_PIXELS 0,
+# VERY_BRIGHT_NEIGHBOR 3, LOW_SNR 4, PERSIST_HIGH 9, SUSPECT_RV_COMBINATION 16, SUSPECT_BROAD_LINES 17;
+# EXTRATARG bit 4 a repeated entry.
 _APOGEE_STAR_BAD = 1 << 23
 _APOGEE_LABEL_BAD = {"TEFF": 1 << 16, "LOGG": 1 << 17}
 _APOGEE_STARFLAG = sum(1 << bit for bit in (0, 3, 4, 9, 16, 17))
@@ -80,7 +80,8 @@ def read_labels(path: str | Path, solar_scale: str | None = None, name: str | No
 
 
 def position_of_2mass(names: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """RA and Dec in degrees, each (n,), that a 2MASS designation `2MHHMMSSss+DDMMSSs` encodes; NaN for other names."""
+    """RA and Dec in degrees, each (n,), that a 2MASS designation `2MHHMMSSss+DDMMSSs` encodes; NaN for other
+    names."""
     ra, dec = np.full(len(names), np.nan), np.full(len(names), np.nan)
     for i, name in enumerate(names):
         found = _TWO_MASS.match(name.replace(" ", ""))
@@ -93,12 +94,16 @@ def position_of_2mass(names: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDA
     return ra, dec
 
 
-def stars_of(table: Table, path: str | Path, ids: tuple[str, ...], ra: tuple[str, ...], dec: tuple[str, ...]) -> Stars:
+def stars_of(
+    table: Table, path: str | Path, ids: tuple[str, ...], ra: tuple[str, ...], dec: tuple[str, ...]
+) -> Stars:
     """Identifiers and positions from the first column of each group of names that exists."""
     id_name, ra_name, dec_name = find_column(table, *ids), find_column(table, *ra), find_column(table, *dec)
     positions = ra_name is not None and dec_name is not None
     if id_name is None and not positions:
-        raise UserError(f"{path}: no identifier ({', '.join(ids)}) and no position ({ra[0]}, {dec[0]}) among its columns")
+        raise UserError(
+            f"{path}: no identifier ({', '.join(ids)}) and no position ({ra[0]}, {dec[0]}) among its columns"
+        )
     return Stars(
         text_column(table, id_name) if id_name else None,
         number_column(table, ra_name, path) if positions else None,  # type: ignore[arg-type]
@@ -233,7 +238,9 @@ def _read_benchmark_stars(table: Table, path: Path, name: str, solar_scale: str 
         "LOGG": (number_column(table, "logg", path), number_column(table, "e_logg", path)),
         "FE_H": (fe_h, np.full(len(fe_h), BENCHMARK_FE_H_ERROR)),
     }
-    return LabelTable(name, stars, {k: _without_bad_errors(v) for k, v in values.items()}, solar_scale or "differential")
+    return LabelTable(
+        name, stars, {k: _without_bad_errors(v) for k, v in values.items()}, solar_scale or "differential"
+    )
 
 
 def _without_bad_errors(pair: tuple[NDArray, NDArray]) -> tuple[NDArray, NDArray]:
@@ -248,7 +255,9 @@ def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> Labe
         stars = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(stars, dict) or not all(isinstance(star, dict) and "teff" in star for star in stars.values()):
+    if not isinstance(stars, dict) or not all(
+        isinstance(star, dict) and "teff" in star for star in stars.values()
+    ):
         raise UserError(f"{path}: expected stars by name with teff, logg, feh and abundances")
     scale = solar_scale or SOLAR_SCALE
     values: dict[str, tuple[NDArray, NDArray]] = {}
@@ -257,7 +266,9 @@ def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> Labe
         values[label] = _without_bad_errors((pairs[:, 0], pairs[:, 1]))
     fe_h, fe_error = values["FE_H"]
     for element in ELEMENTS:
-        pairs = np.array([_value_and_error(star.get("abundances", {}).get(element)) for star in stars.values()])
+        pairs = np.array(
+            [_value_and_error(star.get("abundances", {}).get(element)) for star in stars.values()]
+        )
         if np.isfinite(pairs[:, 0]).any():
             x_fe = pairs[:, 0] - SOLAR_ABUNDANCES[element] - fe_h
             values[f"{element.upper()}_FE"] = _without_bad_errors((x_fe, np.hypot(pairs[:, 1], fe_error)))
@@ -302,6 +313,8 @@ _FORMS: tuple[tuple[Callable[[Table], bool], Reader], ...] = (
     (lambda table: find_column(table, "APOGEE_ID", "SDSS4_APOGEE_ID") is not None, _read_apogee),
     (lambda table: find_column(table, "flag_sp") is not None, _read_galah),
     (lambda table: {"2MASS ID", "IRFM TEFF"} <= set(table.colnames), _read_irfm),
-    (lambda table: find_column(table, "theta_ld") is not None and find_column(table, "e_teff") is not None,
-     _read_benchmark_stars),
+    (
+        lambda table: find_column(table, "theta_ld") is not None and find_column(table, "e_teff") is not None,
+        _read_benchmark_stars,
+    ),
 )

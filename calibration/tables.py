@@ -1,4 +1,5 @@
-"""Reading tables of any form that astropy knows, with the few habits of real files (comments, en dashes, sentinels)."""
+"""Reading tables of any form that astropy knows, with the few habits of real files (comments, en dashes,
+sentinels)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no labe
 def read_any_table(path: str | Path) -> Table:
     """A table from FITS (first binary table), ECSV, CSV, VOTable or plain text, told apart by its ending.
 
-    Text may start with `#` comments and use the typographic minus. Raises `UserError` where nothing can be read.
+    Text may start with `#` comments and use the typographic minus. Raises `UserError` where nothing can be
+    read.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,7 +65,8 @@ def number_column(table: Table, name: str, path: str | Path) -> NDArray[np.float
 
 
 def text_column(table: Table, name: str) -> NDArray[np.str_]:
-    """A column of identifiers as stripped text; whole numbers keep all their digits, masked entries become ''."""
+    """A column of identifiers as stripped text; whole numbers keep all their digits, masked entries become
+    ''."""
     column = table[name]
     masked = np.ma.getmaskarray(np.ma.asarray(column))
     texts = np.array([str(value).strip() for value in np.ma.getdata(np.ma.asarray(column))], dtype=str)

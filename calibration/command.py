@@ -1,0 +1,124 @@
+"""Learn the systematic errors of a catalogue from reference stars, and take them out.
+
+  phdlspec calibrate learn --catalog C.fits --wide-binaries pairs.csv --cluster m67.csv \\
+        --reference apogee.fits galah.fits --out calibration.json
+  phdlspec calibrate apply --catalog C.fits --calibration calibration.json --out C_calibrated.fits
+  phdlspec calibrate report --calibration calibration.json --out report/
+
+A calibration is bound to the emulator checkpoint that made the catalogue. The first table of --reference that
+has a label sets its scale (or the one named by --anchor). Table forms: docs/calibration.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = "learn and apply corrections from wide binaries, clusters and high-resolution surveys"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare learn, apply and report."""
+    actions = parser.add_subparsers(dest="action", metavar="learn|apply|report", required=True)
+    learn = actions.add_parser("learn", help="fit the corrections to reference stars")
+    learn.add_argument("--catalog", required=True, type=Path, help="raw catalogue of phdlspec catalog")
+    learn.add_argument(
+        "--wide-binaries", nargs="+", type=Path, default=[], metavar="TABLE", help="pairs of stars"
+    )
+    learn.add_argument("--cluster", nargs="+", type=Path, default=[], metavar="TABLE", help="cluster members")
+    learn.add_argument("--reference", nargs="+", type=Path, default=[], metavar="TABLE",
+                       help="labels from elsewhere: APOGEE, GALAH, IRFM, benchmark stars or the own schema")  # fmt: skip
+    learn.add_argument("--out", required=True, type=Path, help="calibration file (JSON) to write")
+    learn.add_argument("--solar-scale", help="solar scale of reference tables that do not state theirs")
+    learn.add_argument("--anchor", help="name (file stem) of the reference that sets the scale")
+    learn.add_argument("--labels", nargs="+", help="labels to calibrate (all that the references constrain)")
+    learn.add_argument("--only-cluster", nargs="+", metavar="NAME", help="clusters of the files to use (all)")
+    learn.add_argument("--diffusion", default="template",
+                       help="template, none, range (with --cluster-logg) or a table LOGG DEPLETION")  # fmt: skip
+    learn.add_argument("--cluster-logg", nargs=2, type=float, metavar=("LOW", "HIGH"), default=(0.0, 3.7),
+                       help="logg range for --diffusion range")  # fmt: skip
+    learn.add_argument("--exclude", nargs="+", default=[], metavar="SET:LABEL",
+                       help="labels that a reference must not constrain, as M67:NA_FE")  # fmt: skip
+    learn.add_argument("--match", choices=("auto", "id", "sky"), default="auto", help="how stars are found")
+    learn.add_argument("--radius", type=float, default=3.0, help="matching radius in arcsec")
+    learn.add_argument("--id-column", help="the catalogue's column of identifiers")
+    learn.add_argument("--seed", type=int, default=0, help="of the cross-validation")
+    apply_ = actions.add_parser("apply", help="correct a catalogue")
+    apply_.add_argument("--catalog", required=True, type=Path)
+    apply_.add_argument("--calibration", required=True, type=Path)
+    apply_.add_argument("--out", required=True, type=Path, help="calibrated catalogue (FITS or ECSV)")
+    report = actions.add_parser("report", help="one HTML page of what was learned")
+    report.add_argument("--calibration", required=True, type=Path)
+    report.add_argument("--out", required=True, type=Path, help="folder")
+    report.add_argument("--diagnostics", type=Path, help="HDF5 of fits with Jacobians (docs/calibration.md)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one action; 0 when done."""
+    return {"learn": _learn, "apply": _apply, "report": _report}[args.action](args)
+
+
+def _learn(args: argparse.Namespace) -> int:
+    from calibration.binaries import read_pairs
+    from calibration.catalog import Catalog, Matcher
+    from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
+    from calibration.learn import Settings, learn
+    from calibration.surveys import read_labels
+
+    if args.diffusion in ("template", "none", "range"):
+        diffusion = Diffusion(args.diffusion, logg_range=tuple(args.cluster_logg))
+    else:
+        diffusion = Diffusion("template", table=read_diffusion_template(args.diffusion))
+    exclude = frozenset(_set_and_label(text) for text in args.exclude)
+    catalog = Catalog.read(args.catalog)
+    clusters = [cluster for path in args.cluster for cluster in read_clusters(path)]
+    if args.only_cluster:
+        clusters = [cluster for cluster in clusters if cluster.name in args.only_cluster]
+    calibration = learn(
+        catalog,
+        [read_pairs(path) for path in args.wide_binaries],
+        clusters,
+        [read_labels(path, args.solar_scale) for path in args.reference],
+        Settings(diffusion, exclude, args.anchor, tuple(args.labels) if args.labels else None, args.seed),
+        Matcher(catalog, args.match, args.radius, args.id_column),
+        progress=True,
+    )
+    calibration.write(args.out)
+    print(f"{args.out}: {len(calibration.labels)} labels calibrated, {len(calibration.skipped)} not")
+    for name, reason in calibration.skipped.items():
+        print(f"  {name}: {reason}")
+    return 0
+
+
+def _set_and_label(text: str) -> tuple[str, str]:
+    from phdlspec.errors import UserError
+
+    name, separator, label = text.rpartition(":")
+    if not separator or not name:
+        raise UserError(f"--exclude {text}: expected SET:LABEL, as M67:NA_FE")
+    return name, label
+
+
+def _apply(args: argparse.Namespace) -> int:
+    from calibration.apply import apply, check_applicable
+    from calibration.catalog import Catalog
+    from calibration.store import Calibration
+
+    calibration = Calibration.read(args.calibration)
+    catalog = Catalog.read(args.catalog)
+    check_applicable(catalog, calibration)
+    calibrated = apply(catalog, calibration)
+    part = args.out.with_name(f".part.{args.out.name}")
+    calibrated.table.write(part, overwrite=True)
+    os.replace(part, args.out)
+    print(f"{args.out}: {len(calibrated)} stars calibrated with {args.calibration} ({calibration.identity})")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from calibration.report import write_report
+    from calibration.store import Calibration
+
+    print(write_report(Calibration.read(args.calibration), args.out, args.diagnostics))
+    return 0

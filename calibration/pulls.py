@@ -1,0 +1,121 @@
+r"""Why an element needs a correction: which pixels pull its abundance away from a reference.
+
+Near its optimum a fit is linear: with residual r (data minus model), Jacobian J = d model / d labels and
+inverse variance w, labels move by (J' W J)^-1 J' W r. Taken at the reference's labels, where the residual is
+r + J (fit - reference), the movement back to the fit is a sum over pixels,
+
+    fit - reference = sum_p pull_p,     pull_p = (J' W J + P)^-1 J_p w_p [r_p + J_p . (fit - reference)],
+
+so every pixel's pull of every label is known, and they add up to the whole difference (P = 0 and r at the
+optimum). A correction that a few windows explain points to lines (gf, non-LTE, blends); one spread over all
+to the continuum, the resolution or the parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from phdlspec.errors import UserError
+
+FORMAT = "phdlspec-pulls"
+
+
+def pixel_pulls(
+    residual: ArrayLike,
+    jacobian: ArrayLike,
+    ivar: ArrayLike,
+    displacement: ArrayLike | None = None,
+    prior_precision: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Per-pixel pull (P, L) of each label, in the label's units.
+
+    Parameters
+    ----------
+    residual : (P,) data minus best model; not finite or with ivar <= 0 means a pixel that was not used.
+    jacobian : (P, L) derivative of the model with respect to every fitted parameter (continuum terms too, if
+    fitted). ivar : (P,) inverse variance of the pixels.
+    displacement : (L,) fit minus reference; None for the pulls about the fit itself, which add up to 0.
+    prior_precision : (L,) or (L, L) of the prior in the fit; none by default.
+
+    Raises `UserError` if the labels cannot be told apart (singular information matrix).
+    """
+    r, j, w = (np.asarray(a, dtype=float) for a in (residual, jacobian, ivar))
+    if j.ndim != 2 or r.shape != w.shape or r.shape != j.shape[:1]:
+        raise UserError(
+            f"pulls need residual (P,), jacobian (P, L), ivar (P,); got {r.shape}, {j.shape}, {w.shape}"
+        )
+    used = np.isfinite(r) & np.isfinite(j).all(axis=1) & (w > 0) & np.isfinite(w)
+    r, w = np.where(used, r, 0.0), np.where(used, w, 0.0)
+    j = np.where(used[:, None], j, 0.0)
+    information = (j * w[:, None]).T @ j
+    if prior_precision is not None:
+        prior = np.asarray(prior_precision, dtype=float)
+        information = information + (np.diag(prior) if prior.ndim == 1 else prior)
+    size = np.sqrt(np.diag(information))
+    if np.any(size == 0) or np.linalg.cond(information / np.outer(size, size)) > 1e12:
+        raise UserError("the Jacobian does not tell its labels apart: leave out labels without information")
+    if displacement is not None:
+        r = r + j @ np.asarray(displacement, dtype=float)
+    return np.linalg.solve(information, (j * (w * r)[:, None]).T).T
+
+
+def windows(wave: NDArray, pulls: NDArray, width: float = 20.0) -> tuple[NDArray, NDArray]:
+    """Centres (K,) in Angstrom and the summed pulls (K, L) of windows of one width."""
+    number = np.floor((wave - wave[0]) / width).astype(int)
+    total = np.zeros((number.max() + 1, pulls.shape[1]))
+    np.add.at(total, number, np.nan_to_num(pulls))
+    return wave[0] + (np.arange(len(total)) + 0.5) * width, total
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Fits of reference stars: wave (P,), labels (L,), residual and ivar (N, P), jacobian (N, P, L), and the
+    displacement fit - reference (N, L), NaN where the reference has no value."""
+
+    wave: NDArray
+    labels: tuple[str, ...]
+    residual: NDArray
+    ivar: NDArray
+    jacobian: NDArray
+    displacement: NDArray
+
+    @classmethod
+    def read(cls, path: str | Path) -> Diagnostics:
+        """Read the HDF5 file (attribute format = "phdlspec-pulls", data sets named as the attributes
+        above)."""
+        import h5py
+
+        try:
+            with h5py.File(path, "r") as file:
+                if file.attrs.get("format") != FORMAT:
+                    raise UserError(f"{path}: is no file of pull diagnostics (format {FORMAT!r} expected)")
+                labels = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in file["labels"][()])
+                arrays = [file[name][()] for name in ("wave", "residual", "ivar", "jacobian", "displacement")]
+        except (OSError, KeyError) as error:
+            raise UserError(
+                f"{path}: cannot be read as pull diagnostics ({str(error).splitlines()[0]})"
+            ) from error
+        return cls(arrays[0], labels, arrays[1], arrays[2], arrays[3], arrays[4])
+
+    def write(self, path: str | Path) -> None:
+        """Write the HDF5 file."""
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file.attrs["format"] = FORMAT
+            file["labels"] = [name.encode() for name in self.labels]
+            for name in ("wave", "residual", "ivar", "jacobian", "displacement"):
+                file[name] = getattr(self, name)
+
+    def mean_pulls(self) -> NDArray[np.float64]:
+        """Mean pull (P, L) over the stars; a label without a reference value counts as displaced by 0."""
+        total = np.zeros((len(self.wave), len(self.labels)))
+        for residual, jacobian, ivar, displacement in zip(
+            self.residual, self.jacobian, self.ivar, self.displacement
+        ):
+            total += pixel_pulls(residual, jacobian, ivar, np.nan_to_num(displacement))
+        return total / len(self.residual)

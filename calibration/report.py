@@ -1,0 +1,244 @@
+"""The report: one self-contained HTML page with a section a label.
+
+Each section shows the bias before and after the correction against Teff, logg and [Fe/H] for every reference
+set, the differences of pairs in units of their error, cluster members against logg, one-to-one plots against
+every survey, and the scatter of held-out rows by signal-to-noise; tables give what was found of every set.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from calibration.catalog import AXES
+from calibration.model import robust_scatter
+from calibration.pulls import Diagnostics, windows
+from calibration.store import Calibration, LabelCalibration
+from phdlspec.errors import UserError
+
+_AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "logg", "FE_H": "[Fe/H]"}
+_MAX_POINTS = 3000
+_STYLE = """body{font:15px/1.45 sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:.6em 0}td,th{border-bottom:1px solid #ccc;padding:.15em .7em;text-align:right}
+td:first-child,th:first-child{text-align:left}img{max-width:100%}summary{cursor:pointer;font-weight:bold;margin:.5em 0}"""
+
+
+def write_report(calibration: Calibration, folder: str | Path, diagnostics: str | Path | None = None) -> Path:
+    """Write `calibration.html` into a folder and return its path.
+
+    Raises `UserError` if the evidence of the calibration is not beside it.
+    """
+    if calibration.evidence is None:
+        raise UserError(
+            "the evidence table (NAME.evidence.fits) is not beside the calibration file; keep the two together"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_head(calibration)]
+    pulls = Diagnostics.read(diagnostics) if diagnostics else None
+    for name, label in calibration.labels.items():
+        rows = calibration.evidence[np.asarray(calibration.evidence["LABEL"]).astype(str) == name]
+        parts.append(_section(calibration, label, rows))
+    if pulls is not None:
+        parts.append(_pull_section(pulls))
+    parts.append("</body></html>")
+    path = folder / "calibration.html"
+    part = folder / ".calibration.html.part"
+    part.write_text("\n".join(parts), encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def _head(calibration: Calibration) -> str:
+    references = _table(
+        ("reference", "kind", "stars given", "used", "solar scale"),
+        [
+            (r["name"], r["kind"], r["given"], r["used"], r.get("solar_scale") or "")
+            for r in calibration.references
+        ],
+    )
+    lines = []
+    for name, label in calibration.labels.items():
+        held = [f"{after:.3g} ({before:.3g})" for after, before in label.held_out.values()]
+        lines.append((name, sum(s.rows for s in label.sets), f"{label.scatter:.3g}", ", ".join(held),
+                      "yes" if label.has_zero_point else "no: differences only"))  # fmt: skip
+    overview = _table(
+        ("label", "rows", "external scatter", "held-out scatter after (before), by set", "zero point known"),
+        lines,
+    )
+    skipped = "".join(f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in calibration.skipped.items())
+    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Calibration</title>
+<style>{_STYLE}</style></head><body><h1>Calibration of {html.escape(calibration.catalog)}</h1>
+<p>Learned {calibration.created} with {html.escape(calibration.software)}; checkpoint
+{html.escape(calibration.emulator_hash)}; solar scale {calibration.solar_scale}; identity {calibration.identity}.
+The bias is raw minus truth and is subtracted. Every difference below is between our catalogue and a reference.</p>
+{references}<h2>All labels</h2>{overview}
+{"<p>Not calibrated:</p><ul>" + skipped + "</ul>" if skipped else ""}"""
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    cells = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> str:
+    sets = _table(
+        ("set", "rows", "intrinsic scatter", "discrepant share", "their scatter", "held-out scatter", "before"),
+        [(s.name, s.rows, f"{s.tau:.3g}", f"{100 * s.discrepant:.0f} %", f"{s.wide:.3g}",
+          *(f"{v:.3g}" for v in label.held_out.get(s.name, (np.nan, np.nan)))) for s in label.sets],
+    )  # fmt: skip
+    shown = {k: v for k, v in label.nuisance.items() if "depletion" not in k}
+    nuisance = "; ".join(f"{k} {v:+.3f} &plusmn; {e:.3f}" for k, (v, e) in shown.items())
+    snr = _external_error_by_snr(rows)
+    return f"""<details><summary>{label.label}</summary>{sets}<p>{nuisance}</p>
+{_image(_trend_figure(calibration, label, rows))}{_image(_set_figure(rows, label.label))}{snr}</details>"""
+
+
+def _image(figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=72)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
+
+
+def _thin(n: int) -> NDArray:
+    return np.random.default_rng(0).permutation(n)[:_MAX_POINTS]
+
+
+def _trend_figure(calibration: Calibration, label: LabelCalibration, rows: Table):
+    """Before and after against the three coordinates; the line is the fitted bias at the median of the
+    others."""
+    figure, axes = _figure(2, 3, (13, 5.6))
+    values = [np.asarray(rows[name], dtype=float) for name in AXES]
+    single = np.asarray(rows["KIND"]).astype(str) != "pairs"
+    place = calibration.calibrated_coordinates(np.column_stack(values))
+    bias, _ = label.bias(calibration.basis.design(place))
+    before = np.where(single, np.asarray(rows["DATUM"]) - np.asarray(rows["FITTED"]) + bias, np.nan)
+    after = np.asarray(rows["DATUM"]) - np.asarray(rows["FITTED"])
+    sets = np.asarray(rows["SET"]).astype(str)
+    good = np.asarray(rows["GOOD"]) > 0.5
+    limit = max(
+        4 * robust_scatter(before[single & good]) if (single & good).any() else 0,
+        4 * robust_scatter(after[good]),
+        1e-3,
+    )
+    for i, name in enumerate(AXES):
+        for j, y in enumerate((before, after)):
+            for color, one in enumerate(dict.fromkeys(sets)):
+                at = np.flatnonzero((sets == one) & good & np.isfinite(y))
+                at = at[_thin(len(at))]
+                axes[j, i].plot(values[i][at], y[at], ".", ms=2, color=f"C{color}", label=one)
+            axes[j, i].axhline(0, color="k", lw=0.6)
+            axes[j, i].set_ylim(-limit, limit)
+            axes[j, i].set_xlabel(_AXIS_NAMES[name])
+        axis = calibration.basis.axes[i]
+        grid = np.tile(np.median(place, axis=0), (100, 1))
+        grid[:, i] = np.linspace(axis.lower, axis.upper, 100)
+        line, error = label.bias(calibration.basis.design(grid))
+        axes[0, i].plot(grid[:, i], line, "k-", lw=1.2)
+        axes[0, i].fill_between(grid[:, i], line - error, line + error, color="k", alpha=0.2, lw=0)
+    axes[0, 0].set_ylabel(f"{label.label}: before")
+    axes[1, 0].set_ylabel("after")
+    axes[1, 0].legend(fontsize=7, markerscale=4)
+    return figure
+
+
+def _set_figure(rows: Table, name: str):
+    """One panel a set: pair differences in units of their error, members against Teff and logg,
+    one-to-one."""
+    kinds, sets = np.asarray(rows["KIND"]).astype(str), np.asarray(rows["SET"]).astype(str)
+    panels = [(one, kinds[sets == one][0]) for one in dict.fromkeys(sets)]
+    count = sum(2 if kind == "cluster" else 1 for _, kind in panels)
+    figure, axes = _figure(1, count, (min(4.2 * count, 17), 3.6))
+    column = 0
+    for one, kind in panels:
+        part = rows[sets == one]
+        good = np.asarray(part["GOOD"]) > 0.5
+        datum, fitted = np.asarray(part["DATUM"], dtype=float), np.asarray(part["FITTED"], dtype=float)
+        raw = np.asarray(part["RAW"], dtype=float)
+        panel = axes[0, column]
+        if kind == "pairs":
+            bins = np.linspace(-5, 5, 41)
+            error = np.asarray(part["ERR"])
+            panel.hist(datum / error, bins, histtype="step", label="before")
+            panel.hist((datum - fitted) / error, bins, histtype="step", label="after")
+            panel.set_xlabel(f"{one}: difference / error")
+            panel.legend(fontsize=7)
+        elif kind == "cluster":
+            for offset, axis in enumerate(("TEFF", "LOGG")):
+                panel = axes[0, column + offset]
+                x = np.asarray(part[axis])
+                panel.plot(x[good], datum[good], ".", ms=4, label="raw")
+                panel.plot(x[~good], datum[~good], "x", ms=4, color="0.6", label="non-member or discrepant")
+                panel.plot(x[good], fitted[good], ".", ms=3, color="k", label="model with depletion")
+                panel.set_xlabel(f"{one}: {_AXIS_NAMES[axis]}")
+            panel.legend(fontsize=7)
+            column += 1
+        else:
+            at = np.flatnonzero(good)[_thin(good.sum())]
+            reference = raw[at] - datum[at]
+            panel.plot(reference, raw[at], ".", ms=2, label="before")
+            panel.plot(reference, raw[at] - fitted[at], ".", ms=2, label="after")
+            ends = np.nanpercentile(reference, [0.5, 99.5]) if len(at) else np.array([0, 1])
+            panel.plot(ends, ends, "k-", lw=0.8)
+            panel.set_xlabel(f"{one}: {name}")
+            panel.set_ylabel("ours")
+            panel.legend(fontsize=7, markerscale=4)
+        column += 1
+    return figure
+
+
+def _external_error_by_snr(rows: Table) -> str:
+    """Robust scatter of held-out rows and the median quoted error, in bins of signal-to-noise."""
+    snr, held = np.asarray(rows["SNR"], dtype=float), np.asarray(rows["HELD_OUT"], dtype=float)
+    good = (
+        (np.asarray(rows["GOOD"]) > 0.5)
+        & np.isfinite(snr)
+        & (np.asarray(rows["KIND"]).astype(str) != "pairs")
+    )
+    lines = []
+    for low, high in ((0, 20), (20, 40), (40, 80), (80, 160), (160, np.inf)):
+        at = good & (snr >= low) & (snr < high)
+        if at.sum() >= 5:
+            lines.append((f"{low}-{high:g}", at.sum(), f"{robust_scatter(held[at]):.3g}",
+                          f"{np.median(np.asarray(rows['ERR'])[at]):.3g}"))  # fmt: skip
+    return (
+        _table(("SNR", "rows", "held-out scatter", "median quoted error (both sides)"), lines)
+        if lines
+        else ""
+    )
+
+
+def _pull_section(pulls: Diagnostics) -> str:
+    """Mean pull in windows of 20 Angstrom, the strongest windows named."""
+    parts = ["<h2>Which pixels pull</h2><p>Mean over the reference stars of each window's share in the difference "
+             "fit minus reference; the shares add up to the difference.</p>"]  # fmt: skip
+    centre, total = windows(pulls.wave, pulls.mean_pulls())
+    for i, name in enumerate(pulls.labels):
+        figure, axes = _figure(1, 1, (13, 2.6))
+        axes[0, 0].bar(centre, total[:, i], width=20)
+        axes[0, 0].set_xlabel("vacuum wavelength (Angstrom)")
+        axes[0, 0].set_ylabel(name)
+        strongest = np.argsort(-np.abs(total[:, i]))[:6]
+        rows = [(f"{centre[k]:.0f}", f"{total[k, i]:+.3g}") for k in strongest]
+        parts.append(
+            f"<details><summary>{html.escape(name)}: {total[:, i].sum():+.3g} in all</summary>"
+            f"{_image(figure)}{_table(('window', 'pull'), rows)}</details>"
+        )
+    return "\n".join(parts)
