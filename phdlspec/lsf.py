@@ -32,7 +32,8 @@ LIMB_DARKENING = 0.6
 ROTATION_VARIANCE = ((1 - LIMB_DARKENING) / 4 + 2 * LIMB_DARKENING / 15) / (1 - LIMB_DARKENING / 3)
 MIN_SIGMA_PIXELS = 0.79  # R_obs = 2800 on the survey grid (R_nat = 3500, 8750 pixels per ln wave)
 TRUNCATION_SIGMA = 4.5  # half width of the kernels; 7e-6 of a Gaussian lies outside
-_CHUNK_ELEMENTS = 2**24  # largest intermediate array of `project`, in elements
+# Largest intermediate array of `project`, in elements: what stays in a processor's cache, or fills a GPU.
+_CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class _Inputs:
         """Slices of the batch that keep the gathered windows (b, K, P, T) small."""
         b, k, _ = self.native.shape
         each = k * self.wave.shape[-1] * (2 * self.half + 1)
-        size = max(1, _CHUNK_ELEMENTS // each)
+        size = max(1, _CHUNK_ELEMENTS.get(self.native.device.type, 2**24) // each)
         return [slice(i, min(i + size, b)) for i in range(0, b, size)]
 
     def kernel(self, grid: NativeGrid, part: slice) -> _Kernel:

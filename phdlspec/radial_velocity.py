@@ -154,13 +154,8 @@ def measure_velocities(
     chi2 = _ContinuumChi2(basis)
     steps = int(np.ceil(velocity_range / SCAN_STEP_KM_S))
     velocities = SCAN_STEP_KM_S * torch.arange(-steps, steps + 1, dtype=torch.float64, device=device)
-    models = torch.stack(
-        [
-            project(templates, grid, wave, power, rv=v.expand(len(templates)), half_width=half)
-            for v in velocities
-        ],
-        dim=1,
-    )  # (T, V, P)
+    native = templates.expand(len(velocities), -1, -1)
+    models = project(native, grid, wave, power, rv=velocities, half_width=half).transpose(0, 1)  # (T, V, P)
     flat_models = models.reshape(-1, len(wave))
 
     def scan(weight: Tensor) -> Tensor:

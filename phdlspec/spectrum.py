@@ -78,7 +78,9 @@ class Spectrum:
             self._refuse(
                 f"the resolving power (shape {power.shape}) must be positive, one number or one per pixel"
             )
-        arms = tuple((float(low), float(high)) for low, high in self.arms) or ((wave[0], wave[-1]),)
+        arms = tuple((float(low), float(high)) for low, high in self.arms) or (
+            (float(wave[0]), float(wave[-1])),
+        )
         edges = np.array(arms).ravel()
         if (np.diff(edges) < 0).any():
             self._refuse(f"its arms {arms} are not disjoint and increasing intervals")

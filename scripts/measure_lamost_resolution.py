@@ -97,9 +97,8 @@ def main(argv: list[str]) -> int:
     print(f"{len(stars)} stars; window (Å), R and velocity (km/s): 16th, 50th and 84th percentile")
     for k, (low, high) in enumerate(WINDOWS):
         power, velocity = np.nanpercentile(results[:, k], [16, 50, 84], axis=0).T
-        print(
-            f"{low}-{high}  R {power.round(0)}  FWHM {0.5 * (low + high) / power[1]:.2f} Å  dv {velocity.round(1)}"
-        )
+        fwhm = 0.5 * (low + high) / power[1]
+        print(f"{low}-{high}  R {power.round(0)}  FWHM {fwhm:.2f} Å  dv {velocity.round(1)}")
     return 0
 
 
