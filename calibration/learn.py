@@ -91,11 +91,14 @@ def learn(
     skipped: dict[str, str] = {}
     evidence: dict[str, Table] = {}
     raw = coordinates
+    agreeing: tuple[NDArray, NDArray] = (np.zeros((0, 3), dtype=np.intp), np.zeros(0))
     order = [name for name in ordered if name in AXES] * AXIS_ROUNDS + [
         name for name in ordered if name not in AXES
     ]
     for name in tqdm(order, disable=not progress, desc="labels"):
         rows, has_zero_point = _rows(catalog, name, matched, coordinates, settings)
+        if name not in AXES:
+            rows.prior_good = rows.prior_good * _one_composition(rows, agreeing)
         reason = _why_not(catalog, name, rows)
         if reason:
             if settings.labels:
@@ -109,6 +112,8 @@ def learn(
         evidence[name] = _evidence(name, fit, rows, catalog)
         if axis is not None:
             coordinates = fit.coordinates
+        if name == "FE_H":
+            agreeing = _key(rows), fit.good
     if not fitted:
         worst = max((len(_rows(catalog, n, matched, coordinates, settings)[0]) for n in ordered), default=0)
         raise UserError(
@@ -340,6 +345,19 @@ def _why_not(catalog: Catalog, label: str, rows: Rows) -> str | None:
     if len(rows) < MIN_ROWS:
         return f"only {len(rows)} reference star(s) or pair(s) have it, at least {MIN_ROWS} needed"
     return None
+
+
+def _key(rows: Rows) -> NDArray[np.intp]:
+    """Kind and stars of each row (n, 3): -1 for rows that compare labels with a survey."""
+    shares = np.array([kind != "labels" for kind in rows.set_kinds], dtype=np.intp)[rows.set_index]
+    return np.column_stack([shares - 1, rows.first, rows.second])
+
+
+def _one_composition(rows: Rows, agreeing: tuple[NDArray, NDArray]) -> NDArray:
+    """Probability (n,) that a pair or member agrees in [Fe/H]; where it does not, no element need agree either."""
+    keys, good = agreeing
+    known = {tuple(key): value for key, value in zip(keys.tolist(), good) if key[0] == 0}
+    return np.array([known.get(tuple(key), 1.0) for key in _key(rows).tolist()]).clip(1e-3)
 
 
 def _with_axis(coordinates: NDArray, axis: int, raw: NDArray) -> NDArray:

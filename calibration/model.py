@@ -49,6 +49,7 @@ BEND_SIGMAS = np.array(
 LINE_SIGMA = 1.0  # of a line from the middle of an axis to its end, in the same units
 CONSTANT_SIGMA = 3.0
 _EM_STEPS = 12
+_NOTHING = 1e-4  # prior sigma of what the references cannot tell, in units of the scale
 _TAU_GRID = np.concatenate([[0.0], np.geomspace(0.005, 1.5, 40)])
 _WIDE_GRID = np.geomspace(
     0.3, 6.0, 25
@@ -174,17 +175,24 @@ class _Mixture:
             log_like = -0.5 * ((1 - good_at)[:, None] * (np.log(broad) + r2[:, None] / broad)).sum(axis=0)
             log_like -= 0.5 * (np.log(wide_grid / self.scale) / 0.7) ** 2
             self.wide2[s] = wide_grid[np.argmax(log_like)] ** 2
-            self.fraction[s] = ((1 - good_at).sum() + 0.5) / (at.sum() + 10.0)
+            given = rows.prior_good[at]  # bad rows that the prior expects are not counted twice
+            excused = (1 - given) * (1 - self.fraction[s]) / (1 - given * (1 - self.fraction[s]))
+            self.fraction[s] = (((1 - good_at) * (1 - excused)).sum() + 0.5) / (at.sum() + 10.0)
 
 
 class _Regression:
     """Weighted ridge regression of the rows on the basis and the nuisance columns."""
 
-    def __init__(self, design: NDArray, rows: Rows, basis: Basis, scale: float, constant_sigma: float):
+    def __init__(
+        self, design: NDArray, rows: Rows, basis: Basis, scale: float, constant_sigma: float, blind_axis: int | None
+    ):
         self.x = np.column_stack([design, rows.nuisance])
         self.d, self.basis, self.scale = rows.d, basis, scale
         self.mean = np.concatenate([np.zeros(basis.size), rows.nuisance_mean])
         self.fixed = np.concatenate([[constant_sigma * scale], np.full(len(basis.axes), LINE_SIGMA * scale)])
+        if blind_axis is not None:
+            self.fixed[1 + blind_axis] = _NOTHING * scale
+        self.blind_axis = blind_axis
         self.nuisance_sigma = rows.nuisance_sigma
 
     def prior_precision(self, bend_sigmas: NDArray) -> NDArray:
@@ -266,7 +274,8 @@ def fit_bias(
     fold = _folds(rows, rng)
     mixture = _Mixture(rows, scale)
     sigmas = np.full(len(basis.axes), 0.1)
-    constant_sigma = CONSTANT_SIGMA if has_zero_point else 1e-4
+    constant_sigma = CONSTANT_SIGMA if has_zero_point else _NOTHING
+    blind_axis = None if has_zero_point else coordinate_axis
     is_pair = rows.second >= 0
     residual = _first_residual(rows)
     mixture.update(residual)
@@ -282,8 +291,8 @@ def fit_bias(
         centre[0] = 0.0
         design = raw_design - centre
         if is_pair.any():
-            design[is_pair] = raw_design[is_pair] - basis.design(x[rows.second[is_pair]])
-        regression = _Regression(design, rows, basis, scale, constant_sigma)
+            design[is_pair] = _pair_design(basis, x, rows, coordinate_axis)
+        regression = _Regression(design, rows, basis, scale, constant_sigma, blind_axis)
         for _ in range(_EM_STEPS):
             beta, _ = regression.solve(mixture.weights(), sigmas)
             residual = rows.d - regression.x @ beta
@@ -298,6 +307,8 @@ def fit_bias(
     weight = mixture.weights()
     beta, covariance = _average(regression, weight, settings, weights_of_settings)
     size = basis.size
+    if blind_axis is not None:
+        covariance[1 + blind_axis, 1 + blind_axis] = (LINE_SIGMA * scale) ** 2  # not fitted, but not known either
     good, _ = mixture.variances()
     nuisance_error = np.sqrt(np.diag(covariance)[size:])
     return BiasFit(
@@ -317,6 +328,16 @@ def fit_bias(
         held_out_residual=held_out,
         coordinates=x,
     )
+
+
+def _pair_design(basis: Basis, x: NDArray, rows: Rows, coordinate_axis: int | None) -> NDArray:
+    """Columns of the first star minus those of the second; both have the pair's mean [Fe/H], as they should."""
+    pair = rows.second >= 0
+    first, second = x[rows.first[pair]], x[rows.second[pair]]
+    for i, axis in enumerate(basis.axes):
+        if axis.name == "FE_H" and i != coordinate_axis:
+            first[:, i] = second[:, i] = (first[:, i] + second[:, i]) / 2
+    return basis.design(first) - basis.design(second)
 
 
 def _bias_everywhere(basis: Basis, x: NDArray, centre: NDArray, beta: NDArray) -> NDArray:

@@ -1,0 +1,29 @@
+"""A small simulated survey and its calibration, made once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from calibration.catalog import Catalog
+from calibration.learn import learn
+from calibration.simulate import Settings, simulate
+
+SMALL = Settings(elements=("Mg", "C"), pairs=150, members=60, survey_sizes=(250, 120), test_stars=800)
+
+
+@pytest.fixture(scope="session")
+def survey():
+    return simulate(SMALL, seed=11)
+
+
+@pytest.fixture(scope="session")
+def calibration(survey):
+    return learn(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
+
+
+@pytest.fixture
+def catalog(survey):
+    """A fresh copy: applying a calibration changes the table."""
+    return Catalog.from_table(copy.deepcopy(survey.catalog), "catalogue.fits")

@@ -1,0 +1,122 @@
+"""Applying: values, errors, raw copies and flags; refusals; the file there and back; the commands."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from calibration import command
+from calibration.apply import OUTSIDE, RELATIVE, SPARSE, UNCALIBRATED, apply
+from calibration.catalog import Catalog
+from calibration.learn import learn
+from calibration.store import Calibration, evidence_path
+from phdlspec.errors import UserError
+
+
+def test_values_errors_and_raw_copies(catalog, calibration):
+    raw, error = np.array(catalog.table["MG_FE"]), np.array(catalog.table["MG_FE_ERR"])
+    bias, bias_error = calibration.bias("MG_FE", catalog.coordinates())
+    table = apply(catalog, calibration).table
+    np.testing.assert_array_equal(table["MG_FE_RAW"], raw)
+    np.testing.assert_array_equal(table["MG_FE_ERR_RAW"], error)
+    np.testing.assert_allclose(table["MG_FE"], raw - bias, atol=1e-6)
+    expected = np.sqrt(error**2 + bias_error**2 + calibration.labels["MG_FE"].scatter ** 2)
+    np.testing.assert_allclose(table["MG_FE_ERR"], expected, rtol=1e-5)
+    assert table.meta["CALIBID"] == calibration.identity
+
+
+def test_flags_where_references_do_not_reach(catalog, calibration):
+    catalog.table["TEFF"][0] = 7400.0
+    catalog.table["LOGG"][1], catalog.table["TEFF"][1] = 0.6, 6400.0
+    catalog.table["FE_H"][2] = np.nan
+    catalog.table["ZN_FE"], catalog.table["ZN_FE_ERR"] = 0.1, 0.1
+    table = apply(catalog, calibration).table
+    assert table["MG_FE_CALFLAG"][0] & OUTSIDE
+    assert table["MG_FE_CALFLAG"][1] & SPARSE
+    assert table["MG_FE_CALFLAG"][2] == UNCALIBRATED
+    assert table["MG_FE"][2] == table["MG_FE_RAW"][2]
+    assert np.all(table["ZN_FE_CALFLAG"] == UNCALIBRATED)
+    assert np.mean(table["MG_FE_CALFLAG"] == 0) > 0.9
+
+
+def test_without_a_survey_only_differences_are_calibrated(catalog, survey):
+    calibration = learn(catalog, survey.pairs, survey.clusters)
+    table = apply(catalog, calibration).table
+    assert np.all(table["MG_FE_CALFLAG"] & RELATIVE)
+    assert np.all(table["TEFF_CALFLAG"] == UNCALIBRATED)
+
+
+def test_calibrating_twice_is_refused(catalog, calibration):
+    table = apply(catalog, calibration).table
+    with pytest.raises(UserError, match="is calibrated already"):
+        Catalog.from_table(table)
+
+
+def test_another_checkpoint_is_refused(catalog, calibration):
+    catalog.table.meta["EMUHASH"] = "another"
+    with pytest.raises(UserError, match="made by the emulator checkpoint another, the calibration is for simulated"):
+        apply(Catalog.from_table(catalog.table), calibration)
+
+
+def test_file_there_and_back(tmp_path, calibration, survey):
+    path = calibration.write(tmp_path / "cal.json")
+    again = Calibration.read(path)
+    assert again.identity == calibration.identity
+    for one, two in zip(calibration.bias("MG_FE", survey.noise_free), again.bias("MG_FE", survey.noise_free)):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+    assert len(again.evidence) == len(calibration.evidence)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}'])
+def test_no_calibration_file(tmp_path, text):
+    path = tmp_path / "cal.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="calibration"):
+        Calibration.read(path)
+
+
+@pytest.fixture
+def files(tmp_path, survey):
+    """The small survey as a user would have it."""
+    survey.catalog.write(tmp_path / "catalog.fits")
+    pairs, cluster, labels = survey.pairs[0], survey.clusters[0], survey.labels[0]
+    Table({"ID_1": pairs.first.ids, "ID_2": pairs.second.ids}).write(tmp_path / "binaries.csv")
+    Table({"ID": cluster.stars.ids, "P_MEMBER": cluster.probability}).write(tmp_path / "M67.csv")
+    table = Table({"ID": labels.stars.ids})
+    for name, (value, error) in labels.values.items():
+        table[name], table[f"{name}_ERR"] = value, error
+    table.write(tmp_path / "survey1.csv")
+    return tmp_path
+
+
+def _run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_commands(files):
+    learning = ["learn", "--catalog", files / "catalog.fits", "--out", files / "cal.json"]
+    learning += ["--wide-binaries", files / "binaries.csv", "--cluster", files / "M67.csv"]
+    learning += ["--reference", files / "survey1.csv", "--labels", "TEFF", "LOGG", "FE_H"]
+    with pytest.raises(UserError, match="solar scale"):
+        _run(*learning)
+    with pytest.raises(UserError, match="SET:LABEL"):
+        _run(*learning, "--exclude", "MG_FE")
+    assert _run(*learning, "--solar-scale", "Asplund2009") == 0
+    applying = ["apply", "--calibration", files / "cal.json", "--out", files / "out.fits"]
+    assert _run(*applying, "--catalog", files / "catalog.fits") == 0
+    assert "FE_H_RAW" in Table.read(files / "out.fits").colnames
+    with pytest.raises(UserError, match="calibrated already"):
+        _run(*applying, "--catalog", files / "out.fits")
+    reporting = ["report", "--calibration", files / "cal.json", "--out", files / "report"]
+    assert _run(*reporting) == 0
+    page = (files / "report" / "calibration.html").read_text()
+    assert "data:image/png;base64" in page
+    assert "http" not in page
+    evidence_path(files / "cal.json").unlink()
+    with pytest.raises(UserError, match="evidence"):
+        _run(*reporting)

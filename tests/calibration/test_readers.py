@@ -1,0 +1,166 @@
+"""Readers of reference tables: own schema, APOGEE and GALAH with their flags, and the published files at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from calibration.binaries import read_composition, read_pairs
+from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
+from calibration.surveys import position_of_2mass, read_labels
+from phdlspec.errors import UserError
+
+
+def test_own_schema_with_flags_and_scale(tmp_path):
+    path = tmp_path / "mine.ecsv"
+    table = Table({"ID": ["a", "b"], "MG_FE": [0.1, 0.2], "MG_FE_ERR": [0.01, 0.02], "MG_FE_FLAG": [0, 4]})
+    table.meta["SOLSCALE"] = "Asplund2009"
+    table.write(path)
+    labels = read_labels(path)
+    value, error = labels.values["MG_FE"]
+    assert value[0] == 0.1
+    assert np.isnan(value[1])
+    assert labels.solar_scale == "Asplund2009"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ID,MG_FE,MG_FE_ERR\na,0.1,0.1\n", "solar scale of MG_FE is not stated"),
+        ("ID,TEFF\na,5000\n", "no column of errors TEFF_ERR"),
+        ("ID,TEFF,TEFF_ERR\na,5000,10\na,5001,10\n", "occurs 2 times"),
+        ("name,TEFF,TEFF_ERR\na,5000,10\n", "no identifier"),
+        ("ID,TEFF,TEFF_ERR\na,5000,0\n", "without a positive error"),
+        ("ID,x\na,1\n", "no label column found"),
+    ],
+)
+def test_bad_label_tables(tmp_path, text, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_labels(path)
+
+
+def test_apogee_flags(tmp_path):
+    path = tmp_path / "allStar.fits"
+    n = 7
+    table = Table({"APOGEE_ID": [f"2M0000000{i}+0000000" for i in range(n)], "RA": np.arange(n) * 1.0})
+    table["DEC"] = 1.0
+    table["ASPCAPFLAG"] = np.array([0, 1 << 23, 0, 0, 1 << 16, 0, 0])
+    table["STARFLAG"] = np.array([0, 0, 1 << 4, 0, 0, 0, 0])
+    table["EXTRATARG"] = np.array([0, 0, 0, 1 << 4, 0, 0, 0])
+    for name, value in (("TEFF", 5000.0), ("FE_H", 0.1), ("MG_FE", 0.2)):
+        table[name] = np.full(n, value)
+        table[f"{name}_ERR"] = 0.01
+    table["MG_FE_FLAG"] = np.array([0, 0, 0, 0, 0, 1, 0])
+    table["TEFF"][6] = -9999.0
+    table.write(path)
+    labels = read_labels(path)
+    assert list(labels.stars.ids) == [table["APOGEE_ID"][i] for i in (0, 4, 5, 6)]
+    np.testing.assert_array_equal(np.isfinite(labels.values["TEFF"][0]), [True, False, True, False])
+    np.testing.assert_array_equal(np.isfinite(labels.values["MG_FE"][0]), [True, True, False, True])
+    assert labels.solar_scale == "APOGEE-DR17"
+
+
+@pytest.mark.parametrize("release", [3, 4])
+def test_galah_flags(tmp_path, release):
+    path = tmp_path / "galah.fits"
+    table = Table({"sobject_id": np.arange(4), "flag_sp": [0, 1, 0, 0]})
+    if release == 4:
+        table["gaiadr3_source_id"] = np.arange(4) + 4_295_806_720_000_000_000
+    table["snr_px_ccd3" if release == 4 else "snr_c3_iraf"] = [50.0, 50.0, 10.0, 50.0]
+    for name in ("teff", "fe_h", "Mg_fe"):
+        table[name], table[f"e_{name}"], table[f"flag_{name}"] = 1.0, 0.1, [0, 0, 0, 1]
+    table.remove_column("flag_teff")
+    table.write(path)
+    labels = read_labels(path)
+    assert len(labels.stars) == 2
+    assert len(str(labels.stars.ids[0])) == (19 if release == 4 else 1)
+    np.testing.assert_array_equal(np.isfinite(labels.values["MG_FE"][0]), [True, False])
+    np.testing.assert_array_equal(np.isfinite(labels.values["FE_H"][0]), [True, release == 4])
+
+
+def test_2mass_names():
+    ra, dec = position_of_2mass(np.array(["2M18401164+4324434", "2M00000000-0030300", "HD 1"]))
+    np.testing.assert_allclose(ra[:2], [280.048500, 0.0], atol=1e-5)
+    np.testing.assert_allclose(dec[:2], [43.412056, -0.508333], atol=1e-5)
+    assert np.isnan(ra[2])
+
+
+def test_pairs(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("ID_1,ID_2,P_PAIR,D_FE_H,D_FE_H_ERR\n1,2,0.9,0.05,0.01\n3,4,1,,\n")
+    pairs = read_pairs(path)
+    np.testing.assert_array_equal(pairs.probability, [0.9, 1.0])
+    assert pairs.difference["FE_H"][0][0] == 0.05
+    path.write_text("ID_1,ID_2\n1,2\n2,1\n")
+    with pytest.raises(UserError, match="occurs 2 times"):
+        read_pairs(path)
+    path.write_text("ID_1,ID_2\n1,1\n")
+    with pytest.raises(UserError, match="paired with itself"):
+        read_pairs(path)
+
+
+def test_clusters_of_one_file(tmp_path):
+    path = tmp_path / "members.csv"
+    path.write_text("RA,DEC,CLUSTER,P_MEMBER\n1,2,M67,0.9\n3,4,N188,1\n5,6,M67,1\n")
+    assert [(c.name, len(c.stars)) for c in read_clusters(path)] == [("M67", 2), ("N188", 1)]
+    path.write_text("RA,DEC,P_MEMBER\n1,2,1.9\n")
+    with pytest.raises(UserError, match="between 0 and 1"):
+        read_clusters(path)
+
+
+def test_diffusion_template_file(tmp_path):
+    path = tmp_path / "template.csv"
+    path.write_text("LOGG,DEPLETION\n4.5,0.4\n3.5,0\n4.1,1\n")
+    shape = Diffusion(table=read_diffusion_template(path)).shape([3.0, 4.1, 4.3])
+    np.testing.assert_allclose(shape, [0, 1, 0.7])
+
+
+def test_label_tables_at_hand(shared_data):
+    folder = shared_data / "reference"
+    irfm = read_labels(folder / "irfm_temp.fits")
+    assert len(irfm.stars) == len(set(irfm.stars.ids)) > 20000
+    assert np.isfinite(irfm.stars.ra).all()
+    gbs = read_labels(next(folder.glob("gbs_v3*.fits")))
+    assert len(gbs.stars) == 192
+    assert set(gbs.values) == {"TEFF", "LOGG", "FE_H"}
+    yaml = read_labels(folder / "benchmarks.yaml")
+    star = list(yaml.stars.ids).index("HD122563")
+    assert yaml.values["FE_H"][0][star] == -2.64
+    assert yaml.values["MG_FE"][0][star] == pytest.approx(5.30 - 7.60 + 2.64)
+    gravity = read_labels(folder / "clusters_physical_logg.txt")
+    assert len(gravity.stars) == len(set(gravity.stars.ids))
+    sizes = {c.name: len(c.stars) for c in read_clusters(folder / "clusters_physical_logg.txt")}
+    assert sizes["M67"] == 37
+    sizes = {c.name: len(c.stars) for c in read_clusters(folder / "Ness-Clusters.txt")}
+    assert (len(sizes), sizes["M67"]) == (19, 23)
+
+
+def test_pair_tables_at_hand(shared_data):
+    """The published differences, the two studies of XO-2 among each other too."""
+    folder = shared_data / "reference" / "wide_binaries"
+    ramirez = read_composition(folder / "ramirez2015_XO2.csv").values["Delta[X/H]"]
+    biazzo = read_composition(folder / "biazzo2015_XO2.csv")
+    assert ramirez["Fe"][0] == pytest.approx(0.055, abs=0.002)
+    from_stars, stated = biazzo.difference("XO2N", "XO2S"), biazzo.values["deltaXH"]
+    common = sorted(set(ramirez) & set(stated))
+    for element in common:
+        assert from_stars[element][0] == pytest.approx(stated[element][0], abs=0.0051)
+    gap = np.array([(ramirez[e][0] - stated[e][0]) / np.hypot(ramirez[e][1], stated[e][1]) for e in common])
+    assert len(common) >= 20
+    assert np.sqrt(np.mean(gap**2)) < 2.0
+    kronos = read_composition(folder / "brewer.csv").difference("HD 240430", "HD 240429")
+    assert kronos["Fe"][0] == pytest.approx(0.19)
+    assert read_composition(folder / "mack14_abundances.csv").values["HD20782"]["Na"] == (-0.08, 0.03)
+    teske = read_composition(folder / "teske16_wasp94AB.csv").values
+    assert teske["deltaX/H_nostrong"]["Na"] == (0.0, 0.006)
+    assert read_composition(folder / "melendez2017.csv").values["[X/H]"]["C"] == (0.043, 0.014)
+    assert read_composition(folder / "mcdonough2001.csv").values["bulkearth"]["Mg"][0] == 154000
+    assert len(read_composition(folder / "atomicmass.csv").values["weight"]) > 80
+    from calibration.surveys import stars_of
+    from calibration.tables import read_any_table
+
+    tgas = read_any_table(folder / "tgas.csv")
+    assert len(stars_of(tgas, "tgas.csv", ("source_id",), ("ra",), ("dec",))) == len(tgas)
