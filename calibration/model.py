@@ -285,13 +285,14 @@ def fit_bias(
         if coordinate_axis is not None:
             x = _cleaned(coordinates, rows, residual, mixture, coordinate_axis)
             x[:, coordinate_axis] -= own_bias
-        raw_design = basis.design(x[rows.first])
+        place, partner = _places(basis, x, rows, mixture.good)
+        raw_design = basis.design(place)
         at = np.flatnonzero(~is_pair) if (~is_pair).any() else np.arange(len(rows))
         centre = np.average(raw_design[at], axis=0, weights=mixture.weights()[at])
         centre[0] = 0.0
         design = raw_design - centre
         if is_pair.any():
-            design[is_pair] = _pair_design(basis, x, rows, coordinate_axis)
+            design[is_pair] = raw_design[is_pair] - basis.design(partner[is_pair])
         regression = _Regression(design, rows, basis, scale, constant_sigma, blind_axis)
         for _ in range(_EM_STEPS):
             beta, _ = regression.solve(mixture.weights(), sigmas)
@@ -330,14 +331,21 @@ def fit_bias(
     )
 
 
-def _pair_design(basis: Basis, x: NDArray, rows: Rows, coordinate_axis: int | None) -> NDArray:
-    """Columns of the first star minus those of the second; both have the pair's mean [Fe/H], as they should."""
-    pair = rows.second >= 0
-    first, second = x[rows.first[pair]], x[rows.second[pair]]
-    for i, axis in enumerate(basis.axes):
-        if axis.name == "FE_H" and i != coordinate_axis:
-            first[:, i] = second[:, i] = (first[:, i] + second[:, i]) / 2
-    return basis.design(first) - basis.design(second)
+def _places(basis: Basis, x: NDArray, rows: Rows, good: NDArray) -> tuple[NDArray, NDArray]:
+    """Coordinates of the first and second star of each row (n, axes), with one [Fe/H] for all that share it.
+
+    Both stars of a pair get their mean, every good member of a cluster the median of the good members: what is left
+    of a difference in [Fe/H] is noise or bias and must not explain itself.
+    """
+    first, second = x[rows.first], x[np.where(rows.second >= 0, rows.second, rows.first)]
+    axis = [axis.name for axis in basis.axes].index("FE_H")
+    mean = (first[:, axis] + second[:, axis]) / 2
+    for s, kind in enumerate(rows.set_kinds):
+        members = (rows.set_index == s) & (good > 0.5)
+        if kind == "cluster" and members.any():
+            mean[members] = np.median(mean[members])
+    first[:, axis] = second[:, axis] = mean
+    return first, second
 
 
 def _bias_everywhere(basis: Basis, x: NDArray, centre: NDArray, beta: NDArray) -> NDArray:

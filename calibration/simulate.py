@@ -45,6 +45,7 @@ class Settings:
     interaction: float = 0.0
     test_stars: int = 6000
     empty_teff: tuple[float, float] | None = None
+    survey_logg_max: float = 9.0
 
 
 @dataclass
@@ -125,7 +126,7 @@ def simulate(settings: Settings | None = None, seed: int = 1) -> Survey:
     for i, (size, error) in enumerate(zip(s.survey_sizes, s.survey_errors)):
         rows = np.arange(start, start + size)
         start += size
-        rows = rows[keep[rows]]
+        rows = rows[keep[rows] & (truth["LOGG"][rows] < s.survey_logg_max)]
         table_of, offset = _survey(
             rng, s, f"survey{i + 1}", ids, rows, truth, ("TEFF", "LOGG", *names), error
         )

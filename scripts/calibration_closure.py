@@ -213,6 +213,16 @@ def main(argv: list[str] | None = None) -> int:
         joint(simulate(replace(Settings(), empty_teff=(5000.0, 6000.0)), seed=1)),
     )
     add("trends not additive (0.05 dex)", joint(simulate(replace(Settings(), interaction=0.05), seed=1)))
+    giants = simulate(replace(Settings(), survey_sizes=(500, 250), survey_logg_max=3.5), seed=1)
+    flat, cut = LearnSettings(diffusion=Diffusion("none")), LearnSettings(diffusion=Diffusion("range"))
+    add("few surveyed giants, no surveyed dwarf: all sets", joint(giants))
+    add("... M67 forced flat", joint(giants, "BCS", flat))
+    add("... M67 only logg < 3.7", joint(giants, "BCS", cut))
+    add("... without binaries", joint(giants, "CS"))
+    add("... without binaries, M67 forced flat", joint(giants, "CS", flat))
+    add("... without M67", joint(giants, "BS"))
+    add("... surveys alone", joint(giants, "S"))
+    add("... least-squares chain", least_squares_chain(giants))
     lines.append("")
     machine = f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
     stamp = f"{datetime.now(timezone.utc):%Y-%m-%d}"
