@@ -45,7 +45,6 @@ from phdlspec import __version__
 from phdlspec.errors import UserError
 from phdlspec.labels import LABELS, LabelSet
 from phdlspec.solar import SOLAR_SCALE
-from phdlspec.wavelength import log_grid
 
 FORMAT, VERSION = "phdlspec-grid", 1
 WAVE_MIN, WAVE_MAX = 3690.0, 9110.0  # vacuum Å
@@ -65,8 +64,9 @@ class Form:
 
     @property
     def wave(self) -> NDArray[np.float64]:
-        """Wavelengths (P,), vacuum Å."""
-        return log_grid(WAVE_MIN, WAVE_MAX, self.dlnlam)
+        """Wavelengths (P,) from `WAVE_MIN` to at least `WAVE_MAX`, vacuum Å."""
+        steps = math.ceil(math.log(WAVE_MAX / WAVE_MIN) / self.dlnlam)
+        return WAVE_MIN * np.exp(self.dlnlam * np.arange(steps + 1))
 
 
 FORMS: dict[str, Form] = {
@@ -398,9 +398,7 @@ def _create(file: h5py.File, manifest: Mapping[str, Any], labels: NDArray, split
         file[name].attrs["unit"] = "Angstrom"
     file["continuum"] = np.full((n, n_continuum), np.nan, dtype=np.float32)
     file["continuum"].attrs["unit"] = "erg/cm2/s/Angstrom"
-    file.create_dataset(
-        "flux", (n, n_wave), np.float32, chunks=(1, n_wave), fillvalue=np.nan, **_COMPRESSION
-    )
+    file.create_dataset("flux", (n, n_wave), np.float32, chunks=(1, n_wave), fillvalue=np.nan, **_COMPRESSION)
     if manifest["has_jacobian"]:
         file.create_dataset(
             "jacobian", (n, n_labels, n_wave), np.int16, chunks=(1, n_labels, n_wave), **_COMPRESSION
@@ -429,4 +427,3 @@ def _plain(value: Any) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-

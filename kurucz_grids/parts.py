@@ -71,7 +71,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def quantise(jacobian: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Derivatives (L, P) as int16 and scale (L,): `jacobian = scale[:, None] * int16` to 1.5e-5 of its peak."""
+    """Derivatives (L, P) as int16 and scale (L,): `scale[:, None] * int16`, good to 1.5e-5 of the peak."""
     jacobian = np.asarray(jacobian, dtype=np.float64)
     scale = (np.abs(jacobian).max(axis=-1) / _QUANTA).astype(np.float32)
     divisor = np.where(scale > 0, scale, 1.0)[:, None]

@@ -1,0 +1,203 @@
+"""Grids of Kurucz spectra with their derivatives with respect to every label.
+
+  phdlspec grid fetch                       get model atmospheres and line lists into a cache folder
+  phdlspec grid build --n 4000 --out grid.h5 --atmospheres A --line-list L
+                                            synthesise; stop it (or let it crash) at any time, the same
+                                            command goes on; a greater --n extends a finished grid
+  phdlspec grid info grid.h5                what made it, what is in it; also while it is being made
+  phdlspec grid check grid.h5               holes, outliers and physics; exit code 1 if rows are wrong
+  phdlspec grid import spectra.npz --medium air --resolving-power 300000 --origin "Korg, MARCS" --out g.h5
+                                            spectra computed elsewhere
+
+`phdlspec grid build --help` and so on explain each of them. The layout of the file is drawn in
+`kurucz_grids.grid`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from phdlspec.errors import UserError
+
+HELP = "make, import, check and describe grids of synthetic spectra"
+
+_BUILD = """Synthesise a grid of spectra with all their differential spectra.
+
+  phdlspec grid build --n 4000 --out grid.h5 --atmospheres ck03.npz --line-list optical.npz --workers 2
+
+Labels are quasi-random: they fill the range and are denser where stars are; the same --seed gives the same
+models, and a greater --n more of them. One model takes some seconds on a core. Each finished model is a file
+of its own in grid.h5.parts/ until all are done and grid.h5 is written: stop with Ctrl-C, or lose the machine,
+and give the same command again. `phdlspec train` and `phdlspec grid check` read a grid that is being made.
+--form survey (R = 3500) is what the emulator trains on, about 0.4 MB a model; full (R = 12,000, about 1.4 MB)
+can be convolved to R = 1300-6000; both writes grid.h5 and grid_full.h5."""
+
+_IMPORT = """Bring spectra computed elsewhere into a grid file.
+
+  phdlspec grid import spectra.npz --medium vacuum --resolving-power inf --origin "SYNTHE, gfall" --out g.h5
+  phdlspec grid import folder/ --labels models.csv --medium air --resolving-power 5e5 --origin ... --out g.h5
+
+A npz or HDF5 file holds wave (M,), flux (N, M), if it is not normalised continuum (N, M), if known jacobian
+(N, 32, M), and labels (N, L) with label_names (L,). A folder holds one text or npy file a spectrum, of two or
+three columns (wave, flux, continuum), named in the column FILE of the label table. Labels need TEFF, LOGG and
+FE_H; missing abundances are scaled solar. Air or vacuum and the resolving power must be said: they cannot be
+guessed."""
+
+_CHECK = """Look for holes in the label coverage, for rows that depart from their neighbours, and for bad
+physics.
+
+  phdlspec grid check grid.h5
+  phdlspec grid check grid.h5 --atmospheres ck03_odfnew_grid.npz     holes only where atmospheres exist
+
+Exit code 0 if no row is wrong, 1 otherwise."""
+
+_INFO = """Say what made a grid and what is in it.
+
+  phdlspec grid info grid.h5"""
+
+_COLLECT = "only write the HDF5 file from the models done so far; a build goes on later"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the subcommands of `phdlspec grid`."""
+    actions = parser.add_subparsers(dest="grid_command", metavar="ACTION", required=True)
+
+    def action(name: str, summary: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    build = action("build", "synthesise a grid", _BUILD)
+    build.add_argument("--n", type=int, required=True, help="number of models")
+    build.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    build.add_argument("--atmospheres", help="grid of model atmospheres (npz, Kurucz file or folder)")
+    build.add_argument("--line-list", help="line list (npz, Kurucz, VALD, linemake)")
+    build.add_argument("--seed", type=int, default=0, help="of the labels and the split (default 0)")
+    build.add_argument("--workers", type=int, help="processes (default: one a core; one for a GPU)")
+    build.add_argument("--threads", type=int, default=1, help="threads a process (default 1)")
+    build.add_argument("--device", default="cpu", help="cpu or cuda, for lines and transfer (default cpu)")
+    build.add_argument("--form", choices=("survey", "full", "both"), default="survey", help="default survey")
+    build.add_argument("--retry-failed", action="store_true", help="try models again that failed before")
+    build.add_argument("--collect", action="store_true", help=_COLLECT)
+
+    importing = action("import", "spectra computed elsewhere", _IMPORT)
+    importing.add_argument("source", type=Path, help="npz or HDF5 file, or folder of spectra")
+    importing.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    importing.add_argument("--labels", type=Path, help="table of labels (ECSV, CSV, FITS)")
+    importing.add_argument("--medium", choices=("air", "vacuum"), required=True, help="of the wavelengths")
+    importing.add_argument("--resolving-power", type=float, required=True, help="of the spectra, or inf")
+    importing.add_argument("--origin", required=True, help="code, atmospheres and lines in words")
+    importing.add_argument("--form", choices=("survey", "full"), default="survey", help="default survey")
+    importing.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+
+    check = action("check", "holes, outliers and physics", _CHECK)
+    check.add_argument("grid", type=Path)
+    check.add_argument("--atmospheres", help="grid of model atmospheres, to know where there are none")
+
+    info = action("info", "what made a grid and what is in it", _INFO)
+    info.add_argument("grid", type=Path)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one of the subcommands; the exit code."""
+    runs = {"build": _run_build, "import": _run_import, "check": _run_check, "info": _run_info}
+    return runs[args.grid_command](args)
+
+
+def _run_build(args: argparse.Namespace) -> int:
+    from kurucz_grids.build import KuruczFactory, build
+    from kurucz_grids.grid import Grid, collect
+
+    outputs = {args.form: args.out}
+    if args.form == "both":
+        outputs = {"survey": args.out, "full": args.out.with_name(f"{args.out.stem}_full{args.out.suffix}")}
+    if args.collect:
+        for path in outputs.values():
+            with Grid(collect(path, keep_parts=True)) as grid:
+                print(f"{path}: {grid.n_done} of {len(grid)} models")
+        return 0
+    for option, value in (("--atmospheres", args.atmospheres), ("--line-list", args.line_list)):
+        if value is None:
+            raise UserError(f"{option} is missing; `phdlspec grid fetch` gets the files that it may name")
+        if not Path(value).exists():
+            raise UserError(f"{value}: there is no such file for {option}; `phdlspec grid fetch` gets one")
+    from kurucz_grids.atmosphere_grid import AtmosphereGrid
+
+    workers = args.workers or (1 if args.device.startswith("cuda") else os.cpu_count() or 1)
+    report = build(
+        outputs,
+        args.n,
+        args.seed,
+        KuruczFactory(args.atmospheres, args.line_list, args.device),
+        workers=workers,
+        threads=args.threads,
+        contains=AtmosphereGrid.load(args.atmospheres).contains,
+        retry_failed=args.retry_failed,
+    )
+    rate = f", {report.seconds / report.made:.2f} s a model" if report.made else ""
+    print(
+        f"{', '.join(str(p) for p in outputs.values())}: {report.total} models, {report.before} were there, "
+        f"{report.made} made{rate}, {report.failed} failed"
+    )
+    return 0
+
+
+def _run_import(args: argparse.Namespace) -> int:
+    from kurucz_grids.grid import Grid
+    from kurucz_grids.importing import import_grid
+
+    path = import_grid(
+        args.source,
+        args.out,
+        medium=args.medium,
+        resolving_power=args.resolving_power,
+        origin=args.origin,
+        label_table=args.labels,
+        form=args.form,
+        seed=args.seed,
+        progress=sys.stderr.isatty(),
+    )
+    with Grid(path) as grid:
+        print(f"{path}: {grid.n_done} of {len(grid)} spectra imported")
+        for i in range(len(grid)):
+            if not grid.done[i]:
+                print(f"  row {i}: {grid.reason[i]}")
+    return 0
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from kurucz_grids.checking import check_grid
+    from kurucz_grids.grid import Grid
+
+    contains = None
+    if args.atmospheres:
+        from kurucz_grids.atmosphere_grid import AtmosphereGrid
+
+        contains = AtmosphereGrid.load(args.atmospheres).contains
+    with Grid(args.grid) as grid:
+        findings = check_grid(grid, contains, progress=sys.stderr.isatty())
+    for finding in findings:
+        print(f"{finding.level:8s} {finding.check:22s} {finding.text}")
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+def _run_info(args: argparse.Namespace) -> int:
+    from kurucz_grids.grid import Grid
+
+    with Grid(args.grid) as grid:
+        state = "" if grid.finished else " (being made)"
+        counts = ", ".join(f"{len(grid.rows(name))} {name}" for name in ("train", "validation", "test"))
+        failed = sum(1 for i in range(len(grid)) if not grid.done[i] and grid.reason[i])
+        print(f"{args.grid}{state}")
+        print(f"  models       {grid.n_done} of {len(grid)} ({counts}), {failed} failed")
+        print(f"  wavelengths  {grid.wave[0]:.2f}-{grid.wave[-1]:.2f} Å vacuum, {len(grid.wave)} pixels")
+        derivatives = f"for {len(grid.label_names)} labels" if grid.has_jacobian else "none"
+        print(f"  derivatives  {derivatives}")
+        if grid.finished:
+            print(f"  size         {args.grid.stat().st_size / 1e6:.1f} MB")
+        for name, value in grid.attrs.items():
+            print(f"  {name:12s} {value}")
+    return 0
