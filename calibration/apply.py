@@ -35,7 +35,8 @@ def check_applicable(catalog: Catalog, calibration: Calibration) -> None:
     catalogue."""
     if catalog.emulator_hash != calibration.emulator_hash:
         raise UserError(
-            f"{catalog.path}: was made by the emulator checkpoint {catalog.emulator_hash[:12]}, the calibration is for "
+            f"{catalog.path}: was made by the emulator checkpoint {catalog.emulator_hash[:12]}, the "
+            f"calibration is for "
             f"{calibration.emulator_hash[:12]}; learn a calibration from a catalogue of this checkpoint"
         )
     if calibration.solar_scale != str(catalog.table.meta.get("SOLSCALE")):

@@ -70,7 +70,8 @@ class Catalog:
             raise UserError(f"{path}: its header does not name the emulator checkpoint ({HASH_KEY})")
         if header.get(SCALE_KEY) != SOLAR_SCALE:
             raise UserError(
-                f"{path}: its solar scale is {header.get(SCALE_KEY) or 'not stated'}, expected {SCALE_KEY} = {SOLAR_SCALE}"
+                f"{path}: its solar scale is {header.get(SCALE_KEY) or 'not stated'}, expected "
+                f"{SCALE_KEY} = {SOLAR_SCALE}"
             )
         return cls(path, table, str(header[HASH_KEY]))
 

@@ -28,14 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     learn.add_argument("--cluster", nargs="+", type=Path, default=[], metavar="TABLE", help="cluster members")
     learn.add_argument("--reference", nargs="+", type=Path, default=[], metavar="TABLE",
-                       help="labels from elsewhere: APOGEE, GALAH, IRFM, benchmark stars or the own schema")  # fmt: skip
+                       help="labels from elsewhere: APOGEE, GALAH, IRFM, benchmark stars or the own "
+                            "schema")  # fmt: skip
     learn.add_argument("--out", required=True, type=Path, help="calibration file (JSON) to write")
     learn.add_argument("--solar-scale", help="solar scale of reference tables that do not state theirs")
     learn.add_argument("--anchor", help="name (file stem) of the reference that sets the scale")
     learn.add_argument("--labels", nargs="+", help="labels to calibrate (all that the references constrain)")
     learn.add_argument("--only-cluster", nargs="+", metavar="NAME", help="clusters of the files to use (all)")
-    learn.add_argument("--diffusion", default="template",
-                       help="template, none, range (with --cluster-logg) or a table LOGG DEPLETION")  # fmt: skip
+    learn.add_argument(
+        "--diffusion", default="template", help="template, none, range (with --cluster-logg) or a table"
+    )
     learn.add_argument("--cluster-logg", nargs=2, type=float, metavar=("LOW", "HIGH"), default=(0.0, 3.7),
                        help="logg range for --diffusion range")  # fmt: skip
     learn.add_argument("--exclude", nargs="+", default=[], metavar="SET:LABEL",

@@ -117,7 +117,8 @@ def learn(
     if not fitted:
         worst = max((len(_rows(catalog, n, matched, coordinates, settings)[0]) for n in ordered), default=0)
         raise UserError(
-            f"too few reference stars to calibrate {catalog.path}: at most {worst} for any label, at least {MIN_ROWS} needed"
+            f"too few reference stars to calibrate {catalog.path}: at most {worst} for any label, at "
+            f"least {MIN_ROWS} needed"
         )
     from phdlspec import __version__
 
@@ -176,7 +177,8 @@ def _match(catalog: Catalog, pairs, clusters, labels, matcher: Matcher) -> _Matc
     found += sum(len(index) for _, index, _ in (*matched.clusters, *matched.labels))
     if not found:
         raise UserError(
-            f"no reference star is in {catalog.path}: neither identifiers nor positions (within the matching radius) overlap"
+            f"no reference star is in {catalog.path}: neither identifiers nor positions (within the "
+            f"matching radius) overlap"
         )
     return matched
 
@@ -245,19 +247,18 @@ def _rows(
         delta, delta_error = np.nan_to_num(known[index]), np.nan_to_num(known_error[index])
         keep = np.isfinite(value[first] - value[second])
         keep &= constrains(label, logg[first]) & constrains(label, logg[second])
-        blocks.append(
-            _block(pair.name, "pairs", keep, value[first] - value[second] - delta, error[first] ** 2 + error[second] ** 2,
-                   delta_error**2, first, second, pair.probability[index])
-        )  # fmt: skip
+        datum, own = value[first] - value[second] - delta, error[first] ** 2 + error[second] ** 2
+        prior = pair.probability[index]
+        blocks.append(_block(pair.name, "pairs", keep, datum, own, delta_error**2, first, second, prior))
     for cluster, index, rows in matched.clusters:
         if not composition or (cluster.name, label) in settings.exclude:
             continue
         keep = (
             np.isfinite(value[rows]) & constrains(label, logg[rows]) & settings.diffusion.usable(logg[rows])
         )
-        block = _block(cluster.name, "cluster", keep, value[rows], error[rows] ** 2, np.zeros(len(rows)), rows,
-                       np.full(len(rows), -1), cluster.probability[index])  # fmt: skip
-        blocks.append(block)
+        own, nobody, prior = error[rows] ** 2, np.full(len(rows), -1), cluster.probability[index]
+        no_error = np.zeros(len(rows))
+        blocks.append(_block(cluster.name, "cluster", keep, value[rows], own, no_error, rows, nobody, prior))
     tables = [
         item
         for item in matched.labels
@@ -270,8 +271,13 @@ def _rows(
         reference, reference_error = (column[index] for column in table.values[label])
         shift = label_shift(label, table.solar_scale) if table.solar_scale and composition else 0.0
         datum = value[rows] - reference - shift
-        block = _block(table.name, "labels", np.isfinite(datum), datum, error[rows] ** 2, reference_error**2, rows,
-                       np.full(len(rows), -1), np.ones(len(rows)))  # fmt: skip
+        keep, own, nobody, prior = (
+            np.isfinite(datum),
+            error[rows] ** 2,
+            np.full(len(rows), -1),
+            np.ones(len(rows)),
+        )
+        block = _block(table.name, "labels", keep, datum, own, reference_error**2, rows, nobody, prior)
         block["is_anchor"] = table.name == anchor
         blocks.append(block)
     return _assemble([b for b in blocks if len(b["d"])], label, logg, settings.diffusion), anchor is not None
@@ -354,7 +360,8 @@ def _key(rows: Rows) -> NDArray[np.intp]:
 
 
 def _one_composition(rows: Rows, agreeing: tuple[NDArray, NDArray]) -> NDArray:
-    """Probability (n,) that a pair or member agrees in [Fe/H]; where it does not, no element need agree either."""
+    """Probability (n,) that a pair or member agrees in [Fe/H]; where it does not, no element need agree "
+    "either."""
     keys, good = agreeing
     known = {tuple(key): value for key, value in zip(keys.tolist(), good) if key[0] == 0}
     return np.array([known.get(tuple(key), 1.0) for key in _key(rows).tolist()]).clip(1e-3)

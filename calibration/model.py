@@ -184,7 +184,13 @@ class _Regression:
     """Weighted ridge regression of the rows on the basis and the nuisance columns."""
 
     def __init__(
-        self, design: NDArray, rows: Rows, basis: Basis, scale: float, constant_sigma: float, blind_axis: int | None
+        self,
+        design: NDArray,
+        rows: Rows,
+        basis: Basis,
+        scale: float,
+        constant_sigma: float,
+        blind_axis: int | None,
     ):
         self.x = np.column_stack([design, rows.nuisance])
         self.d, self.basis, self.scale = rows.d, basis, scale
@@ -309,7 +315,9 @@ def fit_bias(
     beta, covariance = _average(regression, weight, settings, weights_of_settings)
     size = basis.size
     if blind_axis is not None:
-        covariance[1 + blind_axis, 1 + blind_axis] = (LINE_SIGMA * scale) ** 2  # not fitted, but not known either
+        covariance[1 + blind_axis, 1 + blind_axis] = (
+            LINE_SIGMA * scale
+        ) ** 2  # not fitted, but not known either
     good, _ = mixture.variances()
     nuisance_error = np.sqrt(np.diag(covariance)[size:])
     return BiasFit(
@@ -334,7 +342,7 @@ def fit_bias(
 def _places(basis: Basis, x: NDArray, rows: Rows, good: NDArray) -> tuple[NDArray, NDArray]:
     """Coordinates of the first and second star of each row (n, axes), with one [Fe/H] for all that share it.
 
-    Both stars of a pair get their mean, every good member of a cluster the median of the good members: what is left
+    Both stars of a pair get their mean, every good member of a cluster the median of the good ones: what is left
     of a difference in [Fe/H] is noise or bias and must not explain itself.
     """
     first, second = x[rows.first], x[np.where(rows.second >= 0, rows.second, rows.first)]

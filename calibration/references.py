@@ -2,10 +2,10 @@
 
 Minimal schema of a table of each kind (names in any capitals; extra columns are ignored):
 
-=============  ===================================================== 
+=============  =====================================================
                ===========================================
 kind           needed                                                 optional
-=============  ===================================================== 
+=============  =====================================================
                ===========================================
 wide binaries  ID_1 ID_2, or RA_1 DEC_1 RA_2 DEC_2 (deg)              P_PAIR (0-1); D_<LABEL> D_<LABEL>_ERR,
                                                                       the
@@ -14,7 +14,7 @@ cluster        ID, or RA DEC (deg)                                    CLUSTER (n
 labels         ID, or RA DEC; <LABEL> <LABEL>_ERR for any label       <LABEL>_FLAG (non-zero: not used)
                of the catalogue; the solar scale, as SOLSCALE in the
                header or on the command line
-=============  ===================================================== 
+=============  =====================================================
                ===========================================
 
 <LABEL> is a catalogue column: TEFF, LOGG, VMIC, FE_H, MG_FE ...
@@ -112,7 +112,8 @@ class LabelTable:
         abundances = [label for label in self.values if is_abundance(label)]
         if abundances and self.solar_scale is None:
             raise UserError(
-                f"{self.name}: the solar scale of {abundances[0]} is not stated; write SOLSCALE into its header "
+                f"{self.name}: the solar scale of {abundances[0]} is not stated; write SOLSCALE into its "
+                f"header "
                 "or give --solar-scale"
             )
         if self.solar_scale is not None:

@@ -26,8 +26,10 @@ from phdlspec.errors import UserError
 _AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "logg", "FE_H": "[Fe/H]"}
 _MAX_POINTS = 3000
 _STYLE = """body{font:15px/1.45 sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.6em 0}td,th{border-bottom:1px solid #ccc;padding:.15em .7em;text-align:right}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}summary{cursor:pointer;font-weight:bold;margin:.5em 0}"""
+table{border-collapse:collapse;margin:.6em 0}
+td,th{border-bottom:1px solid #ccc;padding:.15em .7em;text-align:right}
+td:first-child,th:first-child{text-align:left}img{max-width:100%}
+summary{cursor:pointer;font-weight:bold;margin:.5em 0}"""
 
 
 def write_report(calibration: Calibration, folder: str | Path, diagnostics: str | Path | None = None) -> Path:
@@ -37,7 +39,8 @@ def write_report(calibration: Calibration, folder: str | Path, diagnostics: str 
     """
     if calibration.evidence is None:
         raise UserError(
-            "the evidence table (NAME.evidence.fits) is not beside the calibration file; keep the two together"
+            "the evidence table (NAME.evidence.fits) is not beside the calibration file; keep the two "
+            "together"
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +80,9 @@ def _head(calibration: Calibration) -> str:
     return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Calibration</title>
 <style>{_STYLE}</style></head><body><h1>Calibration of {html.escape(calibration.catalog)}</h1>
 <p>Learned {calibration.created} with {html.escape(calibration.software)}; checkpoint
-{html.escape(calibration.emulator_hash)}; solar scale {calibration.solar_scale}; identity {calibration.identity}.
-The bias is raw minus truth and is subtracted. Every difference below is between our catalogue and a reference.</p>
+{html.escape(calibration.emulator_hash)}; solar scale {calibration.solar_scale};
+identity {calibration.identity}. The bias is raw minus truth and is subtracted.
+Every difference below is between our catalogue and a reference.</p>
 {references}<h2>All labels</h2>{overview}
 {"<p>Not calibrated:</p><ul>" + skipped + "</ul>" if skipped else ""}"""
 
@@ -93,7 +97,7 @@ def _table(head: tuple, rows: list[tuple]) -> str:
 
 def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> str:
     sets = _table(
-        ("set", "rows", "intrinsic scatter", "discrepant share", "their scatter", "held-out scatter", "before"),
+        ("set", "rows", "intrinsic scatter", "discrepant", "their scatter", "held-out scatter", "before"),
         [(s.name, s.rows, f"{s.tau:.3g}", f"{100 * s.discrepant:.0f} %", f"{s.wide:.3g}",
           *(f"{v:.3g}" for v in label.held_out.get(s.name, (np.nan, np.nan)))) for s in label.sets],
     )  # fmt: skip
@@ -227,7 +231,8 @@ def _external_error_by_snr(rows: Table) -> str:
 
 def _pull_section(pulls: Diagnostics) -> str:
     """Mean pull in windows of 20 Angstrom, the strongest windows named."""
-    parts = ["<h2>Which pixels pull</h2><p>Mean over the reference stars of each window's share in the difference "
+    parts = ["<h2>Which pixels pull</h2><p>Mean over the reference stars of each window's share in the "
+             "difference "
              "fit minus reference; the shares add up to the difference.</p>"]  # fmt: skip
     centre, total = windows(pulls.wave, pulls.mean_pulls())
     for i, name in enumerate(pulls.labels):

@@ -37,24 +37,27 @@ def _scale(text: str) -> Scale:
 
 
 _GREVESSE_2007 = _scale("""
-    H 12.00 He 10.93 Li 1.05 Be 1.38 B 2.70 C 8.39 N 7.78 O 8.66 F 4.56 Ne 7.84 Na 6.17 Mg 7.53 Al 6.37 Si 7.51
-    P 5.36 S 7.14 Cl 5.50 Ar 6.18 K 5.08 Ca 6.31 Sc 3.17 Ti 4.90 V 4.00 Cr 5.64 Mn 5.39 Fe 7.45 Co 4.92 Ni 6.23
-    Cu 4.21 Zn 4.60 Ga 2.88 Ge 3.58 As 2.29 Se 3.33 Br 2.56 Kr 3.25 Rb 2.60 Sr 2.92 Y 2.21 Zr 2.58 Nb 1.42 Mo 1.92
-    Ru 1.84 Rh 1.12 Pd 1.66 Ag 0.94 Cd 1.77 In 1.60 Sn 2.00 Sb 1.00 Te 2.19 I 1.51 Xe 2.24 Cs 1.07 Ba 2.17 La 1.13
-    Ce 1.70 Pr 0.58 Nd 1.45 Sm 1.00 Eu 0.52 Gd 1.11 Tb 0.28 Dy 1.14 Ho 0.51 Er 0.93 Tm 0.00 Yb 1.08 Lu 0.06
-    Hf 0.88 Ta -0.17 W 1.11 Re 0.23 Os 1.25 Ir 1.38 Pt 1.64 Au 1.01 Hg 1.13 Tl 0.90 Pb 2.00 Bi 0.65 Th 0.06 U -0.52
+    H 12.00 He 10.93 Li 1.05 Be 1.38 B 2.70 C 8.39 N 7.78 O 8.66 F 4.56 Ne 7.84 Na 6.17 Mg 7.53 Al 6.37
+    Si 7.51 P 5.36 S 7.14 Cl 5.50 Ar 6.18 K 5.08 Ca 6.31 Sc 3.17 Ti 4.90 V 4.00 Cr 5.64 Mn 5.39 Fe 7.45
+    Co 4.92 Ni 6.23 Cu 4.21 Zn 4.60 Ga 2.88 Ge 3.58 As 2.29 Se 3.33 Br 2.56 Kr 3.25 Rb 2.60 Sr 2.92 Y 2.21
+    Zr 2.58 Nb 1.42 Mo 1.92 Ru 1.84 Rh 1.12 Pd 1.66 Ag 0.94 Cd 1.77 In 1.60 Sn 2.00 Sb 1.00 Te 2.19 I 1.51
+    Xe 2.24 Cs 1.07 Ba 2.17 La 1.13 Ce 1.70 Pr 0.58 Nd 1.45 Sm 1.00 Eu 0.52 Gd 1.11 Tb 0.28 Dy 1.14 Ho 0.51
+    Er 0.93 Tm 0.00 Yb 1.08 Lu 0.06 Hf 0.88 Ta -0.17 W 1.11 Re 0.23 Os 1.25 Ir 1.38 Pt 1.64 Au 1.01 Hg 1.13
+    Tl 0.90 Pb 2.00 Bi 0.65 Th 0.06 U -0.52
 """)
 
 _ASPLUND_2021 = _scale("""
-    H 12.00 He 10.914 Li 0.96 Be 1.38 B 2.70 C 8.46 N 7.83 O 8.69 F 4.40 Ne 8.06 Na 6.22 Mg 7.55 Al 6.43 Si 7.51
-    P 5.41 S 7.12 Cl 5.31 Ar 6.38 K 5.07 Ca 6.30 Sc 3.14 Ti 4.97 V 3.90 Cr 5.62 Mn 5.42 Fe 7.46 Co 4.94 Ni 6.20
-    Cu 4.18 Zn 4.56 Sr 2.83 Y 2.21 Zr 2.59 Ba 2.27 La 1.11 Ce 1.58 Pr 0.75 Nd 1.42 Sm 0.95 Eu 0.52
+    H 12.00 He 10.914 Li 0.96 Be 1.38 B 2.70 C 8.46 N 7.83 O 8.69 F 4.40 Ne 8.06 Na 6.22 Mg 7.55 Al 6.43
+    Si 7.51 P 5.41 S 7.12 Cl 5.31 Ar 6.38 K 5.07 Ca 6.30 Sc 3.14 Ti 4.97 V 3.90 Cr 5.62 Mn 5.42 Fe 7.46
+    Co 4.94 Ni 6.20 Cu 4.18 Zn 4.56 Sr 2.83 Y 2.21 Zr 2.59 Ba 2.27 La 1.11 Ce 1.58 Pr 0.75 Nd 1.42 Sm 0.95
+    Eu 0.52
 """)
 
 _BERGEMANN_2025 = _scale("""
-    H 12.00 He 10.922 Li 1.04 Be 1.21 B 2.70 C 8.51 N 7.94 O 8.76 F 4.40 Ne 8.15 Na 6.29 Mg 7.58 Al 6.43 Si 7.56
-    P 5.44 S 7.16 Cl 5.43 Ar 6.50 K 5.09 Ca 6.35 Sc 3.13 Ti 4.97 V 3.89 Cr 5.74 Mn 5.52 Fe 7.51 Co 4.95 Ni 6.24
-    Cu 4.24 Zn 4.55 Sr 2.93 Y 2.30 Zr 2.68 Ba 2.27 La 1.10 Ce 1.58 Pr 0.75 Nd 1.42 Sm 0.95 Eu 0.57
+    H 12.00 He 10.922 Li 1.04 Be 1.21 B 2.70 C 8.51 N 7.94 O 8.76 F 4.40 Ne 8.15 Na 6.29 Mg 7.58 Al 6.43
+    Si 7.56 P 5.44 S 7.16 Cl 5.43 Ar 6.50 K 5.09 Ca 6.35 Sc 3.13 Ti 4.97 V 3.89 Cr 5.74 Mn 5.52 Fe 7.51
+    Co 4.95 Ni 6.24 Cu 4.24 Zn 4.55 Sr 2.93 Y 2.30 Zr 2.68 Ba 2.27 La 1.10 Ce 1.58 Pr 0.75 Nd 1.42 Sm 0.95
+    Eu 0.57
 """)
 
 SCALES: dict[str, Scale] = {

@@ -134,10 +134,8 @@ def simulate(settings: Settings | None = None, seed: int = 1) -> Survey:
         offsets[table_of.name] = offset
     noise_free = np.column_stack([truth[n] + bias[n] for n in ("TEFF", "LOGG", "FE_H")])
     tests = np.arange(len(x) - s.test_stars, len(x))
-    return Survey(
-        table, truth, bias, noise_free, pair_tables if s.pairs else [], clusters if s.members else [], labels, offsets,
-        tests, typical,
-    )  # fmt: skip
+    pair_tables, clusters = pair_tables if s.pairs else [], clusters if s.members else []
+    return Survey(table, truth, bias, noise_free, pair_tables, clusters, labels, offsets, tests, typical)
 
 
 def _measure(rng, s: Settings, x: NDArray, truth: dict, names: list[str]):
@@ -187,7 +185,7 @@ def _trend(rng, peak_to_peak: float, interaction: float) -> Callable[[NDArray], 
         grid = shape(np.linspace(-1, 1, 200))
         size = sign * peak_to_peak * rng.uniform(0.5, 1.0) / np.ptp(grid)
         middle = grid.mean()
-        shapes.append(lambda t, f=shape, c=size, m=middle: c * (f(np.clip(t, -1.5, 1.5)) - m))
+        shapes.append(_scaled(shape, size, middle))
     level = peak_to_peak * rng.uniform(-0.5, 0.5)
 
     def bias(x: NDArray) -> NDArray:
@@ -196,6 +194,11 @@ def _trend(rng, peak_to_peak: float, interaction: float) -> Callable[[NDArray], 
         return total + interaction * np.tanh(scaled[0]) * np.tanh(scaled[1])
 
     return bias
+
+
+def _scaled(shape: Callable[[NDArray], NDArray], size: float, middle: float) -> Callable[[NDArray], NDArray]:
+    """size (shape - middle), constant far outside the range."""
+    return lambda t: size * (shape(np.clip(t, -1.5, 1.5)) - middle)
 
 
 def _shape(kind: int, turn: float, width: float) -> Callable[[NDArray], NDArray]:

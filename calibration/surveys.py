@@ -8,13 +8,13 @@ form                what is taken, and what is left out
 ==================  ==========================================================================================
 APOGEE allStar      DR16/DR17 names. A star with ASPCAPFLAG bit 23 (STAR_BAD) or STARFLAG bits 0, 3, 4, 9,
                     16 or 17 (bad pixels, very bright neighbour, low SNR, persistence, suspect velocity, broad
-                    lines) gives nothing; TEFF, LOGG need their own BAD bits (16, 17) clear, [X/Fe] and [Fe/H] X_FE_FLAG == 0;
-                    EXTRATARG bit 4 marks repeats
+                    lines) gives nothing; TEFF, LOGG need their own BAD bits (16, 17) clear, [X/Fe] and
+                    [Fe/H] their own flag 0; EXTRATARG bit 4 marks repeats
 GALAH               DR3 and DR4 names. flag_sp == 0, flag_X_fe == 0, SNR (ccd 3) > 30; flag_fe_h == 0 in DR3
                     only: in DR4 the release itself warns that it is wrong
 IRFM                the table "2MASS ID, IRFM TEFF, SOURCE": positions from the 2MASS names, mean over the
-                    sources, error 80 K (no errors are published with it; ours is an assumption) and half the range of
-                    the sources, in quadrature
+                    sources, error 80 K (no errors are published with it; ours is an assumption) and half the
+                    range of the sources, in quadrature
 benchmark stars     Gaia FGK benchmark stars v3 (`e_teff`, `e_logg`; no error of [Fe/H] there: 0.1 dex
                     assumed)
 benchmark YAML      name -> teff, logg, feh, abundances A(X); Fe of its abundances is 7.5 - [Fe/H] (a slip of

@@ -2,8 +2,8 @@
 
     python scripts/calibration_benchmark.py --rows 1000000
 
-Learns a calibration of 27 labels from a simulated survey, repeats its catalogue to the number of rows, and times
-reading, correcting and writing apart.
+Learns a calibration of 27 labels from a simulated survey, repeats its catalogue to the number of rows, and
+times reading, correcting and writing apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from calibration.simulate import simulate
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--keep", type=Path, default=None, help="folder for the files (a temporary one)")
     args = parser.parse_args(argv)
@@ -34,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     index = np.arange(args.rows) % len(survey.catalog)
     table = Table(
         {
-            name: np.asarray(survey.catalog[name])[index].astype("f4" if survey.catalog[name].dtype.kind == "f" else "i8")
+            name: np.asarray(survey.catalog[name])[index].astype(
+                "f4" if survey.catalog[name].dtype.kind == "f" else "i8"
+            )
             for name in survey.catalog.colnames
         },
         meta=dict(survey.catalog.meta),
@@ -52,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         calibrated.table.write(path.with_name("calibrated.fits"), overwrite=True)
         written = time.perf_counter()
     print(
-        f"{args.rows} rows, {len(calibration.labels)} labels, {len(os.sched_getaffinity(0))} cores: read {read - start:.1f} s, "
+        f"{args.rows} rows, {len(calibration.labels)} labels, {len(os.sched_getaffinity(0))} cores: read "
+        f"{read - start:.1f} s, "
         f"calibrate {applied - read:.1f} s, write {written - applied:.1f} s, in all {written - start:.1f} s"
     )
     return 0

@@ -157,7 +157,7 @@ def row(title: str, found: list[Score]) -> str:
     shown = "" if np.isnan(coverage).all() else f"{100 * np.nanmean(coverage):.0f} %"
     good = np.isfinite(trend)
     if not good.any():
-        return f"| {title} | {len(strict)} | nothing is reached | | | | {100 * np.mean([s.reached for s in strict]):.0f} % |"
+        return f"| {title} | {len(strict)} | nothing is reached | | | | | |"
     return (
         f"| {title} | {good.sum()} | {np.median(trend[good]):.3f} | {trend[good].max():.3f} "
         f"| {(trend[good] <= 0.02).sum()}/{good.sum()} | {np.nanmax(turn):.3f} | {shown} "
@@ -166,7 +166,8 @@ def row(title: str, found: list[Score]) -> str:
 
 
 HEADER = (
-    "| case | labels < 0.1 dex | residual trend, median | largest | <= 0.02 | turn-off, largest | coverage | reached |\n"
+    "| case | labels < 0.1 dex | residual trend, median | largest | <= 0.02 | turn-off, largest | "
+    "coverage | reached |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 
@@ -227,7 +228,8 @@ def main(argv: list[str] | None = None) -> int:
     machine = f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
     stamp = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     lines.append(
-        f"`python scripts/calibration_closure.py --seeds {args.seeds}`, {machine}, {stamp}, {time.time() - start:.0f} s."
+        f"`python scripts/calibration_closure.py --seeds {args.seeds}`, {machine}, {stamp}, "
+        f"{time.time() - start:.0f} s."
     )
     print(lines[-1])
     if args.out:

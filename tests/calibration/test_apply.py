@@ -57,7 +57,9 @@ def test_calibrating_twice_is_refused(catalog, calibration):
 
 def test_another_checkpoint_is_refused(catalog, calibration):
     catalog.table.meta["EMUHASH"] = "another"
-    with pytest.raises(UserError, match="made by the emulator checkpoint another, the calibration is for simulated"):
+    with pytest.raises(
+        UserError, match="made by the emulator checkpoint another, the calibration is for simulated"
+    ):
         apply(Catalog.from_table(catalog.table), calibration)
 
 

@@ -50,7 +50,9 @@ def test_carbon_of_evolved_stars_is_left_out(calibration):
 def test_pairs_do_not_explain_their_own_noise():
     """[Fe/H] is label and coordinate: pairs of pure noise must not give it a slope."""
     rng = np.random.default_rng(5)
-    quiet = replace(SMALL, trend_peak_to_peak=(1e-6, 2e-6), elements=(), members=0, survey_sizes=(), pairs=400)
+    quiet = replace(
+        SMALL, trend_peak_to_peak=(1e-6, 2e-6), elements=(), members=0, survey_sizes=(), pairs=400
+    )
     survey = simulate(replace(quiet, discrepant=0.0), seed=int(rng.integers(100)))
     calibration = learn(Catalog.from_table(survey.catalog), survey.pairs)
     raw = survey.noise_free[survey.test]
@@ -137,7 +139,8 @@ def test_wrong_solar_scale(survey):
 
 
 def test_solar_scale_is_converted(catalog, survey):
-    """The same survey stated on another scale gives the same calibration, shifted by the difference of the Suns."""
+    """The same survey stated on another scale gives the same calibration, shifted by the difference of "
+    "the Suns."""
     original = survey.labels[0]
     moved = LabelTable("survey1", original.stars, original.values, "Grevesse2007")
     settings = Settings(labels=("FE_H",))

@@ -1,4 +1,5 @@
-"""Readers of reference tables: own schema, APOGEE and GALAH with their flags, and the published files at hand."""
+"""Readers of reference tables: own schema, APOGEE and GALAH with their flags, and the published files "
+"at hand."""
 
 from __future__ import annotations
 

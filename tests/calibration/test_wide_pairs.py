@@ -1,4 +1,5 @@
-"""The wide pairs with published abundances, among simulated stars: their known differences survive the calibration."""
+"""The wide pairs with published abundances, among simulated stars: their known differences survive the "
+"calibration."""
 
 from __future__ import annotations
 
