@@ -1,0 +1,537 @@
+"""Normalised spectra of a model atmosphere together with their derivatives with respect to every label.
+
+The flux at a wavelength depends on the opacity, the source function and the column masses seen at that wavelength.
+One backward sweep through the transfer gives its derivative with respect to each of them in every layer (`transfer`);
+contracted with how each answers to a label, that is the differential spectrum of the label:
+
+* abundances, with electrons and molecules in equilibrium: populations of all species answer linearly (`chemistry`);
+* TEFF, LOGG, FE_H: the interpolated atmosphere changes with the label as well, and with it excitation, Doppler
+  widths, damping and the source function;
+* VMIC: Doppler widths.
+
+No label costs a synthesis of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.chemistry import Chemistry, Composition, Continuum, Equilibrium
+from kurucz_grids.hydrogen import hydrogen_lines, sampling_nodes
+from kurucz_grids.linelists.linelist import LineList
+from kurucz_grids.opacity import (
+    FineGrid,
+    Layers,
+    LineData,
+    Profiles,
+    Tangents,
+    block_opacity,
+    block_response,
+    select_lines,
+)
+from kurucz_grids.transfer import emergent_flux, flux_and_adjoint, planck
+from phdlspec.errors import UserError
+from phdlspec.labels import ELEMENTS, LABELS, LabelSet
+from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
+
+Array = NDArray[np.float64]
+
+GRID_LABELS = LabelSet(LABELS[:-1])  # VBROAD is a convolution, not a property of the model
+LN10 = float(np.log(10.0))
+TEMPERATURE_STEP = 0.003  # relative step of the second equation of state
+LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # for the derivative of the interpolated atmosphere
+BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
+FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
+REFERENCE_LOG_TAU = (-5.0, -4.0, -3.0, -2.0, -1.2, -0.5, 0.2)  # layers at which lines are judged
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numerical choices of the synthesis; the defaults are those of the shipped grid.
+
+    wave_min, wave_max : vacuum Å. points : grid points per unit of ln(wave). line_cut : central opacity over
+    continuum below which a line is dropped. window_cut : opacity over continuum down to which a profile is followed.
+    scattering : treat continuum scattering as such, not as absorption. block : wavelengths treated at once.
+    top_log_tau : layers above this log10 of the Rosseland optical depth are left out.
+    """
+
+    wave_min: float = 3690.0
+    wave_max: float = 9110.0
+    points: float = 150_000.0
+    line_cut: float = 3e-4
+    window_cut: float = 3e-4
+    scattering: bool = True
+    block: int = 4096
+    top_log_tau: float = -6.0
+    compiled: bool = True
+
+
+@dataclass(frozen=True)
+class BackgroundTangents:
+    """Logarithmic changes along the K labels of what makes the background opacity.
+
+    absorption, scattering : (K, M, D) changes of the continuum nodes (cm2/g).
+    hydrogen : (K, D) of the hydrogen-line opacity apart from the two below;
+    hydrogen_electrons (K, D) ln n_e at fixed T; hydrogen_temperature (K, D) ln T.
+    """
+
+    absorption: Array
+    scattering: Array
+    hydrogen: Array
+    electrons: Array
+    temperature: Array
+
+
+@dataclass(frozen=True)
+class StellarModel:
+    """All that the transfer needs of one star, as numpy arrays: the chemistry is done.
+
+    Attributes
+    ----------
+    labels : (32,) or None for an atmosphere from elsewhere
+    equilibrium : the layers; vmic : km/s
+    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g, and its derivatives with respect to ln n_e
+    and ln T (at fixed pressure), (H, D)
+    populations : (K, S, D) change of ln(population / density) of the S species of the line list along the K labels
+    tangents : of the layers along the K labels, (K, D) each; log_column (K, D)
+    """
+
+    labels: Array | None
+    names: tuple[str, ...]
+    equilibrium: Equilibrium
+    vmic: float
+    continuum: Continuum
+    hydrogen_wave: Array
+    hydrogen: Array
+    hydrogen_by_electrons: Array
+    hydrogen_by_temperature: Array
+    populations: Array
+    temperature: Array
+    electrons: Array
+    perturbers: Array
+    vmic_tangent: Array
+    log_column: Array
+    background: BackgroundTangents
+
+
+@dataclass(frozen=True)
+class SyntheticSpectrum:
+    """A spectrum on the fine log-uniform grid.
+
+    wave (P,) vacuum Å; flux (P,) over continuum; continuum (P,) erg/cm2/s/Å at the surface; jacobian (K, P) of the
+    normalised flux, in the order of `label_names`, or None; tensors in float32 but for `wave`.
+    """
+
+    wave: Tensor
+    flux: Tensor
+    continuum: Tensor
+    jacobian: Tensor | None
+    label_names: tuple[str, ...]
+    n_lines: int
+
+
+class Synthesizer:
+    """Spectra of labels, from a grid of atmospheres and a line list.
+
+    Parameters
+    ----------
+    atmospheres : may be None if only `prepare_atmosphere` is used
+    line_list : vacuum wavelengths, isotope fractions applied
+    device : "cpu" or "cuda": where lines and transfer are computed; the chemistry always runs on the CPU
+    """
+
+    def __init__(
+        self,
+        atmospheres: AtmosphereGrid | None,
+        line_list: LineList,
+        settings: Settings = Settings(),  # noqa: B008 (frozen)
+        device: str = "cpu",
+    ):
+        self.atmospheres = atmospheres
+        self.settings = settings
+        self.device = torch.device(device)
+        self.grid = FineGrid.covering(settings.wave_min, settings.wave_max, settings.points, settings.block)
+        lines = line_list.within(settings.wave_min - 5.0, settings.wave_max + 10.0)
+        known = [name for name in lines.species_names if _is_followed(name)]
+        if len(known) < len(lines.species_names):
+            lines = lines.select(np.isin(lines.species, known))
+            lines = LineList.from_columns(
+                lines.species, **{f.name: getattr(lines, f.name) for f in fields(lines) if "species" not in f.name}
+            )
+        self.lines = LineData(lines, self.grid, self.device)
+        self.profiles = Profiles(settings.compiled)
+        self._hydrogen = hydrogen_lines(3600.0, 9400.0)
+        self._chemistry: Chemistry | None = None
+        self.wave = self.grid.wave(torch.arange(self.grid.size, device=self.device))
+        self._nodes = self.wave[::BACKGROUND].cpu().numpy()
+        self.provenance = {
+            "line_list": line_list.path,
+            "line_list_checksum": line_list.checksum,
+            "atmospheres_checksum": atmospheres.checksum if atmospheres is not None else "",
+            "solar_scale": SOLAR_SCALE,
+            **{f"settings_{f.name}": getattr(settings, f.name) for f in fields(settings)},
+        }
+
+    # --- chemistry, on the CPU ----------------------------------------------------------------------------------
+
+    @property
+    def chemistry(self) -> Chemistry:
+        """SMElib, set up on first use: there is one a process."""
+        if self._chemistry is None:
+            names = self.lines.species_names
+            self._chemistry = Chemistry(names, self._hydrogen, self.settings.wave_min, self.settings.wave_max)
+        return self._chemistry
+
+    def prepare(self, labels: ArrayLike | Mapping[str, float]) -> StellarModel:
+        """Atmosphere, chemistry and background opacity of labels: (32,) in the order of `GRID_LABELS`, or by name.
+
+        Raises `UserError` for labels outside their bounds or without an atmosphere.
+        """
+        if self.atmospheres is None:
+            raise UserError("this synthesizer has no grid of atmospheres: give one, or use an atmosphere of your own")
+        theta = GRID_LABELS.complete(labels) if isinstance(labels, Mapping) else np.asarray(labels, dtype=float)
+        if theta.shape != (len(GRID_LABELS),) or not np.isfinite(theta).all():
+            raise UserError(f"labels have shape {theta.shape}, expected {len(GRID_LABELS)} finite numbers")
+        values = dict(zip(GRID_LABELS.names, theta.tolist()))
+        centre = (values["TEFF"], values["LOGG"], values["FE_H"])
+        atmosphere = self.atmospheres.interpolate(*centre)
+        keep = self._layers(atmosphere)
+        slopes = {
+            name: self._atmosphere_slope(centre, axis, LABEL_STEPS[name], keep)
+            for axis, name in enumerate(("TEFF", "LOGG", "FE_H"))
+        }
+        abundances = _abundances(values)
+        return self._prepare(atmosphere, abundances, values["VMIC"], theta, slopes)
+
+    def prepare_atmosphere(
+        self, atmosphere: Atmosphere, abundances: Mapping[str, float], vmic: float
+    ) -> StellarModel:
+        """As `prepare` for an atmosphere of one's own and A(X) by element: derivatives of TEFF and LOGG are zero."""
+        return self._prepare(atmosphere, dict(abundances), vmic, None, {})
+
+    def _atmosphere_slope(self, centre: tuple[float, ...], axis: int, step: float, keep: slice) -> tuple[Array, Array, Array]:
+        # d(ln T, ln P, ln column) by a central difference, one-sided at the edge of the grid.
+        assert self.atmospheres is not None
+        ends = []
+        for offset in (-step, step):
+            point = list(centre)
+            point[axis] += offset if self.atmospheres.contains(*np.add(centre, np.eye(3)[axis] * offset)) else 0.0
+            ends.append((point[axis], self.atmospheres.interpolate(*point)))
+        (x0, low), (x1, high) = ends
+        if x1 == x0:
+            raise UserError(f"no atmospheres around Teff {centre[0]:g}, logg {centre[1]:g}, [M/H] {centre[2]:g}")
+        return tuple(
+            np.log(a / b) / (x1 - x0)
+            for a, b in (
+                (high.temperature[keep], low.temperature[keep]),
+                (high.gas_pressure[keep], low.gas_pressure[keep]),
+                (_steps(high.rhox, keep), _steps(low.rhox, keep)),
+            )
+        )  # type: ignore[return-value]
+
+    def _layers(self, atmosphere: Atmosphere) -> slice:
+        first = int(np.searchsorted(np.log10(atmosphere.tau_rosseland), self.settings.top_log_tau))
+        return slice(min(first, len(atmosphere.rhox) - 20), None)
+
+    def _prepare(
+        self,
+        atmosphere: Atmosphere,
+        abundances: dict[str, float],
+        vmic: float,
+        theta: Array | None,
+        slopes: dict[str, tuple[Array, Array, Array]],
+    ) -> StellarModel:
+        keep = self._layers(atmosphere)
+        t, p, rhox = (x[keep].copy() for x in (atmosphere.temperature, atmosphere.gas_pressure, atmosphere.rhox))
+        n_e = atmosphere.electron_density[keep]
+        solve = self.chemistry.solve
+        nodes = sampling_nodes(self._hydrogen, self.settings.wave_min, self.settings.wave_max * 1.01)
+        # The warmer state first, so that SMElib is left with the model itself.
+        dln_t = np.log1p(TEMPERATURE_STEP)
+        warm = solve(
+            t * (1 + TEMPERATURE_STEP), p, rhox, n_e, abundances, atmosphere.teff, atmosphere.logg, vmic
+        )
+        warm_continuum = self.chemistry.continuum(self._nodes, parts=False)
+        sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
+        warm_hydrogen = self.chemistry.hydrogen_opacity(sparse)
+        base = solve(t, p, rhox, n_e, abundances, atmosphere.teff, atmosphere.logg, vmic)
+        continuum = self.chemistry.continuum(self._nodes)
+        hydrogen = np.maximum(self.chemistry.hydrogen_opacity(nodes), 1e-30)
+        position = np.searchsorted(nodes, sparse)
+        by_temperature = np.log(np.maximum(warm_hydrogen, 1e-30) / hydrogen[position]) / dln_t
+        by_temperature = np.array([np.interp(nodes, sparse, column) for column in by_temperature.T]).T
+
+        names = GRID_LABELS.names
+        response = base.response
+        inputs = {name: i for i, name in enumerate(response.inputs)}
+        depth, n_labels = len(t), len(names)
+        direction = np.zeros((n_labels, len(inputs), depth))  # change of each input of the response along each label
+        d_temperature = np.zeros((n_labels, depth))
+        log_column = np.zeros((n_labels, depth))
+        vmic_tangent = np.zeros(n_labels)
+        for k, label in enumerate(GRID_LABELS):
+            if label.element in inputs:
+                direction[k, inputs[label.element]] = LN10
+            if label.name == "FE_H":
+                for element, i in inputs.items():
+                    if element not in ("He", "pressure"):
+                        direction[k, i] = LN10
+            if label.name == "VMIC":
+                vmic_tangent[k] = 1.0
+            if label.name in slopes:
+                d_temperature[k], direction[k, inputs["pressure"]], log_column[k] = slopes[label.name]
+
+        def along(at_fixed_t: Array, by_t: Array) -> Array:
+            return np.einsum("kid,id->kd", direction, at_fixed_t) + d_temperature * by_t
+
+        def by_t(warm_value: Array, value: Array) -> Array:
+            return np.log(np.maximum(warm_value, 1e-99) / np.maximum(value, 1e-99)) / dln_t
+
+        d_density = along(response.density, by_t(warm.density, base.density))
+        fixed_density = np.einsum("kid,id->kd", direction, response.density)
+        d_electrons = along(response.electrons, by_t(warm.electron_density, base.electron_density))
+        d_perturbers = along(response.species["H"], by_t(warm.perturbers, base.perturbers))
+        populations = np.stack(
+            [
+                along(response.species[s], by_t(warm.population[s], base.population[s])) - d_density
+                for s in self.lines.species_names
+            ],
+            axis=1,
+        )
+        background = self._background_tangents(
+            base, continuum, warm_continuum, direction, d_temperature, fixed_density, dln_t
+        )
+        return StellarModel(
+            labels=theta, names=names, equilibrium=base, vmic=vmic, continuum=continuum,
+            hydrogen_wave=nodes, hydrogen=hydrogen,
+            hydrogen_by_electrons=_stark_sensitivity(nodes, hydrogen, self._hydrogen),
+            hydrogen_by_temperature=by_temperature, populations=populations, temperature=d_temperature,
+            electrons=d_electrons, perturbers=d_perturbers, vmic_tangent=vmic_tangent, log_column=log_column,
+            background=background,
+        )  # fmt: skip
+
+    def _background_tangents(
+        self,
+        base: Equilibrium,
+        continuum: Continuum,
+        warm: Continuum,
+        direction: Array,
+        d_temperature: Array,
+        fixed_density: Array,
+        dln_t: float,
+    ) -> BackgroundTangents:
+        response = base.response
+
+        def product(species: tuple[str, ...]) -> Array:
+            rows = [response.electrons if s == "e" else response.species[s] for s in species]
+            return np.einsum("kid,id->kd", direction, sum(rows))
+
+        def change(parts, total: Array, warm_total: Array) -> Array:
+            at_fixed_t = -total * fixed_density[:, None]
+            for species, part in parts:
+                at_fixed_t = at_fixed_t + part * product(species)[:, None]
+            return at_fixed_t + (warm_total - total) / dln_t * d_temperature[:, None]
+
+        electrons = np.einsum("kid,id->kd", direction, response.electrons)
+        return BackgroundTangents(
+            absorption=change(continuum.absorption_parts, continuum.absorption, warm.absorption),
+            scattering=change(continuum.scattering_parts, continuum.scattering, warm.scattering),
+            hydrogen=np.einsum("kid,id->kd", direction, response.species["H"]) - fixed_density,
+            electrons=electrons,
+            temperature=d_temperature,
+        )
+
+    # --- lines and transfer, on the device ---------------------------------------------------------------------
+
+    def _put(self, array: ArrayLike) -> Tensor:
+        return torch.as_tensor(np.asarray(array), dtype=torch.float32, device=self.device)
+
+    @torch.no_grad()
+    def solve(self, model: StellarModel, derivatives: bool = True) -> SyntheticSpectrum:
+        """Flux over continuum of a prepared model and, if asked for, its derivatives with respect to all labels."""
+        eq = model.equilibrium
+        names = self.lines.species_names
+        layers = Layers(
+            temperature=self._put(eq.temperature),
+            electron_density=self._put(eq.electron_density),
+            perturbers=self._put(eq.perturbers),
+            density=self._put(eq.density),
+            populations=self._put(np.stack([eq.population[s] for s in names])),
+            vmic=float(model.vmic),
+        )
+        tangents = Tangents(*map(self._put, (model.temperature, model.electrons, model.perturbers, model.vmic_tangent)))
+        moving = torch.nonzero((tangents.temperature != 0).any(1) | (tangents.vmic != 0)).squeeze(1)
+        local = Tangents(*(getattr(tangents, f.name)[moving] for f in fields(Tangents)))
+        background = _Background(self, model)
+        tau = torch.as_tensor(
+            np.log10(np.cumsum(_steps(eq.rhox, slice(None)) * model.continuum.absorption.mean(0)) + 1e-30)
+        )
+        reference = torch.tensor([int(torch.argmin((tau - x).abs())) for x in REFERENCE_LOG_TAU], device=self.device)
+        state = select_lines(
+            self.lines, layers, background.total, torch.unique(reference),
+            self.settings.line_cut, self.settings.window_cut,
+        )  # fmt: skip
+        rhox = self._put(eq.rhox)
+        populations = self._put(model.populations)
+        d_log_planck = self._put(model.temperature)
+        log_column = self._put(model.log_column)
+        flux = torch.empty(self.grid.size, device=self.device)
+        jacobian = torch.zeros(len(model.names), self.grid.size, device=self.device) if derivatives else None
+        for first in range(0, self.grid.size, self.settings.block):
+            last = min(first + self.settings.block, self.grid.size)
+            active, by_species = block_opacity(self.lines, state, self.profiles, first, last)
+            absorption, scattering, hydrogen = background.block(first, last)
+            total = absorption + hydrogen + by_species.sum(0)
+            b, b_by_t = planck(self.wave[first:last], layers.temperature)
+            if jacobian is None:
+                flux[first:last] = emergent_flux(total, scattering, b, rhox)
+                continue
+            flux[first:last], adjoint = flux_and_adjoint(total, scattering, b, rhox)
+            answer = background.response(first, last, adjoint.absorption, adjoint.scattering, hydrogen)
+            answer += d_log_planck @ (adjoint.planck * b * b_by_t).T + log_column @ adjoint.log_column.T
+            for slot, species in enumerate(active.tolist()):
+                answer += populations[:, species] @ (by_species[slot] * adjoint.absorption).T
+            answer[moving] += block_response(
+                self.lines, layers, state, local, self.profiles, adjoint.absorption, first, last
+            )
+            jacobian[:, first:last] = answer
+        continuum, d_continuum = background.continuum_flux(rhox, derivatives, d_log_planck, log_column)
+        flux /= continuum
+        if jacobian is not None:
+            jacobian = jacobian / continuum - flux * background.spread(d_continuum)
+        return SyntheticSpectrum(self.wave, flux, continuum, jacobian, model.names, len(state.index))
+
+    def synthesize(self, labels: ArrayLike | Mapping[str, float], derivatives: bool = True) -> SyntheticSpectrum:
+        """`solve(prepare(labels))`."""
+        return self.solve(self.prepare(labels), derivatives)
+
+
+class _Background:
+    """Continuum and hydrogen lines of one model on the device, and their part in the derivatives."""
+
+    def __init__(self, synthesizer: Synthesizer, model: StellarModel):
+        put = synthesizer._put
+        self._synthesizer = synthesizer
+        continuum, tangents = model.continuum, model.background
+        self.absorption, self.scattering = put(continuum.absorption), put(continuum.scattering)
+        if not synthesizer.settings.scattering:
+            self.absorption, self.scattering = self.absorption + self.scattering, self.scattering * 1e-6
+        self.total = self.absorption + self.scattering
+        self.d_absorption, self.d_scattering = put(tangents.absorption), put(tangents.scattering)
+        if not synthesizer.settings.scattering:
+            self.d_absorption, self.d_scattering = self.d_absorption + self.d_scattering, self.d_scattering * 0
+        self.hydrogen_wave = model.hydrogen_wave
+        self.log_hydrogen = put(np.log(model.hydrogen))
+        self.by_electrons, self.by_temperature = put(model.hydrogen_by_electrons), put(model.hydrogen_by_temperature)
+        self.h_fixed, self.h_electrons, self.h_temperature = (
+            put(x) for x in (tangents.hydrogen, tangents.electrons, tangents.temperature)
+        )
+        self.temperature = put(model.equilibrium.temperature)
+
+    def _panels(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        # Left continuum node of each wavelength of a block and the weight of the right one.
+        index = torch.arange(first, last, device=self.absorption.device)
+        left = (index // BACKGROUND).clamp(max=len(self.absorption) - 2)
+        return left, (index - left * BACKGROUND).float() / BACKGROUND
+
+    def _at_hydrogen_nodes(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        wave = self._synthesizer.wave[first:last].cpu().numpy()
+        left = np.clip(np.searchsorted(self.hydrogen_wave, wave) - 1, 0, len(self.hydrogen_wave) - 2)
+        weight = (wave - self.hydrogen_wave[left]) / np.diff(self.hydrogen_wave)[left]
+        return torch.as_tensor(left, device=self.absorption.device), self._synthesizer._put(weight)[:, None]
+
+    def spread(self, nodes: Tensor) -> Tensor:
+        """Values at the continuum nodes (..., M) to all wavelengths (..., P), linear in index."""
+        left, weight = self._panels(0, self._synthesizer.grid.size)
+        return nodes[..., left] * (1 - weight) + nodes[..., left + 1] * weight
+
+    def block(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Continuous absorption, scattering and hydrogen-line opacity of a block, each (P, D)."""
+        left, weight = self._panels(first, last)
+        weight = weight[:, None]
+        absorption = self.absorption[left] * (1 - weight) + self.absorption[left + 1] * weight
+        scattering = self.scattering[left] * (1 - weight) + self.scattering[left + 1] * weight
+        node, w = self._at_hydrogen_nodes(first, last)
+        hydrogen = torch.exp(self.log_hydrogen[node] * (1 - w) + self.log_hydrogen[node + 1] * w)
+        return absorption, scattering, hydrogen
+
+    def response(
+        self, first: int, last: int, by_absorption: Tensor, by_scattering: Tensor, hydrogen: Tensor
+    ) -> Tensor:
+        """(K, P) change of the flux through continuum and hydrogen lines."""
+        left, weight = self._panels(first, last)
+        answer = torch.empty(len(self.h_fixed), last - first, device=left.device)
+        for node in torch.unique(left).tolist():
+            mine = left == node
+            ends = [
+                self.d_absorption[:, n] @ by_absorption[mine].T + self.d_scattering[:, n] @ by_scattering[mine].T
+                for n in (node, node + 1)
+            ]
+            answer[:, mine] = ends[0] * (1 - weight[mine]) + ends[1] * weight[mine]
+        node, w = self._at_hydrogen_nodes(first, last)
+        seen = by_absorption * hydrogen
+        electrons = self.by_electrons[node] * (1 - w) + self.by_electrons[node + 1] * w
+        temperature = self.by_temperature[node] * (1 - w) + self.by_temperature[node + 1] * w
+        answer += self.h_fixed @ seen.T + self.h_electrons @ (seen * electrons).T
+        answer += self.h_temperature @ (seen * temperature).T
+        return answer
+
+    def continuum_flux(
+        self, rhox: Tensor, derivatives: bool, d_log_planck: Tensor, log_column: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Continuum at all wavelengths (P,) and d ln continuum / d label at the nodes (K, M)."""
+        wave = self._synthesizer.wave[::BACKGROUND]
+        b, b_by_t = planck(wave, self.temperature)
+        if not derivatives:
+            flux = emergent_flux(self.absorption, self.scattering, b, rhox)
+            return torch.exp(self.spread(torch.log(flux))), torch.zeros(0)
+        flux, adjoint = flux_and_adjoint(self.absorption, self.scattering, b, rhox)
+        change = torch.einsum("kmd,md->km", self.d_absorption, adjoint.absorption)
+        change += torch.einsum("kmd,md->km", self.d_scattering, adjoint.scattering)
+        change += d_log_planck @ (adjoint.planck * b * b_by_t).T + log_column @ adjoint.log_column.T
+        return torch.exp(self.spread(torch.log(flux))), change / flux
+
+
+def _steps(rhox: Array, keep: slice) -> Array:
+    rhox = rhox[keep]
+    return np.concatenate([rhox[:1], np.diff(rhox)])
+
+
+def _abundances(values: Mapping[str, float]) -> dict[str, float]:
+    # A(X) of all elements: solar, scaled by [Fe/H], and the single ratios.
+    abundances = {}
+    for element, solar in SOLAR_ABUNDANCES.items():
+        scale = 0.0 if element in ("H", "He") else values["FE_H"]
+        abundances[element] = solar + scale + values.get(f"{element.upper()}_FE", 0.0)
+    return abundances
+
+
+def _is_followed(species: str) -> bool:
+    # Lines of elements without a label of their own are kept where a late-type spectrum shows them.
+    composition = Composition.of(species)
+    return composition.charge < 2 and all(element in FOLLOWED for element, _ in composition.atoms) and species != "H"
+
+
+def _stark_sensitivity(nodes: Array, opacity: Array, lines) -> Array:
+    """d ln(opacity)/d ln n_e of the hydrogen lines at fixed T and populations, (H, D).
+
+    A Stark profile is S(alpha)/F0 with alpha = offset/F0 and F0 ~ n_e^(2/3), so that the sensitivity is
+    -2/3 (1 + d ln S/d ln alpha): one in the far wing (S ~ alpha^-5/2). In the core, which is Doppler, it vanishes.
+    """
+    centres = np.array([line.wave_vacuum for line in lines])
+    offset = np.abs(nodes[:, None] - centres).min(axis=1)
+    log_opacity = np.log(opacity)
+    slope = np.gradient(log_opacity, nodes, axis=0)
+    nearest = centres[np.abs(nodes[:, None] - centres).argmin(axis=1)]
+    log_slope = slope * (nodes - nearest)[:, None]
+    sensitivity = -2.0 / 3.0 * (1.0 + log_slope)
+    sensitivity[offset < 0.3] = 0.0
+    return np.clip(sensitivity, 0.0, 1.0)
