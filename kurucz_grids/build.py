@@ -298,7 +298,9 @@ def _run(
                 fail(i, reason)
             elif event == "died":
                 i, reason = payload
-                if i is not None:
+                if i is not None and reason.startswith("no result"):
+                    fail(i, reason)
+                elif i is not None:
                     attempts[i] = attempts.get(i, 0) + 1
                     if attempts[i] < ATTEMPTS:
                         log.warning("a worker died on model %d (%s): once more", i, reason)

@@ -26,6 +26,7 @@ The file is only ever replaced as a whole. While a grid is being made its rows l
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -45,6 +46,9 @@ from phdlspec import __version__
 from phdlspec.errors import UserError
 from phdlspec.labels import LABELS, LabelSet
 from phdlspec.solar import SOLAR_SCALE
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 FORMAT, VERSION = "phdlspec-grid", 1
 WAVE_MIN, WAVE_MAX = 3690.0, 9110.0  # vacuum Å
@@ -327,26 +331,29 @@ def collect(path: str | Path, keep_parts: bool = False) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with disk_errors(path):
-            with h5py.File(temporary, "w") as file:
-                _create(file, manifest, labels, split)
-                for i in range(len(labels)):
-                    if i in finished:
-                        _put(file, i, parts.read_row(i))
-                    elif i in old and before is not None:
-                        _put(file, i, before.raw_row(i))
-                    elif before is not None and i < len(before) and i not in failures:
-                        file["reason"][i] = before.reason[i]
-                    else:
-                        file["reason"][i] = failures.get(i, "")
-            with temporary.open("rb") as handle:
-                os.fsync(handle.fileno())
+            with temporary.open("w+b", buffering=0) as raw:
+                disk = _Disk(raw)
+                with h5py.File(disk, "w") as file:
+                    _create(file, manifest, labels, split)
+                    for i in range(len(labels)):
+                        if i in finished:
+                            _put(file, i, parts.read_row(i))
+                        elif i in old and before is not None:
+                            _put(file, i, before.raw_row(i))
+                        elif before is not None and i < len(before) and i not in failures:
+                            failures[i] = before.reason[i]
+                        file["reason"][i] = "" if file["done"][i] else failures.get(i, "")
+                        if disk.error is not None:
+                            break
+                disk.raise_error()
+                os.fsync(raw.fileno())
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
         if before is not None:
             before.close()
-    missing = len(labels) - len(finished | old | set(failures))
-    if not keep_parts and missing == 0:
+    missing = [i for i in range(len(labels)) if not (i in finished or i in old or failures.get(i))]
+    if not keep_parts and not missing:
         parts.remove()
     return path
 
@@ -379,6 +386,52 @@ def survey_form(full_path: str | Path, out: str | Path, progress: bool = False) 
                 jacobian = low[1:] if full.has_jacobian else None
                 parts.write_row(int(i), full.labels[i], low[0], full.continuum(i), jacobian)
             return collect(out)
+
+
+class _Disk(io.RawIOBase):
+    """A file for HDF5 to write to, whose errors are raised by us.
+
+    HDF5 does not survive a write that fails (it crashes when it is closed): the first error is kept, and what
+    is written after it goes nowhere.
+    """
+
+    def __init__(self, raw: io.FileIO):
+        super().__init__()
+        self._raw = raw
+        self.error: OSError | None = None
+
+    def raise_error(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        written = 0
+        while self.error is None and written < len(view):
+            try:
+                written += self._raw.write(view[written:]) or 0
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._raw.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def readinto(self, data: Buffer) -> int:
+        return self._raw.readinto(data) or 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def flush(self) -> None:
+        self._raw.flush()
 
 
 def _create(file: h5py.File, manifest: Mapping[str, Any], labels: NDArray, split: NDArray) -> None:

@@ -105,7 +105,11 @@ class Parts:
                 ) from error
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-            yield
+            try:
+                yield
+            finally:
+                if self.folder.is_dir() and not self.exists():
+                    self.remove()
 
     def write_manifest(self, manifest: dict[str, Any], labels: NDArray, split: NDArray) -> None:
         """Store what makes the grid; the manifest, which tells that the folder is in use, comes last."""

@@ -37,7 +37,7 @@ class FakeFactory:
 
 
 class FakeSynthesizer:
-    """See `FakeFactory`. Rows are told by the order of the calls' labels: TEFF picks the row out of `rows`."""
+    """See `FakeFactory`, whose tuples name rows by the integer part of their TEFF."""
 
     def __init__(self, what: FakeFactory):
         self.what = what
