@@ -342,8 +342,8 @@ def fit_bias(
 def _places(basis: Basis, x: NDArray, rows: Rows, good: NDArray) -> tuple[NDArray, NDArray]:
     """Coordinates of the first and second star of each row (n, axes), with one [Fe/H] for all that share it.
 
-    Both stars of a pair get their mean, every good member of a cluster the median of the good ones: what is left
-    of a difference in [Fe/H] is noise or bias and must not explain itself.
+    Both stars of a pair get their mean, every good member of a cluster the median of the good ones: what is
+    left of a difference in [Fe/H] is noise or bias and must not explain itself.
     """
     first, second = x[rows.first], x[np.where(rows.second >= 0, rows.second, rows.first)]
     axis = [axis.name for axis in basis.axes].index("FE_H")

@@ -117,7 +117,7 @@ def _image(figure) -> str:
 def _figure(rows: int, columns: int, size: tuple[float, float]):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="tight")
     return figure, np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
 
 
