@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from kurucz_grids import build as building
+from phdlspec import cli
+from phdlspec.cli import main
+from phdlspec.wavelength import log_grid
+from tests.kurucz_grids.fakes import FakeFactory
+
+
+@pytest.fixture(autouse=True)
+def _only_this_command(monkeypatch):
+    monkeypatch.setattr(cli, "SUBCOMMANDS", {"grid": "kurucz_grids.command"})
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """A tiny grid of atmospheres, and a synthesizer that asks for nothing."""
+    monkeypatch.setattr(building, "KuruczFactory", lambda *_: FakeFactory())
+    layers = np.logspace(-3, 1, 5)
+    nodes = [(t, g, m) for t in (3500.0, 8000.0) for g in (0.0, 5.0) for m in (-3.0, 1.0)]
+    structure = np.stack([np.column_stack([layers] * 7) for _ in nodes])
+    np.savez(
+        tmp_path / "atmospheres.npz", params=np.column_stack([nodes, np.full(8, 2.0)]), structure=structure
+    )
+    (tmp_path / "lines.npz").touch()
+    return ["--atmospheres", str(tmp_path / "atmospheres.npz"), "--line-list", str(tmp_path / "lines.npz")]
+
+
+def test_build_then_info_check_and_collect(tmp_path, inputs, capsys):
+    out = str(tmp_path / "grid.h5")
+    command = ["grid", "build", "--n", "3", "--out", out, "--workers", "1", *inputs]
+    assert main(command) == 0
+    assert "3 models, 0 were there, 3 made" in capsys.readouterr().out
+    assert main(["grid", "info", out]) == 0
+    text = capsys.readouterr().out
+    assert "models       3 of 3" in text
+    assert "line_list_checksum" in text
+    assert main(["grid", "check", out]) == 1
+    assert "error    response" in capsys.readouterr().out
+    assert main(["grid", "build", "--n", "3", "--out", out, "--collect"]) == 1
+    assert "no grid in the making" in capsys.readouterr().err
+
+
+def test_import(tmp_path, capsys):
+    wave = log_grid(3680.0, 9130.0, 1 / 40_000)
+    np.savez(
+        tmp_path / "a.npz",
+        wave=wave,
+        flux=np.ones((1, len(wave))),
+        labels=[[5777.0, 4.4, 0.0]],
+        label_names=["TEFF", "LOGG", "FE_H"],
+    )
+    out = str(tmp_path / "g.h5")
+    options = ["--medium", "vacuum", "--resolving-power", "inf", "--origin", "test", "--out", out]
+    assert main(["grid", "import", str(tmp_path / "a.npz"), *options]) == 0
+    assert "1 of 1 spectra imported" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "none.h5"], "there is no such grid"),
+        (["check", "none.h5"], "there is no such grid"),
+        (["build", "--n", "3", "--out", "g.h5"], "--atmospheres is missing"),
+        (["build", "--n", "3", "--out", "g.h5", "--atmospheres", "x", "--line-list", "y"], "no such file"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["grid", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1

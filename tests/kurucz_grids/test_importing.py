@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from kurucz_grids.grid import GRID_LABELS, Grid
+from kurucz_grids.importing import import_grid
+from phdlspec.errors import UserError
+from phdlspec.wavelength import log_grid, vacuum_to_air
+
+WAVE = log_grid(3680.0, 9130.0, 1 / 40_000)
+KEYS = {"medium": "vacuum", "resolving_power": np.inf, "origin": "a test", "progress": False}
+
+
+def _flux(depth, wave=WAVE):
+    return 1 - depth * np.exp(-0.5 * (np.log(wave / 5000.0) / 1e-4) ** 2)
+
+
+def _arrays(**changes):
+    arrays = {
+        "wave": WAVE,
+        "flux": np.stack([_flux(0.3), _flux(0.6)]),
+        "labels": np.array([[5777.0, 4.4, 0.0], [4500.0, 2.0, -1.0]]),
+        "label_names": np.array(["TEFF", "LOGG", "FE_H"]),
+    }
+    arrays.update(changes)
+    return {name: values for name, values in arrays.items() if values is not None}
+
+
+def _save(path, **changes):
+    np.savez(path, **_arrays(**changes))
+    return path
+
+
+def test_arrays_with_labels(tmp_path):
+    import_grid(_save(tmp_path / "a.npz"), tmp_path / "g.h5", **KEYS)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert grid.n_done == 2
+        assert not grid.has_jacobian
+        assert grid.labels[1, GRID_LABELS.index("FE_H")] == -1.0
+        assert grid.labels[0, GRID_LABELS.index("VMIC")] > 0.7
+        assert grid.attrs["origin"] == "a test"
+        assert grid.attrs["imported_medium"] == "vacuum"
+        assert abs(grid.wave[grid.flux(1).argmin()] - 5000) < 0.5
+        # The equivalent width survives the change of resolution.
+        width = (1 - grid.flux(1)).sum() / 8750
+        assert np.isclose(width, (1 - _flux(0.6)).sum() / 40_000, rtol=1e-3)
+        assert np.isnan(grid.continuum(0)).all()
+
+
+def test_flux_with_continuum_and_derivatives(tmp_path):
+    continuum = np.full((2, len(WAVE)), 3e6) * np.linspace(1, 0.5, len(WAVE))
+    jacobian = np.zeros((2, 32, len(WAVE)))
+    jacobian[:, 7] = -(1 - _flux(0.2))
+    path = _save(
+        tmp_path / "a.npz", flux=_arrays()["flux"] * continuum, continuum=continuum, jacobian=jacobian
+    )
+    import_grid(path, tmp_path / "g.h5", form="full", **KEYS)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert grid.resolving_power == 12_000
+        assert grid.flux(0).max() == pytest.approx(1.0, abs=1e-4)
+        assert grid.continuum(0)[0] == pytest.approx(3e6, rel=0.02)
+        assert grid.jacobian(1)[7].min() < -0.05
+
+
+def test_air_is_turned_into_vacuum(tmp_path):
+    keys = {**KEYS, "medium": "air"}
+    import_grid(_save(tmp_path / "a.npz", wave=vacuum_to_air(WAVE)), tmp_path / "g.h5", **keys)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert abs(grid.wave[grid.flux(1).argmin()] - 5000) < 0.5
+
+
+def test_folder_of_text_on_a_linear_grid(tmp_path):
+    wave = np.arange(3685.0, 9125.0, 0.05)
+    spectra = tmp_path / "spectra"
+    spectra.mkdir()
+    np.savetxt(spectra / "sun.txt", np.column_stack([wave, _flux(0.5, wave)]))
+    np.save(spectra / "giant.npy", np.column_stack([wave, 2e5 * _flux(0.5, wave), np.full_like(wave, 2e5)]))
+    (spectra / "bad.txt").write_text("no spectrum at all\n")
+    table = Table(
+        {
+            "FILE": ["sun.txt", "giant.npy", "bad.txt"],
+            "teff": [5777.0, 4500.0, 5000.0],
+            "logg": [4.4, 2.0, 3.0],
+            "fe_h": [0.0, -1.0, 0.0],
+            "mg_fe": [0.0, 0.3, 0.0],
+        }
+    )
+    table.write(tmp_path / "labels.csv")
+    import_grid(spectra, tmp_path / "g.h5", label_table=tmp_path / "labels.csv", **KEYS)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert list(grid.rows()) == [0, 1]
+        assert grid.labels[1, GRID_LABELS.index("MG_FE")] == 0.3
+        assert np.allclose(grid.flux(0), grid.flux(1), atol=1e-5)
+        assert grid.reason[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "words"),
+    [
+        ({"labels": None}, {}, "give a table"),
+        ({"wave": None}, {}, "no array 'wave'"),
+        ({"flux": np.ones((3, len(WAVE)))}, {}, "flux has shape"),
+        ({"label_names": np.array(["TEFF", "LOGG", "MH"])}, {}, "no FE_H"),
+        ({"label_names": np.array(["TEFF", "LOGG", "FE_H", "X"])}, {}, "labels have shape"),
+        ({"flux": np.full((2, len(WAVE)), 1e5)}, {}, "not normalised"),
+        ({"flux": np.full((2, len(WAVE)), np.nan)}, {}, "not finite"),
+        ({"wave": WAVE[::-1]}, {}, "do not increase"),
+        ({"wave": WAVE * 1.1}, {}, "covers"),
+        ({"continuum": np.zeros((2, len(WAVE)))}, {}, "not positive"),
+        ({}, {"medium": "ether"}, "expected 'air' or 'vacuum'"),
+        ({}, {"resolving_power": 2000.0}, "cannot make the survey form"),
+        ({}, {"form": "tiny"}, "no form 'tiny'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path, changes, keys, words):
+    path = _save(tmp_path / "a.npz", **changes)
+    with pytest.raises(UserError, match=words) as caught:
+        import_grid(path, tmp_path / "g.h5", **{**KEYS, **keys})
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_an_existing_grid_is_not_overwritten(tmp_path):
+    (tmp_path / "g.h5").touch()
+    with pytest.raises(UserError, match="exists already"):
+        import_grid(_save(tmp_path / "a.npz"), tmp_path / "g.h5", **KEYS)

@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+
+from phdlspec import __version__, cli
+from phdlspec.errors import UserError
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"phdlspec {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["grid"]])
+def test_a_usage_error_is_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: phdlspec" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.SUBCOMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"phdlspec {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [(UserError("a.fits: is empty"), 1, "a.fits: is empty"), (KeyboardInterrupt(), 130, "stopped")],
+)
+def test_mistakes_and_interrupts_are_one_line(monkeypatch, capsys, error, code, words):
+    def run(args):
+        raise error
+
+    module = cli.importlib.import_module(cli.SUBCOMMANDS["info"])
+    monkeypatch.setattr(module, "run", run)
+    assert cli.main(["info"]) == code
+    text = capsys.readouterr().err
+    assert words in text
+    assert len(text.splitlines()) == 1
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys; from phdlspec.cli import build_parser; build_parser(); "
+        "print([name for name in ('torch', 'astropy', 'scipy', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
