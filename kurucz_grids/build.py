@@ -29,6 +29,7 @@ from tqdm import tqdm
 from kurucz_grids.grid import (
     CONTINUUM_WAVE,
     FORMS,
+    GRID_LABELS,
     Form,
     Grid,
     collect,
@@ -251,10 +252,18 @@ class _Store:
         )
         low = degrade_to(self.form.wave, self.form.resolving_power, wave, stack, math.inf)
         continuum = np.interp(CONTINUUM_WAVE, wave, _numpy(spectrum.continuum))
-        for name, values in (("flux", low[0]), ("derivatives", low[1:]), ("continuum", continuum)):
-            if not np.isfinite(values).all():
-                raise ValueError(f"the {name} holds values that are not finite")
+        names = ("flux", *(f"derivative by {name}" for name in GRID_LABELS.names))
+        for name, values in zip(names, low):
+            _refuse_unless_finite(name, values, self.form.wave)
+        _refuse_unless_finite("continuum", continuum, CONTINUUM_WAVE)
         self.parts.write_row(i, labels, low[0], continuum, low[1:])
+
+
+def _refuse_unless_finite(name: str, values: NDArray, wave: NDArray[np.float64]) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        where = wave[bad]
+        raise ValueError(f"the {name} is not finite in {bad.sum()} pixels, {where[0]:.1f}-{where[-1]:.1f} Å")
 
 
 def _numpy(values: Any) -> NDArray:
