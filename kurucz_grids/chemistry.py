@@ -170,7 +170,7 @@ class Continuum:
 
 # SMElib's names of continuous opacities and the species whose product each is proportional to.
 _ABSORPTION = {"AHMIN": ("H", "e"), "AHYD": ("H",), "AH2P": ("H", "H+"), "AHEMIN": ("He", "e")}
-_COOL = {"C1": "C", "Mg1": "Mg", "Al1": "Al", "Si1": "Si", "Fe1": "Fe", "CH": "CH", "OH": "OH"}
+_COOL = {"C1": "C", "Mg1": "Mg", "Al1": "Al", "Si1": "Si", "Fe1": "Fe", "CH": "CH", "OH": "OH", "NH": "NH"}
 _SCATTERING = {"SIGH": ("H",), "SIGEL": ("e",), "SIGH2": ("H2",)}
 # All sources on, except He+ free-free, Lukewarm/Hot are on as in ATLAS9; the flags are those of ATLAS.
 _OPACITY_FLAGS = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 0, 0, 0])
@@ -242,13 +242,17 @@ class Chemistry:
         self._sme.Opacity()
         number, population = {}, {}
         for name in self.species:
+            if name == "H+":
+                continue
             number[name] = np.asarray(self._sme.GetFraction(sme_name(name), mode=0), dtype=float)
             population[name] = np.asarray(self._sme.GetFraction(sme_name(name), mode=2), dtype=float)
+        electrons = self._sme.GetNelec().copy()
+        number["H+"] = population["H+"] = number["H"] * _saha_hydrogen(temperature) / electrons
         return Equilibrium(
             temperature=temperature,
             gas_pressure=gas_pressure,
             rhox=rhox,
-            electron_density=self._sme.GetNelec().copy(),
+            electron_density=electrons,
             density=self._sme.GetDensity().copy(),
             number=number,
             population=population,
@@ -258,15 +262,20 @@ class Chemistry:
         """Continuous opacity of the last solved model at vacuum wavelengths (M,) Å."""
         components = []
         pieces: dict[str, list[Array]] = {}
+        per_gram: dict[str, Array] = {}
         for wave_air in vacuum_to_air(wave):
             components.append(self._sme.GetContinuumOpacityComponents(float(wave_air)))
             if not parts:
                 continue
+            if not per_gram:
+                per_gram = {
+                    name: self._sme.GetOpacity("ACOOL", species=name, key="fraction").copy() for name in _COOL
+                }
             for name in (*_ABSORPTION, *_SCATTERING):
                 pieces.setdefault(name, []).append(self._sme.GetOpacity(name).copy())
             for name in _COOL:
-                value = self._sme.GetOpacity("ACOOL", species=name, key="new").copy()
-                pieces.setdefault(name, []).append(value)
+                cross_section = self._sme.GetOpacity("ACOOL", species=name, key="new")
+                pieces.setdefault(name, []).append(cross_section * per_gram[name])
         stacked = np.array(components)
         table = {name: np.array(values) for name, values in pieces.items()}
         cool = {name: (species,) for name, species in _COOL.items()}
@@ -281,7 +290,7 @@ class Chemistry:
     def hydrogen_opacity(self, wave: Array) -> Array:
         """(M, D) opacity of the hydrogen lines (cm2/g) of the last solved model at vacuum wavelengths (M,) Å."""
         self._prepare_lines()
-        return _without_spikes(np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)]))
+        return np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)])
 
     def _prepare_lines(self) -> None:
         # SMElib sets up its line opacities only on the way to a spectrum: ask for two wavelengths.
@@ -289,14 +298,9 @@ class Chemistry:
         self._sme.Transf(np.array([1.0]), wave=np.array([first + 1.0, last - 1.0]))
 
 
-def _without_spikes(opacity: Array) -> Array:
-    # At a rare wavelength SMElib's hydrogen profile breaks down in a layer (by ten orders of magnitude, or to zero):
-    # such a value is replaced by the geometric mean of its neighbours.
-    log_opacity = np.log(np.clip(opacity, 1e-30, 1e30))
-    middle = 0.5 * (log_opacity[:-2] + log_opacity[2:])
-    wrong = np.abs(log_opacity[1:-1] - middle) > np.abs(log_opacity[:-2] - log_opacity[2:]) + 5.0
-    log_opacity[1:-1][wrong] = middle[wrong]
-    return np.exp(log_opacity)
+def _saha_hydrogen(temperature: Array) -> Array:
+    # n(H+) n_e / n(H): both partition functions cancel the electron's two spin states.
+    return 2.41468e15 * temperature**1.5 * np.exp(-157_887.5 / temperature)
 
 
 def _elements_of(species: Sequence[str]) -> tuple[str, ...]:
@@ -317,7 +321,8 @@ def _tracked_species(line_species: Sequence[str]) -> tuple[str, ...]:
 def _sme_line_list(
     species: Sequence[str], hydrogen: tuple[HydrogenLine, ...], air_min: float, air_max: float
 ) -> LineList:
-    # SMElib knows the populations of those species only that have a line: each gets a faint one of its own.
+    # SMElib knows the populations of those species only that have a line: each gets a faint one of its own; not H+,
+    # whose "line" would spoil the opacity at all wavelengths.
     import pandas as pd
     from pysme.linelist.linelist import LineList
 
@@ -326,11 +331,11 @@ def _sme_line_list(
         # Principal quantum numbers stand in the Stark and van der Waals columns (the convention of VALD).
         air = float(vacuum_to_air(line.wave_vacuum))
         rows.append(("H 1", air, line.elow_ev, line.loggf, 0.0, float(line.lower), float(line.upper), 1.0, 1.0))
-    for i, name in enumerate(name for name in species if name != "H"):
+    for i, name in enumerate(name for name in species if name not in ("H", "H+")):
         stage = name.count("+") + 1
         base = name.rstrip("+")
         wave = air_min + (i + 1) * (air_max - air_min) / (len(species) + 1)
-        rows.append((f"{base} {stage}", wave, 1.0, FAINT_LOGGF, 0.0, 0.0, 0.0, 1.0, float(stage)))
+        rows.append((f"{base} {stage}", wave, 1.0, FAINT_LOGGF, 8.0, -6.0, -7.5, 1.0, float(stage)))
     columns = "species wlcent excit gflog gamrad gamqst gamvw atom_number ionization".split()
     table = pd.DataFrame(rows, columns=columns).sort_values("wlcent").reset_index(drop=True)
     return LineList(table, lineformat="short", medium="air")

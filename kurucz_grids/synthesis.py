@@ -14,7 +14,7 @@ No label costs a synthesis of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import Chemistry, Composition, Continuum, Equilibrium
-from kurucz_grids.hydrogen import hydrogen_lines, sampling_nodes
+from kurucz_grids.hydrogen import HydrogenLine, hydrogen_lines, sampling_nodes
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.opacity import (
     FineGrid,
@@ -47,6 +47,7 @@ Array = NDArray[np.float64]
 GRID_LABELS = LabelSet(LABELS[:-1])  # VBROAD is a convolution, not a property of the model
 LN10 = float(np.log(10.0))
 TEMPERATURE_STEP = 0.003  # relative step of the second equation of state
+METAL_STEP = 0.05  # dex, of the third
 LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # for the derivative of the interpolated atmosphere
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
@@ -79,14 +80,15 @@ class BackgroundTangents:
     """Logarithmic changes along the K labels of what makes the background opacity.
 
     absorption, scattering : (K, M, D) changes of the continuum nodes (cm2/g).
-    hydrogen : (K, D) of the hydrogen-line opacity apart from the two below;
-    hydrogen_electrons (K, D) ln n_e at fixed T; hydrogen_temperature (K, D) ln T.
+    hydrogen : (K, D) of the hydrogen-line opacity by its populations, at fixed T.
+    electrons, atoms : (K, D) ln n_e and ln n(H I) at fixed T, which broaden hydrogen lines; temperature (K, D) ln T.
     """
 
     absorption: Array
     scattering: Array
     hydrogen: Array
     electrons: Array
+    atoms: Array
     temperature: Array
 
 
@@ -98,8 +100,8 @@ class StellarModel:
     ----------
     labels : (32,) or None for an atmosphere from elsewhere
     equilibrium : the layers; vmic : km/s
-    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g, and its derivatives with respect to ln n_e
-    and ln T (at fixed pressure), (H, D)
+    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g, and its derivatives with respect to ln n_e,
+    ln n(H I) (both through broadening alone) and ln T (at fixed pressure), (H, D)
     populations : (K, S, D) change of ln(population / density) of the S species of the line list along the K labels
     tangents : of the layers along the K labels, (K, D) each; log_column (K, D)
     """
@@ -112,6 +114,7 @@ class StellarModel:
     hydrogen_wave: Array
     hydrogen: Array
     hydrogen_by_electrons: Array
+    hydrogen_by_atoms: Array
     hydrogen_by_temperature: Array
     populations: Array
     temperature: Array
@@ -262,12 +265,19 @@ class Synthesizer:
         warm_continuum = self.chemistry.continuum(self._nodes, parts=False)
         sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
         warm_hydrogen = self.chemistry.hydrogen_opacity(sparse)
+        rich = solve(t, p, rhox, n_e, _enriched(abundances), atmosphere.teff, atmosphere.logg, vmic)
+        rich_hydrogen = self.chemistry.hydrogen_opacity(sparse)
         base = solve(t, p, rhox, n_e, abundances, atmosphere.teff, atmosphere.logg, vmic)
         continuum = self.chemistry.continuum(self._nodes)
-        hydrogen = np.maximum(self.chemistry.hydrogen_opacity(nodes), 1e-30)
+        hydrogen = self.chemistry.hydrogen_opacity(nodes)
         position = np.searchsorted(nodes, sparse)
-        by_temperature = np.log(np.maximum(warm_hydrogen, 1e-30) / hydrogen[position]) / dln_t
-        by_temperature = np.array([np.interp(nodes, sparse, column) for column in by_temperature.T]).T
+        by_temperature = np.log(warm_hydrogen / hydrogen[position]) / dln_t
+        # What the metals change through the electrons, apart from the populations of hydrogen.
+        own = np.log(rich.population["H"] / base.population["H"] * base.density / rich.density)
+        d_ln_e = np.log(rich.electron_density / base.electron_density)
+        by_electrons = (np.log(rich_hydrogen / hydrogen[position]) - own) / np.where(
+            np.abs(d_ln_e) > 1e-6, d_ln_e, np.inf
+        )
 
         names = GRID_LABELS.names
         response = base.response
@@ -312,8 +322,9 @@ class Synthesizer:
         return StellarModel(
             labels=theta, names=names, equilibrium=base, vmic=vmic, continuum=continuum,
             hydrogen_wave=nodes, hydrogen=hydrogen,
-            hydrogen_by_electrons=_stark_sensitivity(nodes, hydrogen, self._hydrogen),
-            hydrogen_by_temperature=by_temperature, populations=populations, temperature=d_temperature,
+            hydrogen_by_electrons=_spread(nodes, sparse, by_electrons),
+            hydrogen_by_atoms=_self_broadening(nodes, _spread(nodes, sparse, by_electrons), self._hydrogen),
+            hydrogen_by_temperature=_spread(nodes, sparse, by_temperature), populations=populations, temperature=d_temperature,
             electrons=d_electrons, perturbers=d_perturbers, vmic_tangent=vmic_tangent, log_column=log_column,
             background=background,
         )  # fmt: skip
@@ -341,11 +352,13 @@ class Synthesizer:
             return at_fixed_t + (warm_total - total) / dln_t * d_temperature[:, None]
 
         electrons = np.einsum("kid,id->kd", direction, response.electrons)
+        atoms = np.einsum("kid,id->kd", direction, response.species["H"])
         return BackgroundTangents(
             absorption=change(continuum.absorption_parts, continuum.absorption, warm.absorption),
             scattering=change(continuum.scattering_parts, continuum.scattering, warm.scattering),
-            hydrogen=np.einsum("kid,id->kd", direction, response.species["H"]) - fixed_density,
+            hydrogen=atoms - fixed_density,
             electrons=electrons,
+            atoms=atoms,
             temperature=d_temperature,
         )
 
@@ -430,9 +443,14 @@ class _Background:
             self.d_absorption, self.d_scattering = self.d_absorption + self.d_scattering, self.d_scattering * 0
         self.hydrogen_wave = model.hydrogen_wave
         self.log_hydrogen = put(np.log(model.hydrogen))
-        self.by_electrons, self.by_temperature = put(model.hydrogen_by_electrons), put(model.hydrogen_by_temperature)
-        self.h_fixed, self.h_electrons, self.h_temperature = (
-            put(x) for x in (tangents.hydrogen, tangents.electrons, tangents.temperature)
+        self.h_fixed = put(tangents.hydrogen)
+        self.h_responses = tuple(
+            (put(sensitivity), put(change))
+            for sensitivity, change in (
+                (model.hydrogen_by_electrons, tangents.electrons),
+                (model.hydrogen_by_atoms, tangents.atoms),
+                (model.hydrogen_by_temperature, tangents.temperature),
+            )
         )
         self.temperature = put(model.equilibrium.temperature)
 
@@ -478,10 +496,10 @@ class _Background:
             answer[:, mine] = ends[0] * (1 - weight[mine]) + ends[1] * weight[mine]
         node, w = self._at_hydrogen_nodes(first, last)
         seen = by_absorption * hydrogen
-        electrons = self.by_electrons[node] * (1 - w) + self.by_electrons[node + 1] * w
-        temperature = self.by_temperature[node] * (1 - w) + self.by_temperature[node + 1] * w
-        answer += self.h_fixed @ seen.T + self.h_electrons @ (seen * electrons).T
-        answer += self.h_temperature @ (seen * temperature).T
+        answer += self.h_fixed @ seen.T
+        for sensitivity, change in self.h_responses:
+            local = sensitivity[node] * (1 - w) + sensitivity[node + 1] * w
+            answer += change @ (seen * local).T
         return answer
 
     def continuum_flux(
@@ -520,18 +538,19 @@ def _is_followed(species: str) -> bool:
     return composition.charge < 2 and all(element in FOLLOWED for element, _ in composition.atoms) and species != "H"
 
 
-def _stark_sensitivity(nodes: Array, opacity: Array, lines) -> Array:
-    """d ln(opacity)/d ln n_e of the hydrogen lines at fixed T and populations, (H, D).
+def _enriched(abundances: Mapping[str, float]) -> dict[str, float]:
+    # All metals a little up: what this does to the hydrogen lines, it does through the electrons.
+    return {element: a if element in ("H", "He") else a + METAL_STEP for element, a in abundances.items()}
 
-    A Stark profile is S(alpha)/F0 with alpha = offset/F0 and F0 ~ n_e^(2/3), so that the sensitivity is
-    -2/3 (1 + d ln S/d ln alpha): one in the far wing (S ~ alpha^-5/2). In the core, which is Doppler, it vanishes.
-    """
+
+def _self_broadening(nodes: Array, by_electrons: Array, lines: Sequence[HydrogenLine]) -> Array:
+    # A wing is due to electrons (Stark) and to hydrogen atoms (resonance): what the ones leave is due to the others.
+    # Within some Doppler widths of a centre broadening does nothing.
     centres = np.array([line.wave_vacuum for line in lines])
-    offset = np.abs(nodes[:, None] - centres).min(axis=1)
-    log_opacity = np.log(opacity)
-    slope = np.gradient(log_opacity, nodes, axis=0)
-    nearest = centres[np.abs(nodes[:, None] - centres).argmin(axis=1)]
-    log_slope = slope * (nodes - nearest)[:, None]
-    sensitivity = -2.0 / 3.0 * (1.0 + log_slope)
-    sensitivity[offset < 0.3] = 0.0
-    return np.clip(sensitivity, 0.0, 1.0)
+    offset = np.abs(nodes[:, None] - centres) / centres * 6563.0
+    in_wing = np.clip((offset.min(axis=1) - 0.6) / 0.8, 0.0, 1.0)
+    return np.clip(1.0 - by_electrons, 0.0, 1.0) * in_wing[:, None]
+
+
+def _spread(nodes: Array, sparse: Array, values: Array) -> Array:
+    return np.array([np.interp(nodes, sparse, column) for column in values.T]).T
