@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 Contains = Callable[[float, float, float], bool]
 
 MAX_FLUX = 1.02  # normalised flux above which a row is wrong
-NEGATIVE_SHARE = 0.98  # of the absolute response to an abundance; continuum and blends make the rest
+DEEPENING_SHARE = 0.9  # of the rows in which the strongest response to an abundance deepens a line
+MOLECULAR = ("C_FE", "N_FE", "O_FE")  # one of them can weaken the molecules of another
 LINE_SHARE = 0.35  # of the squared response of an element that lies within 8 Å of its well-known lines
 WINDOW = 8.0  # Å
 OUTLIER = 8.0  # robust sigma
@@ -133,8 +134,8 @@ class _Scan:
     not_finite: list[int]
     out_of_range: list[int]
     bad_continuum: list[int]
-    positive: Array  # (L,) positive response
-    total: Array  # (L,) absolute response
+    deepening: Array  # (L,) rows whose strongest response is negative
+    responding: Array  # (L,) rows with any response
     on_lines: dict[str, list[float]]
     extremes: tuple[float, float]
 
@@ -168,8 +169,9 @@ class _Scan:
         if not np.isfinite(jacobian).all():
             self.not_finite.append(i)
             return
-        self.positive += np.clip(jacobian, 0, None).sum(axis=1)
-        self.total += np.abs(jacobian).sum(axis=1)
+        low, high = jacobian.min(axis=1), jacobian.max(axis=1)
+        self.deepening += -low > high
+        self.responding += (low < 0) | (high > 0)
         for name, mask in near.items():
             power = jacobian[grid.label_names.index(name)].astype(float) ** 2
             if power.sum() > 0:
@@ -184,16 +186,19 @@ class _Scan:
         yield _rows_finding("continuum", self.bad_continuum, "are not positive", "positive where it is known")
         if not grid.has_jacobian:
             return
-        share = 1 - self.positive / np.maximum(self.total, 1e-30)
+        share = self.deepening / np.maximum(self.responding, 1)
         wrong = [
             f"{name} {share[k]:.2f}"
             for k, name in enumerate(grid.label_names)
-            if name.endswith("_FE") and share[k] < NEGATIVE_SHARE and self.total[k] > 0
+            if name.endswith("_FE")
+            and name not in MOLECULAR
+            and self.responding[k]
+            and share[k] < DEEPENING_SHARE
         ]
-        dead = [name for k, name in enumerate(grid.label_names) if self.total[k] == 0]
-        text = "more of an element deepens lines"
+        dead = [name for k, name in enumerate(grid.label_names) if self.responding[k] == 0]
+        text = "more of an element deepens its lines"
         if wrong:
-            text = f"share of the response that deepens lines below {NEGATIVE_SHARE}: {', '.join(wrong)}"
+            text = f"the strongest response deepens a line in too few rows: {', '.join(wrong)}"
         yield Finding("sign", "warning" if wrong else "ok", text)
         text = f"no response at all: {', '.join(dead)}" if dead else "every label changes the spectrum"
         yield Finding("response", "error" if dead else "ok", text)
