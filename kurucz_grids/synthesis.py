@@ -47,6 +47,7 @@ Array = NDArray[np.float64]
 GRID_LABELS = LabelSet(LABELS[:-1])  # VBROAD is a convolution, not a property of the model
 LN10 = float(np.log(10.0))
 TEMPERATURE_STEP = 0.003  # relative step of the second equation of state
+NO_OPACITY = 1e-30  # cm2/g
 METAL_STEP = 0.05  # dex, of the third
 LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # for the derivative of the interpolated atmosphere
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
@@ -271,12 +272,14 @@ class Synthesizer:
         continuum = self.chemistry.continuum(self._nodes)
         hydrogen = self.chemistry.hydrogen_opacity(nodes)
         position = np.searchsorted(nodes, sparse)
-        by_temperature = np.log(warm_hydrogen / hydrogen[position]) / dln_t
+        by_temperature = _log_ratio(warm_hydrogen, hydrogen[position]) / dln_t
         # What the metals change through the electrons, apart from the populations of hydrogen.
         own = np.log(rich.population["H"] / base.population["H"] * base.density / rich.density)
         d_ln_e = np.log(rich.electron_density / base.electron_density)
-        by_electrons = (np.log(rich_hydrogen / hydrogen[position]) - own) / np.where(
-            np.abs(d_ln_e) > 1e-6, d_ln_e, np.inf
+        # Holtsmark's wing goes with n_e, a Stark-broadened centre with n_e^(-2/3): the rest is rounding error of a
+        # layer whose electrons do not come from metals.
+        by_electrons = np.clip(
+            (_log_ratio(rich_hydrogen, hydrogen[position]) - own) / np.where(d_ln_e > 1e-6, d_ln_e, np.inf), -1.0, 1.5
         )
 
         names = GRID_LABELS.names
@@ -442,7 +445,7 @@ class _Background:
         if not synthesizer.settings.scattering:
             self.d_absorption, self.d_scattering = self.d_absorption + self.d_scattering, self.d_scattering * 0
         self.hydrogen_wave = model.hydrogen_wave
-        self.log_hydrogen = put(np.log(model.hydrogen))
+        self.log_hydrogen = put(np.log(np.maximum(model.hydrogen, NO_OPACITY)))
         self.h_fixed = put(tangents.hydrogen)
         self.h_responses = tuple(
             (put(sensitivity), put(change))
@@ -541,6 +544,11 @@ def _is_followed(species: str) -> bool:
 def _enriched(abundances: Mapping[str, float]) -> dict[str, float]:
     # All metals a little up: what this does to the hydrogen lines, it does through the electrons.
     return {element: a if element in ("H", "He") else a + METAL_STEP for element, a in abundances.items()}
+
+
+def _log_ratio(changed: Array, opacity: Array) -> Array:
+    # Where a cool layer has no hydrogen opacity at all, nothing changes it.
+    return np.log(np.maximum(changed, NO_OPACITY) / np.maximum(opacity, NO_OPACITY))
 
 
 def _self_broadening(nodes: Array, by_electrons: Array, lines: Sequence[HydrogenLine]) -> Array:
