@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kurucz_grids.hydrogen import HydrogenLine
+from kurucz_grids.linelists.elements import ATOMIC_WEIGHT
 from phdlspec.errors import UserError
 from phdlspec.solar import ATOMIC_NUMBER
 from phdlspec.wavelength import vacuum_to_air
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 BOLTZMANN = 1.380649e-16  # erg/K
-FAINT_LOGGF = -9.5
+FAINT_LOGGF = -25.0
 
 # Elements that lose a second electron in the deep layers of the hottest stars (second potential below 14.7 eV).
 TWICE_IONISED = frozenset("Ca Sc Ti V Sr Y Zr Ba La Ce Pr Nd Sm Eu Gd Dy".split())
@@ -142,6 +143,8 @@ class Response:
         unknowns = np.linalg.solve(matrix / norm, rhs[None] / norm)  # (D, U, K)
         answer = np.einsum("su,duk->skd", power, unknowns)
         density = np.einsum("du,duk->kd", d_nuclei[:, 0], unknowns)
+        mass = nuclei * np.array([ATOMIC_WEIGHT[ATOMIC_NUMBER[element]] for element in elements])
+        density[:-1] += (mass / mass.sum(axis=1, keepdims=True)).T[1:]  # more of an element is also heavier
         return cls(
             inputs=(*elements[1:], "pressure"),
             species=dict(zip(names, answer)),

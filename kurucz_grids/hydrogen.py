@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def _radial(n: int, ell: int, r: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.exp(log_norm - rho / 2) * rho**ell * eval_genlaguerre(n - ell - 1, 2 * ell + 1, rho)
 
 
-@lru_cache(maxsize=None)
+@cache
 def oscillator_strength(lower: int, upper: int) -> float:
     """Absorption oscillator strength averaged over the lower level's sublevels (Bethe & Salpeter 1957, sect. 63)."""
     # Gauss-Laguerre quadrature is exact here: the integrand is a polynomial times an exponential.

@@ -197,9 +197,9 @@ def select_lines(
     starts = [0, *counts[:-1]]
     groups = tuple((f, h, a, b) for (f, h), a, b in zip(kinds, starts, counts) if b > a)
     strength, damping, inverse = _parameters(data, layers, index, slice(None))
-    half = torch.tensor([h for _, h in kinds], device=data.device)[chosen]
-    form = torch.tensor([f for f, _ in kinds], device=data.device)[chosen]
-    strong = torch.nonzero((form == CORE) & (reach > half)).squeeze(1)
+    halves = torch.tensor([h for _, h in kinds], device=data.device)[chosen]
+    forms = torch.tensor([f for f, _ in kinds], device=data.device)[chosen]
+    strong = torch.nonzero((forms == CORE) & (reach > halves)).squeeze(1)
     return LineState(index, data.centre[index], strength, damping, inverse, reach, groups, strong)
 
 
@@ -343,9 +343,9 @@ def block_opacity(
         total.index_add_(0, row.reshape(-1), profile.reshape(-1, depth))
     opacity = total[:-1].reshape(len(active), size, depth)
     if wings is not None:
-        lines, square, fourth = wings
-        factor2, factor4 = _wing_factors(state, lines)
-        species = slot[data.species[state.index[lines]]]
+        winged, square, fourth = wings
+        factor2, factor4 = _wing_factors(state, winged)
+        species = slot[data.species[state.index[winged]]]
         for s in torch.unique(species).tolist():
             mine = species == s
             opacity[s].addmm_(square[mine].T, factor2[mine]).addmm_(fourth[mine].T, factor4[mine])
@@ -408,13 +408,13 @@ def block_response(
     answer = answer[:, :-1]
     wings = _wings(data, state, first, last)
     if wings is not None:
-        lines, square, fourth = wings
-        factor2, factor4 = _wing_factors(state, lines)
+        winged, square, fourth = wings
+        factor2, factor4 = _wing_factors(state, winged)
         middle = factor2.shape[1] // 2
         shape = square + (factor4[:, middle] / factor2[:, middle])[:, None] * fourth
-        damping, inverse = state.damping[lines], state.inverse_doppler[lines]
+        damping, inverse = state.damping[winged], state.inverse_doppler[winged]
         d_strength, d_damping, d_inverse = _log_changes(
-            data, layers, tangents, state.index[lines], damping, inverse
+            data, layers, tangents, state.index[winged], damping, inverse
         )
         for k in range(len(answer)):
             change = factor2 * (d_strength[k] + d_damping[k] - 2 * d_inverse[k])

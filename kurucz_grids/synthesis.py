@@ -65,8 +65,8 @@ class Settings:
     top_log_tau : layers above this log10 of the Rosseland optical depth are left out.
     """
 
-    wave_min: float = 3690.0
-    wave_max: float = 9110.0
+    wave_min: float = 3685.0
+    wave_max: float = 9120.0
     points: float = 150_000.0
     line_cut: float = 3e-4
     window_cut: float = 3e-4
@@ -221,7 +221,9 @@ class Synthesizer:
         """As `prepare` for an atmosphere of one's own and A(X) by element: derivatives of TEFF and LOGG are zero."""
         return self._prepare(atmosphere, dict(abundances), vmic, None, {})
 
-    def _atmosphere_slope(self, centre: tuple[float, ...], axis: int, step: float, keep: slice) -> tuple[Array, Array, Array]:
+    def _atmosphere_slope(
+        self, centre: tuple[float, ...], axis: int, step: float, keep: slice
+    ) -> tuple[Array, Array, Array]:
         # d(ln T, ln P, ln column) by a central difference, one-sided at the edge of the grid.
         assert self.atmospheres is not None
         ends = []
@@ -322,15 +324,26 @@ class Synthesizer:
         background = self._background_tangents(
             base, continuum, warm_continuum, direction, d_temperature, fixed_density, dln_t
         )
+        by_electrons = _spread(nodes, sparse, by_electrons)
         return StellarModel(
-            labels=theta, names=names, equilibrium=base, vmic=vmic, continuum=continuum,
-            hydrogen_wave=nodes, hydrogen=hydrogen,
-            hydrogen_by_electrons=_spread(nodes, sparse, by_electrons),
-            hydrogen_by_atoms=_self_broadening(nodes, _spread(nodes, sparse, by_electrons), self._hydrogen),
-            hydrogen_by_temperature=_spread(nodes, sparse, by_temperature), populations=populations, temperature=d_temperature,
-            electrons=d_electrons, perturbers=d_perturbers, vmic_tangent=vmic_tangent, log_column=log_column,
+            labels=theta,
+            names=names,
+            equilibrium=base,
+            vmic=vmic,
+            continuum=continuum,
+            hydrogen_wave=nodes,
+            hydrogen=hydrogen,
+            hydrogen_by_electrons=by_electrons,
+            hydrogen_by_atoms=_self_broadening(nodes, by_electrons, self._hydrogen),
+            hydrogen_by_temperature=_spread(nodes, sparse, by_temperature),
+            populations=populations,
+            temperature=d_temperature,
+            electrons=d_electrons,
+            perturbers=d_perturbers,
+            vmic_tangent=vmic_tangent,
+            log_column=log_column,
             background=background,
-        )  # fmt: skip
+        )
 
     def _background_tangents(
         self,

@@ -32,7 +32,7 @@ class Adjoint(NamedTuple):
 
 
 def planck(wave: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Planck function B_lambda (N, D) in erg/cm2/s/Å/sr at `wave` (N,) Å and `temperature` (D,) K, and d ln B/d ln T."""
+    """B_lambda (N, D) in erg/cm2/s/Å/sr at `wave` (N,) Å and `temperature` (D,) K, and d ln B/d ln T."""
     cm = wave[:, None] * 1e-8
     x = (PLANCK_CM_S * LIGHT_CM_S / BOLTZMANN) / (cm * temperature[None])
     scale = 2 * PLANCK_CM_S * LIGHT_CM_S**2 * 1e-8
@@ -150,6 +150,7 @@ def flux_and_adjoint(absorption: Tensor, scattering: Tensor, b: Tensor, rhox: Te
     leaves = [x.detach().requires_grad_(True) for x in (absorption, scattering, b)]
     with torch.enable_grad():
         steps = _optical_steps(leaves[0], leaves[1], rhox)
-        flux = _flux_of(*leaves, steps)
+        flux = _flux_of(leaves[0], leaves[1], leaves[2], steps)
         gradients = torch.autograd.grad(flux.sum(), [*leaves, steps])
-    return flux.detach(), Adjoint(*gradients[:3], gradients[3] * steps.detach())
+    absorbed, scattered, thermal, by_steps = gradients
+    return flux.detach(), Adjoint(absorbed, scattered, thermal, by_steps * steps.detach())

@@ -18,7 +18,7 @@ _FAR = 36.0  # |z|^2 beyond which the continued fraction takes over
 def faddeeva(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Real part H(a, v) (the Voigt function) and imaginary part L(a, v) of w(v + ia), for a >= 0.
 
-    Inside |z| < 6 the rational approximation of Hui et al. (error below 1e-6 of the peak), outside three terms
+    Inside |z| < 6 the rational approximation of Hui et al. (error below 6e-6 of the peak), outside three terms
     of the continued fraction (relative error below 1e-4).
     """
     y = -v

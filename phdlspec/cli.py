@@ -12,13 +12,8 @@ from phdlspec.errors import UserError
 
 # Each module has HELP (one line), add_arguments(parser) and run(args) -> exit code.
 SUBCOMMANDS: dict[str, str] = {
-    "fit": "phdlspec.commands.fit",
-    "catalog": "phdlspec.commands.catalog",
     "calibrate": "calibration.command",
-    "emulate": "phdlspec.commands.emulate",
-    "train": "phdlspec.commands.train",
     "grid": "kurucz_grids.command",
-    "info": "phdlspec.commands.info",
 }
 
 

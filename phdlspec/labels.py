@@ -112,7 +112,7 @@ class LabelSet:
     def inside(self, theta: ArrayLike) -> NDArray[np.bool_]:
         """True for each label vector (..., L) that lies within all bounds."""
         theta = np.asarray(theta, dtype=float)
-        return ((theta >= self.lower) & (theta <= self.upper)).all(axis=-1)
+        return np.asarray(((theta >= self.lower) & (theta <= self.upper)).all(axis=-1))
 
     def complete(self, values: Mapping[str, float]) -> NDArray[np.float64]:
         """A label vector (L,) from a few named values: the rest is scaled solar with a typical VMIC.
@@ -132,9 +132,10 @@ class LabelSet:
 
 
 def typical_vmic(teff: ArrayLike, logg: ArrayLike, fe_h: ArrayLike) -> NDArray[np.float64]:
-    """Typical microturbulence in km/s (Ramirez, Allende Prieto & Lambert 2013, ApJ 764, 78, eq. 1), kept within 0.7-2.5.
+    """Typical microturbulence in km/s (Ramirez, Allende Prieto & Lambert 2013, ApJ 764, 78), kept within 0.7-2.5.
 
-    The relation was made for dwarfs and subgiants; for giants it is extrapolated in logg and reaches the 2 km/s seen there.
+    The relation was made for dwarfs and subgiants; for giants it is extrapolated in logg and reaches the 2 km/s
+    that is seen there.
     """
     teff, logg, fe_h = (np.asarray(x, dtype=float) for x in (teff, logg, fe_h))
     vmic = 1.163 + 7.808e-4 * (teff - 5800.0) - 0.494 * (logg - 4.30) - 0.050 * fe_h

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 SPEED_OF_LIGHT_KM_S = 299792.458
 
 # Pixels of LAMOST low-resolution spectra, vacuum Å: log10(wave) = 3.5682 + 1e-4 i.
-LAMOST_WAVE: NDArray[np.float64] = 10.0 ** (3.5682 + 1e-4 * np.arange(3909))
+LAMOST_WAVE: NDArray[np.float64] = np.power(10.0, 3.5682 + 1e-4 * np.arange(3909), dtype=np.float64)
 
 
 def _refractive_index(wave_vacuum: NDArray[np.float64]) -> NDArray[np.float64]:

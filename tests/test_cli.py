@@ -38,9 +38,9 @@ def test_mistakes_and_interrupts_are_one_line(monkeypatch, capsys, error, code, 
     def run(args):
         raise error
 
-    module = cli.importlib.import_module(cli.SUBCOMMANDS["info"])
+    module = cli.importlib.import_module(cli.SUBCOMMANDS["grid"])
     monkeypatch.setattr(module, "run", run)
-    assert cli.main(["info"]) == code
+    assert cli.main(["grid", "info", "none.h5"]) == code
     text = capsys.readouterr().err
     assert words in text
     assert len(text.splitlines()) == 1

@@ -1,0 +1,113 @@
+"""Differential spectra against finite differences of the synthesis itself, on a grey atmosphere and a few lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.linelists import LineList
+from kurucz_grids.synthesis import GRID_LABELS, Settings, Synthesizer
+from phdlspec.solar import SOLAR_ABUNDANCES
+
+pytest.importorskip("pysme", reason="synthesis needs the extra [grids]")
+
+
+@pytest.fixture(scope="module")
+def lines() -> LineList:
+    rows = [
+        ("Fe", 5150.5, 1.0, -3.0), ("Fe", 5152.0, 3.5, -1.0), ("Fe+", 5153.2, 2.8, -2.0),
+        ("Mg", 5154.5, 2.7, -1.0), ("Ti", 5155.5, 0.8, -0.5), ("C2", 5156.5, 0.5, -0.3), ("MgH", 5157.5, 0.3, -0.5),
+    ]  # fmt: skip
+    n = len(rows)
+    return LineList.from_columns(
+        np.array([row[0] for row in rows]),
+        wave_vacuum=np.array([row[1] for row in rows]),
+        elow_ev=np.array([row[2] for row in rows]),
+        loggf=np.array([row[3] for row in rows]),
+        gamma_rad=np.full(n, 1e8),
+        gamma_stark=np.full(n, 1e-6),
+        gamma_vdw=np.full(n, 3e-8),
+        vdw_exponent=np.full(n, 0.38),
+        isotope_fraction=np.ones(n),
+    )
+
+
+def grey_atmosphere(teff: float = 5000.0, gravity: float = 3e3) -> Atmosphere:
+    tau = np.logspace(-5.5, 1.5, 50)
+    temperature = teff * (0.75 * (tau + 2 / 3)) ** 0.25
+    rosseland = 0.05 + 0.4 * tau**0.5
+    rhox = np.cumsum(np.gradient(tau) / rosseland)
+    pressure = gravity * rhox
+    n_e = 1e-4 * pressure / (1.380649e-16 * temperature)
+    return Atmosphere(teff, np.log10(gravity), 0.0, 2.0, rhox, temperature, pressure, n_e, rosseland, 0 * tau + 1e-3)
+
+
+@pytest.fixture(scope="module")
+def synthesizer(lines) -> Synthesizer:
+    settings = Settings(wave_min=5150.0, wave_max=5158.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
+    return Synthesizer(None, lines, settings)
+
+
+def flux(synthesizer: Synthesizer, abundances: dict[str, float], vmic: float = 1.5) -> torch.Tensor:
+    model = synthesizer.prepare_atmosphere(grey_atmosphere(), abundances, vmic)
+    return synthesizer.solve(model, derivatives=False).flux
+
+
+@pytest.fixture(scope="module")
+def spectrum(synthesizer):
+    return synthesizer.solve(synthesizer.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), 1.5))
+
+
+def test_spectrum_is_normalised_and_lines_sit_at_their_centres(spectrum):
+    assert float(spectrum.flux.max()) <= 1.001
+    assert float(spectrum.flux.min()) > 0
+    window = (spectrum.wave > 5154.0) & (spectrum.wave < 5155.0)
+    centre = spectrum.wave[window][spectrum.flux[window].argmin()]
+    assert float(centre) == pytest.approx(5154.5, abs=0.02)
+
+
+@pytest.mark.parametrize("element", ["Fe", "Mg", "Ti", "C", "O", "Si"])
+def test_abundance_derivative_is_the_finite_difference(synthesizer, spectrum, element):
+    step = 0.1  # large against rounding in float32, small against curvature
+    ends = [
+        flux(synthesizer, {**SOLAR_ABUNDANCES, element: SOLAR_ABUNDANCES[element] + sign * step}) for sign in (-1, 1)
+    ]
+    numeric = (ends[1] - ends[0]) / (2 * step)
+    if element == "Fe":
+        # FE_H moves all metals: take the single ratios away.
+        ours = spectrum.jacobian[GRID_LABELS.index("FE_H")].clone()
+        for k, label in enumerate(GRID_LABELS):
+            if label.element:
+                ours -= spectrum.jacobian[k]
+        tolerance = 0.03  # Ne, P, Cl … move with [Fe/H] as well
+    else:
+        ours = spectrum.jacobian[GRID_LABELS.index(f"{element.upper()}_FE")]
+        tolerance = 0.02
+    assert float((ours - numeric).norm() / numeric.norm()) < tolerance
+
+
+def test_microturbulence_derivative_is_the_finite_difference(synthesizer, spectrum):
+    step = 0.02
+    abundances = dict(SOLAR_ABUNDANCES)
+    numeric = (flux(synthesizer, abundances, 1.5 + step) - flux(synthesizer, abundances, 1.5 - step)) / (2 * step)
+    ours = spectrum.jacobian[GRID_LABELS.index("VMIC")]
+    assert float((ours - numeric).norm() / numeric.norm()) < 0.02
+
+
+def test_an_abundance_acts_through_its_own_lines(spectrum):
+    nickel = spectrum.jacobian[GRID_LABELS.index("NI_FE")]
+    titanium = spectrum.jacobian[GRID_LABELS.index("TI_FE")]
+    assert float(nickel.abs().max()) < 0.05 * float(titanium.abs().max())
+    near = (spectrum.wave - 5155.5).abs() < 1.0
+    assert float(titanium[near].norm() / titanium.norm()) > 0.95
+
+
+def test_compiled_kernels_give_the_same_numbers(lines, spectrum):
+    compiled = Synthesizer(
+        None, lines, Settings(wave_min=5150.0, wave_max=5158.0, line_cut=1e-6, window_cut=1e-5, compiled=True)
+    )
+    again = compiled.solve(compiled.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), 1.5))
+    assert torch.allclose(again.flux, spectrum.flux, atol=2e-6)
+    assert torch.allclose(again.jacobian, spectrum.jacobian, atol=2e-5)
