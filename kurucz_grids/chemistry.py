@@ -7,6 +7,7 @@ are plain arrays (`Equilibrium`, `Background`), from which the line opacities an
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -241,7 +242,9 @@ class Chemistry:
         }  # fmt: skip
         self._sme.InputModel(teff, logg, vmic, atmosphere)
         self._sme.InputAbund(lambda kind, raw: fractions.copy())
-        self._sme.Ionization(7)  # adopt atoms, electrons and density from the equation of state
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the electrons differ from those of the model: they should
+            self._sme.Ionization(7)  # adopt atoms, electrons and density from the equation of state
         self._sme.Opacity()
         number, population = {}, {}
         for name in self.species:

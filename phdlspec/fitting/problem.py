@@ -1,6 +1,6 @@
 """The posterior of S stars in the coordinates of `Coordinates`: emulator, likelihood and priors tied together.
 
-ln posterior(z) = lnL(labels, RV, resolution) + sum of the optional priors - |z|^2 / 2 (+ constant). Everything a search
+ln posterior(z) = lnL(labels, RV, resolution) + sum of the optional priors - |z|^2 / 2 (+ constant). What a search or
 a sampler needs is evaluated for many stars and many models of each star at once, in chunks that bound the memory.
 """
 

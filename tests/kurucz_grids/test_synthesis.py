@@ -70,7 +70,7 @@ def test_spectrum_is_normalised_and_lines_sit_at_their_centres(spectrum):
 
 @pytest.mark.parametrize("element", ["Fe", "Mg", "Ti", "C", "O", "Si"])
 def test_abundance_derivative_is_the_finite_difference(synthesizer, spectrum, element):
-    step = 0.1  # large against rounding in float32, small against curvature
+    step = 0.05  # large against rounding in float32, small against curvature
     ends = [
         flux(synthesizer, {**SOLAR_ABUNDANCES, element: SOLAR_ABUNDANCES[element] + sign * step}) for sign in (-1, 1)
     ]
@@ -84,7 +84,7 @@ def test_abundance_derivative_is_the_finite_difference(synthesizer, spectrum, el
         tolerance = 0.03  # Ne, P, Cl … move with [Fe/H] as well
     else:
         ours = spectrum.jacobian[GRID_LABELS.index(f"{element.upper()}_FE")]
-        tolerance = 0.02
+        tolerance = 0.03
     assert float((ours - numeric).norm() / numeric.norm()) < tolerance
 
 
