@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kurucz_grids.hydrogen import HydrogenLine
 from kurucz_grids.linelists.elements import ATOMIC_WEIGHT
 from phdlspec.errors import UserError
-from phdlspec.solar import ATOMIC_NUMBER
+from phdlspec.solar import ATOMIC_NUMBER, SOLAR_ABUNDANCES
 from phdlspec.wavelength import vacuum_to_air
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ Array = NDArray[np.float64]
 
 BOLTZMANN = 1.380649e-16  # erg/K
 FAINT_LOGGF = -25.0
+# The gas in which the self-broadening of hydrogen is measured, and the place in the wing (relative to the centre).
+_TRIAL_TEMPERATURE = np.linspace(4000.0, 5200.0, 7)
+_TRIAL_PRESSURE = 3e4  # dyn/cm2
+_TRIAL_METALS = -2.0  # dex
+_TRIAL_OFFSET = 3e-4
 
 # Elements that lose a second electron in the deep layers of the hottest stars (second potential below 14.7 eV).
 TWICE_IONISED = frozenset("Ca Sc Ti V Sr Y Zr Ba La Ce Pr Nd Sm Eu Gd Dy".split())
@@ -213,6 +218,7 @@ class Chemistry:
             ) from error
         self.species = _tracked_species(line_species)
         self._air_range = float(vacuum_to_air(wave_min)), float(vacuum_to_air(wave_max))
+        self._hydrogen = hydrogen
         self._sme = SME_DLL()
         self._sme.InputWaveRange(*self._air_range)
         self._sme.InputLineList(_sme_line_list(self.species, hydrogen, *self._air_range))
@@ -297,6 +303,34 @@ class Chemistry:
         """(M, D) opacity of the hydrogen lines (cm2/g) of the last solved model at vacuum wavelengths (M,) Å."""
         self._prepare_lines()
         return np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)])
+
+    @cached_property
+    def self_broadening(self) -> Array:
+        """(lines, 2) how the damping of each hydrogen line by H atoms compares with its radiative damping.
+
+        The ratio is n(H) exp(a + b ln T). SMElib does not tell it, so it is measured once in the wings of a cool gas,
+        from the answers of the opacity to more metals (electrons) and to more pressure.
+        """
+        wings = np.array([line.wave_vacuum * (1.0 + _TRIAL_OFFSET) for line in self._hydrogen])
+        column = np.geomspace(0.1, 1.0, len(_TRIAL_TEMPERATURE))
+
+        def state(pressure: float, metals: float) -> tuple[Array, Array, Array]:
+            abundances = {e: a if e in ("H", "He") else a + metals for e, a in SOLAR_ABUNDANCES.items()}
+            total = np.full_like(column, pressure)
+            n_e = 1e-5 * total / (BOLTZMANN * _TRIAL_TEMPERATURE)
+            gas = self.solve(_TRIAL_TEMPERATURE, total, column, n_e, abundances, 4500.0, 4.0, 1.0)
+            opacity = self.hydrogen_opacity(wings) * gas.density / gas.population["H"]
+            return np.log(opacity), np.log(gas.electron_density), np.log(gas.number["H"])
+
+        rich, e_rich, _ = state(_TRIAL_PRESSURE, _TRIAL_METALS + 0.05)
+        dense, e_dense, n_dense = state(_TRIAL_PRESSURE * 1.02, _TRIAL_METALS)
+        base, e_base, n_base = state(_TRIAL_PRESSURE, _TRIAL_METALS)
+        by_electrons = (rich - base) / (e_rich - e_base)
+        by_atoms = (dense - base - by_electrons * (e_dense - e_base)) / (n_dense - n_base)
+        share = np.clip(by_atoms / (1.0 - by_electrons), 0.01, 0.99)
+        ln_ratio = np.log(share / (1.0 - share)) - n_base
+        slope, constant = np.polyfit(np.log(_TRIAL_TEMPERATURE), ln_ratio.T, 1)
+        return np.stack([constant, slope], axis=1)
 
     def _prepare_lines(self) -> None:
         # SMElib sets up its line opacities only on the way to a spectrum: ask for two wavelengths.

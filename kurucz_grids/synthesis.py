@@ -14,7 +14,7 @@ No label costs a synthesis of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import Chemistry, Composition, Continuum, Equilibrium
-from kurucz_grids.hydrogen import HydrogenLine, hydrogen_lines, sampling_nodes
+from kurucz_grids.hydrogen import hydrogen_lines, sampling_nodes
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.opacity import (
     FineGrid,
@@ -255,6 +255,7 @@ class Synthesizer:
         theta: Array | None,
         slopes: dict[str, tuple[Array, Array, Array]],
     ) -> StellarModel:
+        self.chemistry.self_broadening  # noqa: B018 (measured before SMElib holds this model)
         keep = self._layers(atmosphere)
         t, p, rhox = (x[keep].copy() for x in (atmosphere.temperature, atmosphere.gas_pressure, atmosphere.rhox))
         n_e = atmosphere.electron_density[keep]
@@ -334,7 +335,7 @@ class Synthesizer:
             hydrogen_wave=nodes,
             hydrogen=hydrogen,
             hydrogen_by_electrons=by_electrons,
-            hydrogen_by_atoms=_self_broadening(nodes, by_electrons, self._hydrogen),
+            hydrogen_by_atoms=self._self_broadening(nodes, by_electrons, base),
             hydrogen_by_temperature=_spread(nodes, sparse, by_temperature),
             populations=populations,
             temperature=d_temperature,
@@ -344,6 +345,24 @@ class Synthesizer:
             log_column=log_column,
             background=background,
         )
+
+    def _self_broadening(self, nodes: Array, by_electrons: Array, base: Equilibrium) -> Array:
+        # A wing is due to electrons, to hydrogen atoms and to the levels' own lifetimes, in sum: what the electrons
+        # leave is shared between the other two. Within the Doppler core broadening does nothing.
+        centres = np.array([line.wave_vacuum for line in self._hydrogen])
+        nearest = np.abs(nodes[:, None] - centres).argmin(axis=1)
+        offset = np.abs(nodes / centres[nearest] - 1.0) * 6563.0
+        in_wing = np.clip((offset - 0.35) / 0.35, 0.0, 1.0)
+        constant, slope = self.chemistry.self_broadening[nearest].T
+        # Towards the centre the electrons' part grows; where its exponent falls again, their core begins.
+        left = np.clip(1.0 - by_electrons, 0.0, 1.0)
+        order = np.argsort(-offset)
+        for line in range(len(centres)):
+            for side in (nodes >= centres[line], nodes < centres[line]):
+                mine = order[(nearest == line)[order] & side[order]]
+                left[mine] = np.minimum.accumulate(left[mine], axis=0)
+        ratio = base.number["H"] * np.exp(constant[:, None] + slope[:, None] * np.log(base.temperature))
+        return left * in_wing[:, None] * ratio / (1.0 + ratio)
 
     def _background_tangents(
         self,
@@ -562,15 +581,6 @@ def _enriched(abundances: Mapping[str, float]) -> dict[str, float]:
 def _log_ratio(changed: Array, opacity: Array) -> Array:
     # Where a cool layer has no hydrogen opacity at all, nothing changes it.
     return np.log(np.maximum(changed, NO_OPACITY) / np.maximum(opacity, NO_OPACITY))
-
-
-def _self_broadening(nodes: Array, by_electrons: Array, lines: Sequence[HydrogenLine]) -> Array:
-    # A wing is due to electrons (Stark) and to hydrogen atoms (resonance): what the ones leave is due to the others.
-    # Within some Doppler widths of a centre broadening does nothing.
-    centres = np.array([line.wave_vacuum for line in lines])
-    offset = np.abs(nodes[:, None] - centres) / centres * 6563.0
-    in_wing = np.clip((offset.min(axis=1) - 0.6) / 0.8, 0.0, 1.0)
-    return np.clip(1.0 - by_electrons, 0.0, 1.0) * in_wing[:, None]
 
 
 def _spread(nodes: Array, sparse: Array, values: Array) -> Array:
