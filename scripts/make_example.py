@@ -1,0 +1,57 @@
+"""The bundled example: a mock LAMOST spectrum of a K giant, from an ab initio model (not from the emulator).
+
+The labels of the star are in the table beside it, so that anyone can see how well the fit does.
+
+    python scripts/make_example.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+import phdlspec
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.grid import GRID_LABELS
+from kurucz_grids.linelists import read_line_list
+from kurucz_grids.synthesis import Synthesizer
+from phdlspec.io import write_lamost
+from phdlspec.lsf import NativeGrid, degrade
+from phdlspec.mock import mock_lamost
+
+STAR = {
+    "TEFF": 4810.0, "LOGG": 2.55, "VMIC": 1.45, "FE_H": -0.32, "C_FE": -0.12, "N_FE": 0.22, "O_FE": 0.18,
+    "NA_FE": 0.05, "MG_FE": 0.20, "AL_FE": 0.15, "SI_FE": 0.14, "CA_FE": 0.09, "TI_FE": 0.15, "MN_FE": -0.12,
+    "NI_FE": 0.03, "BA_FE": 0.10,
+}  # fmt: skip
+RV, VBROAD, SNR, SEED = -37.4, 5.0, 80.0, 20261121
+NATIVE = NativeGrid(3690.0, 1.0 / 8750.0, 7909, 3500.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--atmospheres", required=True)
+    parser.add_argument("--line-list", required=True)
+    parser.add_argument("--out", type=Path, default=Path(phdlspec.__file__).parent / "data")
+    args = parser.parse_args()
+    synthesizer = Synthesizer(AtmosphereGrid.load(args.atmospheres), read_line_list(args.line_list))
+    theta = GRID_LABELS.complete(STAR)
+    model = synthesizer.synthesize(theta, derivatives=False)
+    wave0, step = float(model.wave[0]), 1.0 / synthesizer.settings.points
+    flux = degrade(model.flux[None].double(), step, wave0, float("inf"), NATIVE)[0]
+    spectrum = mock_lamost(
+        flux, NATIVE, STAR["TEFF"], SNR, SEED, rv=RV, vbroad=VBROAD, red_velocity=6.0, identifier="example"
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_lamost(spectrum, args.out / "example.fits.gz")
+    values = [*np.round(theta, 4), VBROAD, RV]
+    truth = Table([[*GRID_LABELS.names, "VBROAD", "RV"], values], names=("label", "value"))
+    truth.meta.update(snr=SNR, seed=SEED, red_arm_km_s=6.0)
+    truth.write(args.out / "example_truth.ecsv", overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
