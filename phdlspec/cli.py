@@ -14,6 +14,7 @@ from phdlspec.errors import UserError
 SUBCOMMANDS: dict[str, str] = {
     "calibrate": "calibration.command",
     "grid": "kurucz_grids.command",
+    "train": "phdlspec.commands.train",
 }
 
 

@@ -1,0 +1,50 @@
+"""Train an emulator on a grid of spectra with their derivatives.
+
+  phdlspec train grid.h5 --out emulator.safetensors
+  phdlspec train grid.h5 --out emulator.safetensors --steps 100000 --device cuda
+
+The grid may still be growing: the models that are done are used. Stop it at any time; the same command goes on as long
+as the grid has not grown. The bar shows the error of the flux and of the derivatives on the training models; at the end
+the errors on the validation models are printed. The test part of the grid is not looked at (see scripts/).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+HELP = "train an emulator on a grid"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from phdlspec.emulator.training_settings import TrainingSettings
+
+    parser.add_argument("grid", metavar="GRID", help="HDF5 of `phdlspec grid build`, finished or being made")
+    parser.add_argument("--out", required=True, metavar="CKPT", help="the checkpoint to write (safetensors)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--models", type=int, metavar="N", help="use only the first N training models")
+    for item in fields(TrainingSettings):
+        option = "--" + item.name.replace("_", "-")
+        kind = type(item.default)
+        parser.add_argument(option, type=kind, default=item.default, metavar=kind.__name__.upper(),
+                            help=f"default {item.default}")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    from kurucz_grids.grid import Grid
+    from phdlspec.emulator.training import Trainer
+    from phdlspec.emulator.training_settings import TrainingSettings
+
+    grid = Grid(args.grid)
+    settings = TrainingSettings(**{item.name: getattr(args, item.name) for item in fields(TrainingSettings)})
+    rows = grid.rows("train")[: args.models] if args.models else None
+    trainer = Trainer(grid, settings, args.device, rows)
+    summary = trainer.train(args.out).summary()
+    print(f"{args.out}: trained on {len(trainer.rows)} models")
+    print(
+        f"validation ({summary['models']} models, R = 1800, 3800-9000 Å): flux rms {summary['flux_rms_median']:.1e} "
+        f"(median), {summary['flux_rms_p95']:.1e} (95%)"
+    )
+    errors = " ".join(f"{n} {100 * e:.0f}" for n, e in summary["derivative_error_median"].items())
+    print(f"relative error of the derivatives, per cent: {errors}")
+    return 0

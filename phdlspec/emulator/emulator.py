@@ -1,0 +1,262 @@
+"""The emulator: normalised spectra and their derivatives for the labels, resolving powers and velocities asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.func import jvp
+
+from phdlspec.emulator.basis import PatchBasis
+from phdlspec.emulator.checkpoint import Checkpoint, load_checkpoint
+from phdlspec.emulator.model_error import ModelError
+from phdlspec.emulator.network import Architecture, Network
+from phdlspec.errors import UserError
+from phdlspec.labels import LABELS, LabelSet
+from phdlspec.lsf import NativeGrid, project, project_with_derivatives
+from phdlspec.wavelength import LAMOST_WAVE
+
+Outside = Literal["raise", "flag", "allow"]
+_JACOBIAN_BATCH = 8  # stars whose tangents are computed at once
+
+
+def load_emulator(
+    path: str | Path | None = None,
+    device: str = "auto",
+    resolving_power: float = 1800.0,
+    wave: ArrayLike | None = None,
+) -> Emulator:
+    """Load an emulator.
+
+    Parameters
+    ----------
+    path : a checkpoint of `phdlspec train`; by default the shipped one.
+    device : "auto" (a GPU if there is one), "cpu" or "cuda".
+    resolving_power, wave : what `flux` predicts; LAMOST's pixels by default (vacuum Å).
+
+    Raises `UserError` for a missing, damaged or foreign checkpoint and for a device that is not there.
+    """
+    if path is None:
+        path = Path(str(resources.files("phdlspec") / "data" / "default.safetensors"))
+        if not path.is_file():
+            raise UserError("this installation has no default emulator: give a checkpoint of `phdlspec train`")
+    return Emulator(load_checkpoint(path), choose_device(device), resolving_power, wave)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of `auto`, `cpu` or `cuda`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, but there is no GPU that torch can use; take --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: expected auto, cpu or cuda") from error
+
+
+@dataclass(frozen=True)
+class _Parts:
+    network: Network
+    basis: PatchBasis
+
+
+class Emulator:
+    """Normalised stellar spectra as a function of 33 labels.
+
+    Attributes
+    ----------
+    labels : LabelSet (33): those of the network and VBROAD
+    wave, resolving_power : (P,) vacuum Å and R of `flux`
+    native : grid on which the network predicts
+    device : where it computes; metadata : of the checkpoint; checkpoint_hash : its SHA-256
+    model_error : ModelError measured on held-out models
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike | None = None
+    ):
+        self.metadata: dict[str, Any] = checkpoint.metadata
+        self.checkpoint_hash = checkpoint.sha256
+        self.device = device
+        self.labels = LabelSet()
+        self._check_labels()
+        self.native = NativeGrid(**self.metadata["native"])
+        try:
+            self._parts = _assemble(checkpoint, self.native, device)
+        except (KeyError, RuntimeError, TypeError) as error:
+            what = str(error).splitlines()[0]
+            raise UserError(f"the checkpoint's tensors do not fit its description ({what}); train it again") from error
+        self.model_error = ModelError(
+            self.native.wave,
+            checkpoint.tensors["model_error.sigma"].double().numpy(),
+            checkpoint.tensors["model_error.factor"].double().numpy(),
+        )
+        self.resolving_power = float(resolving_power)
+        self.wave: NDArray[np.float64] = np.asarray(LAMOST_WAVE if wave is None else wave, dtype=float)
+        self._lower = torch.as_tensor(self.labels.lower, dtype=torch.float32, device=device)
+        self._upper = torch.as_tensor(self.labels.upper, dtype=torch.float32, device=device)
+
+    def _check_labels(self) -> None:
+        stored = tuple((row["name"], row["lower"], row["upper"]) for row in self.metadata["labels"])
+        expected = tuple((label.name, label.lower, label.upper) for label in LABELS[:-1])
+        if stored != expected:
+            raise UserError("the checkpoint was trained for another label table; train it again with this version")
+
+    # --- on the native grid ------------------------------------------------------------------------------------
+
+    def _unit(self, theta: Tensor) -> Tensor:
+        # Labels of the network (B, 32), scaled to -1 ... 1.
+        lower, upper = self._lower[:-1], self._upper[:-1]
+        return 2.0 * (theta[:, :-1] - lower) / (upper - lower) - 1.0
+
+    def native_flux(self, theta: Tensor) -> Tensor:
+        """Normalised flux (B, Pn) on the native grid for labels (B, 33); VBROAD is not applied."""
+        return self._parts.basis.decode(self._parts.network(self._unit(theta)))
+
+    def native_flux_and_jacobian(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Flux (B, Pn) and its exact derivatives (B, Pn, 32), per label unit, without VBROAD."""
+        flux, by_label = self._native_by_label(theta)
+        return flux, by_label.transpose(1, 2)
+
+    def _native_by_label(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        # Flux (B, Pn) and derivatives (B, 32, Pn): forward mode, one tangent for each label.
+        unit = self._unit(theta)
+        n_labels = unit.shape[1]
+        slope = 2.0 / (self._upper[:-1] - self._lower[:-1])
+        fluxes, jacobians = [], []
+        with torch.no_grad():
+            for x in unit.split(_JACOBIAN_BATCH):
+                tangents = torch.diag(slope).repeat(len(x), 1)
+                value, change = jvp(self._parts.network, (x.repeat_interleave(n_labels, 0),), (tangents,))[:2]
+                fluxes.append(self._parts.basis.decode(value[::n_labels]))
+                jacobians.append(self._parts.basis.decode_change(change).reshape(len(x), n_labels, -1))
+        return torch.cat(fluxes), torch.cat(jacobians)
+
+    # --- as observed -------------------------------------------------------------------------------------------
+
+    def observe(
+        self,
+        theta: Tensor,
+        wave: Tensor,
+        resolving_power: Tensor | float,
+        rv: Tensor | float = 0.0,
+    ) -> Tensor:
+        """Flux (B, P) at observed pixels.
+
+        Parameters
+        ----------
+        theta : (B, 33), assumed to lie within the bounds
+        wave : (P,) or (B, P) vacuum Å; resolving_power : number, (P,) or (B, P); rv : number or (B,), km/s
+
+        Differentiable in theta, resolving_power and rv.
+        """
+        return project(self.native_flux(theta), self.native, wave, resolving_power, theta[:, -1], rv)
+
+    def observe_and_jacobian(
+        self,
+        theta: Tensor,
+        wave: Tensor,
+        resolving_power: Tensor | float,
+        rv: Tensor | float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Flux (B, P) and exact derivatives (B, P, 35): the labels, RV (per km/s) and ln(resolving power)."""
+        native, by_label = self._native_by_label(theta)
+        vbroad = theta[:, -1]
+        with torch.no_grad():
+            columns = project(by_label, self.native, wave, resolving_power, vbroad, rv)
+            flux, *rest = project_with_derivatives(native, self.native, wave, resolving_power, vbroad, rv)
+        return flux, torch.cat([columns, torch.stack(rest, dim=1)], dim=1).transpose(1, 2)
+
+    # --- for users ---------------------------------------------------------------------------------------------
+
+    def _checked(self, theta: ArrayLike | Tensor, outside: Outside) -> Tensor:
+        values = torch.as_tensor(theta, dtype=torch.float32, device=self.device)
+        values = torch.atleast_2d(values)
+        if values.ndim != 2 or values.shape[1] != len(self.labels):
+            raise UserError(f"labels have shape {tuple(values.shape)}, expected (B, {len(self.labels)})")
+        if not torch.isfinite(values).all():
+            raise UserError("some labels are not finite")
+        if outside == "raise":
+            margin = 1e-6 * (self._upper - self._lower)
+            bad = (values < self._lower - margin) | (values > self._upper + margin)
+            if bad.any():
+                row, column = (int(i) for i in torch.nonzero(bad)[0])
+                label = self.labels.labels[column]
+                raise UserError(
+                    f"{label.name} = {float(values[row, column]):g} is outside the emulator's range "
+                    f"{label.lower:g} to {label.upper:g} {label.unit}".rstrip()
+                )
+        return values
+
+    def trusted(self, theta: ArrayLike | Tensor) -> NDArray[np.bool_]:
+        """True (B,) for labels within the bounds and within the range that the model card trusts."""
+        values = np.atleast_2d(torch.as_tensor(theta).detach().cpu().numpy())
+        good = self.labels.inside(values)
+        for name, (low, high) in self.metadata.get("trusted", {}).items():
+            column = values[:, self.labels.index(name)]
+            good &= (column >= low) & (column <= high)
+        return good
+
+    def flux(self, theta: ArrayLike | Tensor, outside: Outside = "raise") -> Tensor:
+        """Normalised flux (B, P) at `wave` and `resolving_power` for labels (B, 33).
+
+        `outside` says what to do with labels beyond their bounds: "raise" an error, "flag" them with NaN fluxes, or
+        "allow" extrapolation.
+        """
+        values = self._checked(theta, outside)
+        with torch.no_grad():
+            flux = self.observe(values, torch.as_tensor(self.wave, device=self.device), self.resolving_power)
+        return self._flagged(flux, values, outside)
+
+    def flux_and_jacobian(self, theta: ArrayLike | Tensor, outside: Outside = "raise") -> tuple[Tensor, Tensor]:
+        """Flux (B, P) and its derivatives (B, P, 33) per label unit; arguments as for `flux`."""
+        values = self._checked(theta, outside)
+        wave = torch.as_tensor(self.wave, device=self.device)
+        flux, jacobian = self.observe_and_jacobian(values, wave, self.resolving_power)
+        jacobian = jacobian[..., : len(self.labels)]
+        return self._flagged(flux, values, outside), self._flagged(jacobian, values, outside)
+
+    def _flagged(self, result: Tensor, values: Tensor, outside: Outside) -> Tensor:
+        if outside == "flag":
+            beyond = torch.as_tensor(~self.labels.inside(values.cpu().numpy()), device=result.device)
+            result = result.clone()
+            result[beyond] = torch.nan
+        return result
+
+    def spectrum(
+        self,
+        labels: Mapping[str, float],
+        resolving_power: float | None = None,
+        wave: ArrayLike | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Wavelengths (P,) in vacuum Å and normalised flux (P,) of one star.
+
+        Labels that are not given are scaled solar, with a VMIC that is typical of the star.
+        """
+        theta = self._checked(self.labels.complete(labels)[None], "raise")
+        pixels = np.asarray(self.wave if wave is None else wave, dtype=float)
+        power = self.resolving_power if resolving_power is None else resolving_power
+        with torch.no_grad():
+            flux = self.observe(theta, torch.as_tensor(pixels, device=self.device), power)
+        return pixels, flux[0].cpu().numpy()
+
+
+def _assemble(checkpoint: Checkpoint, native: NativeGrid, device: torch.device) -> _Parts:
+    tensors = checkpoint.tensors
+    architecture = Architecture(**checkpoint.metadata["architecture"])
+    lower, upper, scale = (tensors[f"network.{name}"] for name in ("lower", "upper", "scale"))
+    energy = torch.ones(architecture.n_patches, architecture.n_labels)
+    network = Network(architecture, lower, upper, energy, scale)
+    prefix = "network."
+    network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+    network.requires_grad_(False)
+    basis = PatchBasis(tensors["basis.mean"], tensors["basis.vectors"], native.size)
+    return _Parts(network.to(device).eval(), basis.to(device))

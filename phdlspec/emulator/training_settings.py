@@ -1,0 +1,26 @@
+"""The numbers that a training run depends on, apart from torch so that the command line starts at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Numbers that the result depends on; they are kept in the checkpoint."""
+
+    steps: int = 30_000
+    batch: int = 32
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-4
+    derivative_weight: float = 300.0
+    size_floor: float = 0.2  # of a label's mean derivative size, below which its own size in a model is not followed
+    patches: int = 80
+    vectors: int = 48
+    width: int = 64
+    heads: int = 8
+    hidden: int = 128
+    second_hidden: int = 96
+    evaluations: int = 40
+    patience: int = 15  # evaluations without a better validation error before training stops
+    seed: int = 1
