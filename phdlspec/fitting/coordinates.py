@@ -3,8 +3,8 @@
 A parameter with a flat prior between its bounds is p = lower + (upper - lower) Phi(z), Phi the standard normal
 distribution function: the flat prior on p is exactly a standard normal prior on z. Labels about which the spectrum
 says nothing then have a posterior N(0, 1), well-measured ones a narrow near-Gaussian one, and bounds need no special
-treatment in optimisers and samplers. The logarithm of the resolving-power scale has the Gaussian prior of the survey,
-ln s = width z.
+treatment in optimisers and samplers. The logarithm of the resolving-power scale has the prior of the survey, nearly
+Gaussian but bounded: ln s = b tanh(width z / b) with b = `RESOLUTION_BOUND`.
 
 Order of the D parameters: the labels of the emulator, RV (km/s) and, where its width is positive, LN_RESOLUTION.
 """
@@ -20,6 +20,7 @@ from phdlspec.labels import LabelSet
 
 EDGE = 1e-4  # starting values are kept this fraction of the range inside the bounds
 RV_HALF_WINDOW_KM_S = 300.0
+RESOLUTION_BOUND = 0.2  # the resolving power is never scaled by more than exp(0.2)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Coordinates:
         lower, upper = self._bounds(z.ndim)
         n = self.lower.shape[1]
         p = lower + (upper - lower) * torch.special.ndtr(z[..., :n])
-        return torch.cat([p, self.resolution_width * z[..., n:]], dim=-1)
+        rest = RESOLUTION_BOUND * torch.tanh(z[..., n:] * (self.resolution_width / RESOLUTION_BOUND))
+        return torch.cat([p, rest], dim=-1)
 
     def scales(self, z: Tensor) -> Tensor:
         """dp/dz (S, ..., D), the diagonal of the map's Jacobian."""
@@ -93,9 +95,8 @@ class Coordinates:
         lower, upper = self._bounds(z.ndim)
         n = self.lower.shape[1]
         density = torch.exp(-0.5 * z[..., :n] ** 2) / (2.0 * torch.pi) ** 0.5
-        return torch.cat(
-            [(upper - lower) * density, torch.full_like(z[..., n:], self.resolution_width)], dim=-1
-        )
+        rest = self.resolution_width / torch.cosh(z[..., n:] * (self.resolution_width / RESOLUTION_BOUND)) ** 2
+        return torch.cat([(upper - lower) * density, rest], dim=-1)
 
     def coordinates(self, p: Tensor) -> Tensor:
         """Inverse of `parameters`; values at or beyond a bound are put just inside."""
@@ -103,7 +104,10 @@ class Coordinates:
         lower, upper = self._bounds(p.ndim)
         n = self.lower.shape[1]
         unit = ((p[..., :n] - lower) / (upper - lower)).clamp(EDGE, 1.0 - EDGE)
-        rest = p[..., n:] / self.resolution_width if self.resolution_width > 0 else p[..., n:]
+        rest = p[..., n:]
+        if self.resolution_width > 0:
+            bounded = (rest / RESOLUTION_BOUND).clamp(-1.0 + EDGE, 1.0 - EDGE)
+            rest = torch.atanh(bounded) * (RESOLUTION_BOUND / self.resolution_width)
         return torch.cat([torch.special.ndtri(unit), rest], dim=-1)
 
     def split(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
