@@ -64,7 +64,7 @@ class Velocities:
         return self.significance > RELIABLE_SIGNIFICANCE
 
 
-class _ContinuumChi2:
+class ContinuumChi2:
     """chi2 of models f times a linear continuum with the basis (K, P)."""
 
     def __init__(self, basis: Tensor):
@@ -151,7 +151,7 @@ def measure_velocities(
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
     flux, ivar = torch.where(ivar > 0, flux, 0.0) / scale, ivar * scale**2
 
-    chi2 = _ContinuumChi2(basis)
+    chi2 = ContinuumChi2(basis)
     steps = int(np.ceil(velocity_range / SCAN_STEP_KM_S))
     velocities = SCAN_STEP_KM_S * torch.arange(-steps, steps + 1, dtype=torch.float64, device=device)
     native = templates.expand(len(velocities), -1, -1)

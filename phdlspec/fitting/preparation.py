@@ -1,0 +1,90 @@
+"""From spectra to what the likelihood needs: masks, continuum basis, one array layout for stars of equal pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phdlspec.continuum import continuum_basis
+from phdlspec.errors import UserError
+from phdlspec.likelihood import Observations
+from phdlspec.lsf import NativeGrid
+from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
+from phdlspec.spectrum import Spectrum
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
+
+MAX_RESOLVING_POWER = 2750.0  # of what is fitted; sharper spectra are degraded to it
+MAX_SPEED = 1000.0  # km/s; pixels must see the native grid at every velocity up to this
+EDGE_MARGIN = 1.006  # the line spread function's and the rotation's reach
+MIN_PIXELS = 300
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One spectrum ready to be fitted: `spectrum` with its masks, `ivar` (P,) zero where unused, `basis` (K, P)."""
+
+    spectrum: Spectrum
+    ivar: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    scale: float
+
+    @property
+    def name(self) -> str:
+        """What its random numbers are drawn with: the file's name, else the OBSID."""
+        return self.spectrum.stem
+
+
+def prepare(
+    spectrum: Spectrum, native: NativeGrid, intervals: tuple[MaskInterval, ...] = DEFAULT_INTERVALS
+) -> Prepared:
+    """Mask, degrade if needed, and choose the continuum basis. Raises `UserError` when too little is left."""
+    spectrum = spectrum.degraded_to(MAX_RESOLVING_POWER)
+    shift = 1.0 + MAX_SPEED / SPEED_OF_LIGHT_KM_S
+    inside = (spectrum.wave > native.wave0 * EDGE_MARGIN) & (spectrum.wave < native.wave[-1] / EDGE_MARGIN / shift)
+    bad = spectrum.mask | ~inside | wavelength_mask(spectrum.wave, intervals, str(spectrum.meta.get("SURVEY", "")))
+    name = spectrum.path or "spectrum"
+    if (~bad).sum() < MIN_PIXELS:
+        raise UserError(
+            f"{name}: the masks leave {(~bad).sum()} pixels between {native.wave0:.0f} and {native.wave[-1]:.0f} Å, "
+            f"expected at least {MIN_PIXELS}"
+        )
+    scale = float(np.median(spectrum.flux[~bad]))
+    if not scale > 0:
+        raise UserError(f"{name}: the median flux is {scale:.3g}, expected a positive one; there is no star in it")
+    basis = continuum_basis(spectrum.wave, spectrum.arms, ~bad)
+    covered = (basis != 0).any(axis=0)
+    return Prepared(spectrum, np.where(bad | ~covered, 0.0, spectrum.ivar), basis, scale)
+
+
+def observations(prepared: Sequence[Prepared], device: torch.device) -> Observations:
+    """The array layout of stars that share their pixels, each divided by its median flux."""
+    wave = prepared[0].spectrum.wave
+    columns = max(len(p.basis) for p in prepared)
+    basis = np.zeros((len(prepared), len(wave), columns), dtype=np.float32)
+    for row, p in zip(basis, prepared):
+        row[:, : len(p.basis)] = p.basis.T
+
+    def put(rows: list, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.as_tensor(np.stack(rows), dtype=dtype, device=device)
+
+    return Observations(
+        wave=torch.as_tensor(wave.copy(), dtype=torch.float64, device=device),
+        flux=put([np.where(p.ivar > 0, p.spectrum.flux, 0.0) / p.scale for p in prepared]),
+        ivar=put([p.ivar * p.scale**2 for p in prepared]),
+        resolving_power=put([p.spectrum.resolving_power_by_pixel for p in prepared]),
+        basis=torch.as_tensor(basis, device=device),
+        scale=torch.as_tensor([p.scale for p in prepared], dtype=torch.float64, device=device),
+    )
+
+
+def groups(prepared: Sequence[Prepared | None]) -> list[list[int]]:
+    """Indices of the spectra that share their pixels and arms, in order of first appearance."""
+    found: dict[tuple, list[int]] = {}
+    for i, p in enumerate(prepared):
+        if p is not None:
+            found.setdefault((p.spectrum.wave.tobytes(), p.spectrum.arms), []).append(i)
+    return list(found.values())

@@ -1,0 +1,63 @@
+"""What can be wrong with a label or with a star, as bits and in words."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+
+class LabelFlag(IntFlag):
+    """Bits of the flag of one label; 0 is good."""
+
+    AT_BOUND = 1
+    PRIOR_DOMINATED = 2
+    BELOW_BOUND = 4
+    UNTRUSTED_REGION = 8
+    NOT_CONVERGED = 16
+
+
+class StarFlag(IntFlag):
+    """Bits of the flag of one star; 0 is good."""
+
+    LOW_SNR = 1
+    POOR_FIT = 2
+    VELOCITY_UNSURE = 4
+    NOT_CONVERGED = 8
+    OUTSIDE_GRID = 16
+    UNTRUSTED_REGION = 32
+    MANY_OUTLIERS = 64
+    FELL_BACK = 128
+    NO_STAR = 256
+    FAILED = 512
+    UNREADABLE = 1024
+
+
+LABEL_WORDS: dict[LabelFlag, str] = {
+    LabelFlag.AT_BOUND: "at the bound of its range",
+    LabelFlag.PRIOR_DOMINATED: "the spectrum says little about it: the prior sets the error",
+    LabelFlag.BELOW_BOUND: "the error is below the Cramer-Rao bound: prior or bounds, not the spectrum, set it",
+    LabelFlag.UNTRUSTED_REGION: "the star is outside the range where the model is trusted",
+    LabelFlag.NOT_CONVERGED: "the fit or the sampler did not converge",
+}
+STAR_WORDS: dict[StarFlag, str] = {
+    StarFlag.LOW_SNR: "low signal-to-noise ratio",
+    StarFlag.POOR_FIT: "the model does not fit the spectrum",
+    StarFlag.VELOCITY_UNSURE: "no velocity stands out: a galaxy, a quasar, an early-type star or too much noise",
+    StarFlag.NOT_CONVERGED: "the fit or the sampler did not converge",
+    StarFlag.OUTSIDE_GRID: "Teff, logg or [Fe/H] at the edge of the models: the star lies outside them",
+    StarFlag.UNTRUSTED_REGION: "outside the range where the model is trusted (model card)",
+    StarFlag.MANY_OUTLIERS: "many pixels that no noise explains",
+    StarFlag.FELL_BACK: "the fast posterior was unreliable and the star was sampled in full",
+    StarFlag.NO_STAR: "the file's own classification is not a star",
+    StarFlag.FAILED: "the fit failed",
+    StarFlag.UNREADABLE: "the file could not be read",
+}
+
+
+def label_words(flag: int) -> list[str]:
+    """The set bits of a label's flag in words."""
+    return [text for bit, text in LABEL_WORDS.items() if flag & bit]
+
+
+def star_words(flag: int) -> list[str]:
+    """The set bits of a star's flag in words."""
+    return [text for bit, text in STAR_WORDS.items() if flag & bit]
