@@ -1,0 +1,132 @@
+"""Fit single spectra: about thirty labels with errors, flags and one page to look at.
+
+  phdlspec fit spec-55859-F5902_sp01-001.fits.gz --out results
+  phdlspec fit *.fits.gz --out results --mode fast --no-report
+  phdlspec fit star.csv --medium vacuum --resolving-power 1900 --out results
+
+For each spectrum DIR/<stem>.ecsv (one row per label), DIR/<stem>.h5 (draws, best model, masks) and DIR/<stem>.html are
+written. A file that cannot be read or fitted is one line on standard error and an ECSV with its reason; the rest goes on.
+--mode fast takes seconds, full samples the posterior with emcee or HMC. Masks: --mask-off NAME switches a group of the
+default masks off, --mask-file adds intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "fit single spectra"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spectra", nargs="+", metavar="SPECTRUM", help="LAMOST, SDSS or DESI FITS, or a table")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--no-report", action="store_true", help="no HTML page")
+    add_fit_arguments(parser, mode="full")
+
+
+def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
+    """The options that fitting one star and fitting a catalogue share."""
+    parser.add_argument("--emulator", metavar="CKPT", help="checkpoint of `phdlspec train` (default: the shipped one)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--mode", choices=("full", "fast"), default=mode, help=f"default {mode}")
+    parser.add_argument("--sampler", choices=("emcee", "hmc"), default="emcee", help="of the full mode (default emcee)")
+    parser.add_argument("--seed", type=int, default=1, help="of everything random (default 1)")
+    parser.add_argument("--prior", action="append", default=[], metavar="NAME", help="an astrophysical prior, see docs")
+    parser.add_argument("--resolving-power", metavar="R", help="number, or a table with wave and resolving_power")
+    parser.add_argument("--resolution-width", type=float, default=0.1, metavar="SIGMA",
+                        help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.1)")  # fmt: skip
+    parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not say it")
+    parser.add_argument("--mask-off", action="append", default=[], metavar="NAME", help="a default mask to switch off")
+    parser.add_argument("--mask-file", metavar="TABLE", help="more intervals: columns low, high (vacuum Å)")
+
+
+def settings_of(args: argparse.Namespace):
+    """`FitSettings` of the options."""
+    from phdlspec.fitting.driver import FitSettings
+    from phdlspec.masks import mask_table, read_intervals
+
+    extra = read_intervals(args.mask_file) if args.mask_file else ()
+    return FitSettings(
+        mode=args.mode, sampler=args.sampler, seed=args.seed, priors=tuple(args.prior),
+        masks=mask_table(args.mask_off, extra), resolution_width=args.resolution_width,
+    )  # fmt: skip
+
+
+def resolving_power_of(args: argparse.Namespace) -> float | str | None:
+    """The number or the path that was given."""
+    if args.resolving_power is None:
+        return None
+    try:
+        return float(args.resolving_power)
+    except ValueError:
+        return args.resolving_power
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from phdlspec import load_emulator, read_spectrum
+    from phdlspec.errors import UserError
+    from phdlspec.fitting.driver import fit_batch
+    from phdlspec.fitting.files import write_ecsv, write_hdf5
+    from phdlspec.fitting.result import FitResult
+    from phdlspec.flags import StarFlag
+    from phdlspec.provenance import provenance
+    from phdlspec.report import write_report
+
+    emulator = load_emulator(args.emulator, args.device)
+    settings = settings_of(args)
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+    power = resolving_power_of(args)
+    for path in tqdm(args.spectra, unit="spectrum", disable=len(args.spectra) == 1):
+        try:
+            spectrum = read_spectrum(path, medium=args.medium, resolving_power=power)
+        except UserError as error:
+            result = FitResult.failed(str(path), str(error), StarFlag.UNREADABLE)
+        else:
+            result = fit_batch([spectrum], emulator, settings, keep=True)[0]
+        made = provenance(emulator, settings, sys.argv[1:])
+        stem = _stem(path) if result.reason else spectrum.stem
+        write_ecsv(result, out / f"{stem}.ecsv", made)
+        if result.reason:
+            print(f"phdlspec fit: {result.reason}", file=sys.stderr)
+            continue
+        write_hdf5(result, out / f"{stem}.h5", made)
+        if not args.no_report:
+            write_report(result, out / f"{stem}.html", made)
+        print_table(result)
+    return 0
+
+
+def _stem(path: str) -> str:
+    name = Path(path).name
+    for suffix in (".gz", ".fits", ".fit", ".ecsv", ".csv"):
+        name = name.removesuffix(suffix)
+    return name or "spectrum"
+
+
+def print_table(result) -> None:
+    """The labels on the terminal: what the spectrum says, then what it does not."""
+    from phdlspec.flags import LabelFlag, star_words
+
+    print(f"\n{result.path}   S/N {result.snr:.0f}   reduced chi2 {result.rchi2:.2f}   {result.mode}")
+    for words in star_words(result.flag):
+        print(f"  ! {words}")
+    print(f"  {'label':14s}{'value':>10s}{'error':>9s}{'bound':>9s}  flag")
+    silent = []
+    for name, value, err, bound, flag in zip(
+        result.names, result.value, result.err, result.crlb, result.label_flag
+    ):
+        if flag & int(LabelFlag.PRIOR_DOMINATED):
+            silent.append(name)
+            continue
+        digits = 0 if name == "TEFF" else 3
+        print(f"  {name:14s}{value:10.{digits}f}{err:9.{digits}f}{bound:9.{digits}f}  {int(flag) or ''}")
+    if silent:
+        print(f"  the spectrum says little about: {' '.join(silent)}")

@@ -1,0 +1,48 @@
+"""What made a result: versions, checkpoint, configuration and command line."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from phdlspec import __version__
+from phdlspec.solar import SOLAR_SCALE
+
+if TYPE_CHECKING:
+    from phdlspec.emulator.emulator import Emulator
+    from phdlspec.fitting.driver import FitSettings
+
+
+def configuration(settings: FitSettings) -> dict[str, Any]:
+    """The settings as plain values; the masks by name and interval."""
+    plain = asdict(settings)
+    plain["masks"] = [f"{m.name} {m.low:g}-{m.high:g}" for m in settings.masks]
+    return plain
+
+
+def versions() -> dict[str, str]:
+    """Versions of the program and of what it computes with."""
+    found = {"phdlspec": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "scipy", "astropy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance(emulator: Emulator, settings: FitSettings, arguments: Sequence[str]) -> dict[str, Any]:
+    """For the header of a product."""
+    return {
+        "versions": versions(),
+        "checkpoint": emulator.checkpoint_hash,
+        "device": str(emulator.device),
+        "solar_scale": SOLAR_SCALE,
+        "configuration": configuration(settings),
+        "command": "phdlspec " + " ".join(arguments),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,234 @@
+"""One self-contained HTML page per star: what was observed, what the model says, and how sure that is."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phdlspec.errors import UserError
+from phdlspec.fitting.result import FitResult, ModelSpectrum
+from phdlspec.flags import LabelFlag, label_words, star_words
+from phdlspec.labels import ELEMENTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = 5
+ZOOM_WIDTH = 60.0  # Å
+CORNER = ("TEFF", "LOGG", "VMIC", "FE_H", "MG_FE", "C_FE")
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.5em;margin-bottom:0}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #ccc}
+table{border-collapse:collapse;font-size:.92em}td,th{padding:2px 10px;text-align:right}th{border-bottom:1px solid #999}
+td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}tr.poor{color:#999}
+img{width:100%}.warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5em 1em}
+.good{background:#e8f5e9;border-left:4px solid #43a047;padding:.5em 1em}
+pre{background:#f6f6f6;padding:1em;overflow:auto}
+"""
+
+
+def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, Any]) -> None:
+    """Write the page of one star. The result must have been made with `keep=True`, or have failed."""
+    path = Path(path)
+    title = Path(result.path).name or str(result.meta.get("OBSID", "spectrum"))
+    parts = [f"<h1>{html.escape(title)}</h1>", _verdict(result)]
+    if result.spectrum is not None:
+        parts += [
+            "<h2>Spectrum</h2>", _picture(_spectrum_figure(result.spectrum)),
+            "<p>Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
+            "no noise explains. Below each panel: residual in units of the noise.</p>",
+            "<h2>What carries each element</h2>", _picture(_zoom_figure(result)),
+            "<p>The window where the element's lines weigh most. Orange: the model with the element changed by 0.2 dex."
+            "</p>",
+            "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
+            "<p>Open symbols: the spectrum says little about the element. Dashes: Cramér–Rao bound.</p>",
+            "<h2>Labels</h2>", _label_table(result),
+            "<h2>Posterior of the main labels</h2>", _picture(_corner_figure(result)),
+        ]  # fmt: skip
+    parts += ["<h2>How it was made</h2>", _provenance(result, provenance)]
+    page = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _verdict(result: FitResult) -> str:
+    if result.reason:
+        return f"<p class='warn'><b>No result.</b> {html.escape(result.reason)}</p>"
+    main = ", ".join(
+        f"{name} = {result[label]:{form}} ± {result.err[result.names.index(label)]:{form}} {unit}".strip()
+        for label, name, form, unit in (
+            ("TEFF", "T<sub>eff</sub>", ".0f", "K"), ("LOGG", "log g", ".2f", ""), ("FE_H", "[Fe/H]", ".2f", ""),
+            ("RV", "RV", ".1f", "km/s"),
+        )
+    )  # fmt: skip
+    notes = [*star_words(result.flag), *result.meta.get("WARNINGS", ())]
+    text = f"<p>{main}. Reduced χ² {result.rchi2:.2f} over {result.npix} pixels, median S/N {result.snr:.0f}.</p>"
+    if not notes:
+        return text + "<p class='good'>No flags.</p>"
+    return text + "<p class='warn'>" + "<br>".join(html.escape(note) for note in notes) + "</p>"
+
+
+def _picture(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _shade(axes: Any, s: ModelSpectrum) -> None:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], ~s.used & ~s.outlier, [0]])))
+    for start, stop in edges.reshape(-1, 2):
+        if stop - start > 2:
+            axes.axvspan(s.wave[start], s.wave[min(stop, len(s.wave) - 1)], color="0.93", lw=0)
+
+
+def _spectrum_figure(s: ModelSpectrum) -> Figure:
+    figure = _figure(13, 3.1 * PANELS)
+    wave = s.wave[s.used]
+    edges = np.geomspace(wave[0], wave[-1] + 1e-6, PANELS + 1)
+    grid = figure.add_gridspec(2 * PANELS, 1, height_ratios=[3, 1] * PANELS)
+    for i in range(PANELS):
+        inside = (s.wave >= edges[i]) & (s.wave <= edges[i + 1])
+        top = figure.add_subplot(grid[2 * i])
+        bottom = figure.add_subplot(grid[2 * i + 1], sharex=top)
+        with np.errstate(all="ignore"):
+            observed = s.flux / s.continuum
+        top.step(s.wave[inside], observed[inside], where="mid", color="0.55", lw=0.8)
+        top.plot(s.wave[inside], s.normalised[inside], color="tab:red", lw=0.9)
+        out = inside & s.outlier
+        top.plot(s.wave[out], observed[out], "x", color="tab:blue", ms=5)
+        low = np.nanmin(s.normalised[inside])
+        top.set_ylim(min(low, 0.8) - 0.1, 1.15)
+        top.tick_params(labelbottom=False)
+        used = inside & s.used
+        bottom.plot(s.wave[used], ((s.flux - s.model) / s.sigma)[used], ".", ms=1.5, color="0.3")
+        bottom.axhline(0, color="tab:red", lw=0.6)
+        bottom.set_ylim(-6, 6)
+        bottom.set_xlim(edges[i], edges[i + 1])
+        for axes in (top, bottom):
+            _shade(axes, s)
+    top.figure.supylabel("flux / continuum; residual / σ")
+    bottom.set_xlabel("wavelength in vacuum (Å)")
+    return figure
+
+
+def _element_window(s: ModelSpectrum, column: int, weight: np.ndarray) -> float:
+    # Centre of the window in which the label's information is largest.
+    information = np.where(s.used, (s.jacobian[:, column] * weight) ** 2, 0.0)
+    cumulative = np.concatenate([[0.0], np.cumsum(information)])
+    right = np.searchsorted(s.wave, s.wave + ZOOM_WIDTH)
+    return float(s.wave[np.argmax(cumulative[right] - cumulative[:-1])] + 0.5 * ZOOM_WIDTH)
+
+
+def _zoom_figure(result: FitResult) -> Figure:
+    s = result.spectrum
+    assert s is not None
+    with np.errstate(all="ignore"):
+        weight = np.nan_to_num(s.continuum / s.sigma)
+        observed = s.flux / s.continuum
+    order = [n for n in result.names if n.endswith("_FE")]
+    order.sort(key=lambda n: float(result.crlb[result.names.index(n)]))
+    chosen = order[:16]
+    figure = _figure(13, 9)
+    for position, name in enumerate(chosen):
+        column = result.names.index(name)
+        centre = _element_window(s, column, weight)
+        inside = np.abs(s.wave - centre) < 0.5 * ZOOM_WIDTH
+        axes = figure.add_subplot(4, 4, position + 1)
+        axes.step(s.wave[inside], observed[inside], where="mid", color="0.55", lw=0.9)
+        for sign in (-1, 1):
+            changed = s.normalised[inside] + 0.2 * sign * s.jacobian[inside, column]
+            axes.plot(s.wave[inside], changed, color="tab:orange", lw=0.8)
+        axes.plot(s.wave[inside], s.normalised[inside], color="tab:red", lw=1.0)
+        _shade(axes, s)
+        axes.set_xlim(centre - 0.5 * ZOOM_WIDTH, centre + 0.5 * ZOOM_WIDTH)
+        error = result.err[column]
+        axes.set_title(f"[{name[:-3].title()}/Fe] = {result.value[column]:+.2f} ± {error:.2f}", fontsize=9)
+        axes.tick_params(labelsize=7)
+    return figure
+
+
+def _abundance_figure(result: FitResult) -> Figure:
+    figure = _figure(13, 3.6)
+    axes = figure.add_subplot()
+    index = [result.names.index(f"{e.upper()}_FE") for e in ELEMENTS]
+    value, err, crlb = (x[index] for x in (result.value, result.err, result.crlb))
+    poor = (result.label_flag[index] & int(LabelFlag.PRIOR_DOMINATED)) > 0
+    x = np.arange(len(ELEMENTS))
+    for mask, fill in ((~poor, "tab:red"), (poor, "white")):
+        axes.errorbar(x[mask], value[mask], err[mask], fmt="o", color="tab:red", mfc=fill, capsize=2,
+                      alpha=1.0 if fill != "white" else 0.35)  # fmt: skip
+    shown = np.minimum(crlb, 0.9)
+    axes.hlines(value - shown, x - 0.25, x + 0.25, color="0.4", lw=0.8)
+    axes.hlines(value + shown, x - 0.25, x + 0.25, color="0.4", lw=0.8)
+    axes.axhline(0, color="0.6", lw=0.8)
+    axes.set_xticks(x, ELEMENTS)
+    axes.set_ylim(-0.9, 0.9)
+    axes.set_ylabel("[X/Fe]")
+    return figure
+
+
+def _corner_figure(result: FitResult) -> Figure:
+    names = [n for n in CORNER if n in result.names]
+    draws = result.draws
+    assert draws is not None
+    columns = [draws[:, result.names.index(n)] for n in names]
+    figure = _figure(9, 9)
+    size = len(names)
+    for i in range(size):
+        for j in range(i + 1):
+            axes = figure.add_subplot(size, size, i * size + j + 1)
+            if i == j:
+                axes.hist(columns[i], bins=25, color="0.6")
+                axes.set_yticks([])
+            else:
+                axes.plot(columns[j], columns[i], ".", ms=2, color="0.3", alpha=0.5)
+            axes.tick_params(labelsize=6, labelbottom=i == size - 1, labelleft=j == 0 and i > 0)
+            if i == size - 1:
+                axes.set_xlabel(names[j], fontsize=8)
+            if j == 0 and i > 0:
+                axes.set_ylabel(names[i], fontsize=8)
+    return figure
+
+
+def _label_table(result: FitResult) -> str:
+    rows = []
+    for i, row in enumerate(result.labels):
+        digits = 0 if row["label"] == "TEFF" else 3
+        numbers = "".join(
+            f"<td>{float(row[c]):.{digits}f}</td>" for c in ("value", "err", "p16", "p50", "p84", "crlb")
+        )
+        words = "; ".join(label_words(int(result.label_flag[i])))
+        poor = " class='poor'" if result.label_flag[i] & int(LabelFlag.PRIOR_DOMINATED) else ""
+        rows.append(f"<tr{poor}><td>{row['label']}</td>{numbers}<td>{row['unit']}</td><td>{words}</td></tr>")
+    names = ("", "value", "error", "p16", "p50", "p84", "Cramér–Rao", "unit", "remarks")
+    head = "".join(f"<th>{n}</th>" for n in names)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _provenance(result: FitResult, provenance: Mapping[str, Any]) -> str:
+    lines: Sequence[tuple[str, Any]] = [
+        ("mode", result.mode), ("optimiser", result.stop_reason),
+        *((name, f"{value:.3g}") for name, value in result.diagnostics.items()),
+        *((f"seconds, {name}", f"{value:.2f}") for name, value in result.seconds.items()), *provenance.items(),
+    ]  # fmt: skip
+    return "<pre>" + html.escape("\n".join(f"{name:24s}{value}" for name, value in lines)) + "</pre>"
