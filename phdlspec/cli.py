@@ -13,6 +13,7 @@ from phdlspec.errors import UserError
 # Each module has HELP (one line), add_arguments(parser) and run(args) -> exit code.
 SUBCOMMANDS: dict[str, str] = {
     "fit": "phdlspec.commands.fit",
+    "catalog": "phdlspec.commands.catalog",
     "calibrate": "calibration.command",
     "grid": "kurucz_grids.command",
     "train": "phdlspec.commands.train",

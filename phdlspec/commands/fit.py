@@ -5,7 +5,8 @@
   phdlspec fit star.csv --medium vacuum --resolving-power 1900 --out results
 
 For each spectrum DIR/<stem>.ecsv (one row per label), DIR/<stem>.h5 (draws, best model, masks) and DIR/<stem>.html are
-written. A file that cannot be read or fitted is one line on standard error and an ECSV with its reason; the rest goes on.
+written. A file that cannot be read or fitted is one line on standard error and an ECSV with its reason; the rest
+goes on.
 --mode fast takes seconds, full samples the posterior with emcee or HMC. Masks: --mask-off NAME switches a group of the
 default masks off, --mask-file adds intervals.
 """

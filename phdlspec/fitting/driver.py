@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.coordinates import Coordinates
@@ -29,7 +30,7 @@ from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.likelihood import Likelihood, Observations
-from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval
+from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
 from phdlspec.priors import select_priors
 from phdlspec.radial_velocity import Velocities, measure_velocities
 from phdlspec.spectrum import Spectrum
@@ -177,12 +178,11 @@ class _Batch:
     # --- stages ------------------------------------------------------------------------------------------------
 
     def _velocities(self) -> Velocities:
-        # The basis is common to the stars here: good where any of them is.
+        # One basis for all: it must not depend on which stars happen to be fitted together.
         data, first = self.data, self.members[0].spectrum
-        from phdlspec.continuum import continuum_basis
-
-        basis = continuum_basis(first.wave, first.arms, (data.ivar > 0).any(dim=0).cpu().numpy())
-        power = data.resolving_power.median(dim=0).values
+        masked = wavelength_mask(first.wave, self.settings.masks, str(first.meta.get("SURVEY", "")))
+        basis = continuum_basis(first.wave, first.arms, ~masked)
+        power = data.resolving_power[0]
         templates = velocity_templates(self.emulator)
         return measure_velocities(data.flux, data.ivar, first.wave, basis, templates, self.emulator.native, power)
 

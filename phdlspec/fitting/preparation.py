@@ -82,9 +82,11 @@ def observations(prepared: Sequence[Prepared], device: torch.device) -> Observat
 
 
 def groups(prepared: Sequence[Prepared | None]) -> list[list[int]]:
-    """Indices of the spectra that share their pixels and arms, in order of first appearance."""
+    """Indices of the spectra that share pixels, arms and resolving power, in order of first appearance."""
     found: dict[tuple, list[int]] = {}
     for i, p in enumerate(prepared):
         if p is not None:
-            found.setdefault((p.spectrum.wave.tobytes(), p.spectrum.arms), []).append(i)
+            power = p.spectrum.resolving_power_by_pixel.tobytes()
+            survey = p.spectrum.meta.get("SURVEY", "")
+            found.setdefault((p.spectrum.wave.tobytes(), power, p.spectrum.arms, survey), []).append(i)
     return list(found.values())

@@ -1,0 +1,146 @@
+"""What a catalogue is made of: files, folders, globs, lists of paths, or one HDF5 of many spectra.
+
+A packed HDF5 spares a survey millions of small files:
+
+```
+/                    attrs: format = "phdlspec-spectra", version = 1, survey, arms (A, 2) Å
+├── wave             (P,) float64   vacuum Å
+├── flux, ivar       (N, P) float32
+├── mask             (N, P) uint8   1 = bad
+├── resolving_power  (P,) float32
+└── obsid, ra, dec   (N,)
+```
+Spectrum i of it is written `pack.h5[i]`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from phdlspec.errors import UserError
+from phdlspec.io import read_spectrum
+from phdlspec.io.resolution import ResolvingPower, resolving_power_at
+from phdlspec.spectrum import Spectrum
+
+FORMAT, VERSION = "phdlspec-spectra", 1
+SPECTRUM_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".ecsv", ".csv")
+LIST_SUFFIXES = (".txt", ".lst", ".list")
+
+
+def expand_inputs(inputs: Sequence[str | Path]) -> list[str]:
+    """One reference per spectrum, in a stable order and without repetition.
+
+    A folder stands for the spectra in it and below, sorted by name; a text file (.txt, .lst, .list) for the paths on
+    its lines; a pattern for the files that match it; a packed HDF5 for all its spectra. A path that does not exist is kept:
+    it becomes a row with a reason.
+    """
+    found: dict[str, None] = {}
+    for item in inputs:
+        for reference in _expand(str(item)):
+            found.setdefault(reference)
+    if not found:
+        named = ", ".join(map(str, inputs)) or "nothing"
+        raise UserError(f"no spectra in {named}; expected FITS files, tables or folders")
+    return list(found)
+
+
+def _expand(item: str) -> list[str]:
+    path = Path(item)
+    if path.is_dir():
+        return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SPECTRUM_SUFFIXES) and p.is_file())
+    if path.suffix in LIST_SUFFIXES and path.is_file():
+        try:
+            lines = [line.strip() for line in path.read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as a list of paths ({error})") from error
+        # Paths in a list are relative to the list.
+        names = [line for line in lines if line and not line.startswith("#")]
+        return [name if Path(name).is_absolute() else str(path.parent / name) for name in names]
+    if path.suffix in (".h5", ".hdf5") and path.is_file():
+        return [f"{path}[{i}]" for i in range(_packed(str(path), os.stat(path).st_mtime_ns).count)]
+    if not path.exists() and glob.has_magic(item) and not re.fullmatch(r".+\.(h5|hdf5|fits)\[\d+\]", item):
+        matches = sorted(glob.glob(item, recursive=True))
+        return [reference for match in matches for reference in _expand(match)] or [item]
+    return [item]
+
+
+def read_reference(
+    reference: str, medium: str | None = None, resolving_power: ResolvingPower | None = None
+) -> Spectrum:
+    """The spectrum of a reference of `expand_inputs`."""
+    packed = re.fullmatch(r"(.+\.(?:h5|hdf5))\[(\d+)\]", reference)
+    if not packed:
+        return read_spectrum(reference, medium=medium, resolving_power=resolving_power)
+    path = packed[1]
+    try:
+        return _packed(path, os.stat(path).st_mtime_ns).spectrum(int(packed[2]), reference, resolving_power)
+    except OSError as error:
+        raise UserError(f"{reference}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+class _Packed:
+    def __init__(self, path: str):
+        try:
+            self._file = h5py.File(path, "r")
+            if self._file.attrs.get("format") != FORMAT:
+                raise UserError(f"{path}: HDF5, but not a file of spectra (format {FORMAT!r} expected)")
+            self._wave = self._file["wave"][()]
+            self._power = self._file["resolving_power"][()]
+            self._arms = tuple((float(a), float(b)) for a, b in self._file.attrs["arms"])
+            self.count = len(self._file["flux"])
+        except (OSError, KeyError) as error:
+            raise UserError(f"{path}: a damaged file of spectra ({str(error).splitlines()[0]})") from error
+
+    def spectrum(self, i: int, reference: str, resolving_power: ResolvingPower | None) -> Spectrum:
+        file = self._file
+        if i >= self.count:
+            raise UserError(f"{reference}: the file has {self.count} spectra, counted from 0")
+        power = self._power if resolving_power is None else resolving_power_at(resolving_power, self._wave)
+        meta = {
+            "OBSID": file["obsid"][i].decode(), "RA": float(file["ra"][i]), "DEC": float(file["dec"][i]),
+            "SURVEY": str(file.attrs.get("survey", "")),
+        }  # fmt: skip
+        return Spectrum(
+            self._wave, file["flux"][i], file["ivar"][i], file["mask"][i] > 0, power, meta, reference, self._arms
+        )
+
+
+@lru_cache(maxsize=4)
+def _packed(path: str, modified: int) -> _Packed:
+    return _Packed(path)
+
+
+def write_packed(path: str | Path, spectra: Sequence[Spectrum]) -> None:
+    """Write spectra that share their pixels into one HDF5; see the layout above."""
+    path, first = Path(path), spectra[0]
+    for spectrum in spectra:
+        if not np.array_equal(spectrum.wave, first.wave):
+            raise UserError(f"{spectrum.path or 'spectrum'}: its pixels are not those of the first spectrum")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update(
+                format=FORMAT, version=VERSION, survey=str(first.meta.get("SURVEY", "")), arms=np.array(first.arms)
+            )
+            file["wave"] = first.wave
+            file["resolving_power"] = np.asarray(first.resolving_power_by_pixel, dtype=np.float32)
+            chunks = (1, len(first))
+            for name, kind in (("flux", np.float32), ("ivar", np.float32), ("mask", np.uint8)):
+                rows = np.stack([np.asarray(getattr(s, name)).astype(kind) for s in spectra])
+                file.create_dataset(name, data=rows, chunks=chunks, compression="gzip", compression_opts=1)
+            file["obsid"] = [str(s.meta.get("OBSID", s.stem)).encode() for s in spectra]
+            for name in ("RA", "DEC"):
+                file[name.lower()] = [float(s.meta.get(name, np.nan)) for s in spectra]
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

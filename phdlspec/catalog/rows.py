@@ -1,0 +1,155 @@
+"""Rows of a catalogue: from fit results to arrays, and from arrays to the FITS table with units and comments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.fitting.result import NUISANCES, PARAMETER_UNITS, FitResult
+from phdlspec.flags import LABEL_WORDS, STAR_WORDS
+from phdlspec.labels import LabelSet
+
+NAMES: tuple[str, ...] = tuple(PARAMETER_UNITS)
+_PER_LABEL = {
+    "value": ("", "posterior mean"), "err": ("_ERR", "posterior standard deviation"),
+    "crlb": ("_CRLB", "Cramer-Rao bound, all else marginalised"),
+    "label_flag": ("_FLAG", "bits, see LFLAG in the header"),
+}  # fmt: skip
+_META = {"OBSID": "S", "RA": "f8", "DEC": "f8", "SNRG": "f4", "Z": "f4", "CLASS": "S", "SUBCLASS": "S"}
+_DIAGNOSTICS = {
+    "pareto_k": ("PARETO_K", "shape of the importance weights' tail; above 0.7 the fast posterior is doubtful"),
+    "ess": ("ESS", "effective number of draws of the posterior"),
+    "outliers": ("NOUTLIER", "pixels left out because no noise explains them"),
+    "red_arm_km_s": ("RED_SHIFT", "velocity of the last arm against the first, km/s, taken out"),
+    "velocity_significance": ("RV_SIG", "sigma by which the velocity stands above any other"),
+}
+_CORRELATION_UNIT = 127.0
+
+Arrays = dict[str, NDArray]
+
+
+def to_arrays(results: Sequence[FitResult], references: Sequence[str]) -> Arrays:
+    """Results of a chunk as arrays (n, ...), the form in which chunks are stored."""
+    n, size = len(results), len(NAMES)
+    arrays: Arrays = {name: np.full((n, size), np.nan) for name in ("value", "err", "crlb")}
+    arrays["label_flag"] = np.zeros((n, size), dtype=np.int16)
+    arrays["correlation"] = np.zeros((n, size * (size - 1) // 2), dtype=np.int8)
+    lower = np.tril_indices(size, -1)
+    for row, result in enumerate(results):
+        place = [NAMES.index(name) for name in result.names]
+        for name in ("value", "err", "crlb", "label_flag"):
+            arrays[name][row, place] = getattr(result, name)
+        full = np.zeros((size, size))
+        with np.errstate(all="ignore"):
+            full[np.ix_(place, place)] = np.nan_to_num(result.covariance / np.outer(result.err, result.err))
+        arrays["correlation"][row] = np.rint(full[lower].clip(-1, 1) * _CORRELATION_UNIT)
+    arrays["FILE"] = _text(references)
+    for name, kind in _META.items():
+        values = [result.meta.get(name) for result in results]
+        if kind == "S":
+            arrays[name] = _text(["" if v is None else str(v) for v in values])
+        else:
+            arrays[name] = np.array([_number(v) for v in values], dtype=kind)
+    for name in ("flag", "npix"):
+        arrays[name] = np.array([getattr(result, name) for result in results], dtype=np.int32)
+    for name in ("chi2", "rchi2", "snr"):
+        arrays[name] = np.array([_number(getattr(result, name)) for result in results], dtype=np.float32)
+    for name in _DIAGNOSTICS:
+        arrays[name] = np.array([_number(r.diagnostics.get(name)) for r in results], dtype=np.float32)
+    for name in ("mode", "reason", "stop_reason"):
+        arrays[name] = _text([getattr(result, name) for result in results])
+    arrays["seconds"] = np.array([sum(r.seconds.values()) for r in results], dtype=np.float32)
+    return arrays
+
+
+def _text(values: Sequence[str]) -> NDArray[np.str_]:
+    return np.array([str(v) for v in values], dtype=np.str_)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def to_table(arrays: Mapping[str, NDArray]) -> Table:
+    """The catalogue's table of the rows of all chunks, with units and descriptions."""
+    table = Table()
+
+    def add(name: str, values: NDArray, description: str, unit: str = "") -> None:
+        table[name] = values
+        table[name].description = description
+        if unit:
+            table[name].unit = unit
+
+    add("OBSID", arrays["OBSID"], "identifier in the survey")
+    add("FILE", arrays["FILE"], "where the spectrum came from")
+    add("RA", arrays["RA"], "right ascension", "deg")
+    add("DEC", arrays["DEC"], "declination", "deg")
+    add("SNR", arrays["snr"], "median signal-to-noise ratio per used pixel")
+    add("SNRG", arrays["SNRG"], "signal-to-noise ratio in g, of the file's header")
+    add("CLASS", arrays["CLASS"], "class of the file's header")
+    add("SUBCLASS", arrays["SUBCLASS"], "subclass of the file's header")
+    labels = LabelSet()
+    words = {label.name: label.description for label in labels}
+    words |= {"RV": "radial velocity in the frame of the wavelengths", "LN_RESOLUTION": "ln factor on the resolution"}
+    for name in ("RV", *labels.names, *(n for n, _ in NUISANCES if n != "RV")):
+        i = NAMES.index(name)
+        for field, (suffix, what) in _PER_LABEL.items():
+            values = arrays[field][:, i]
+            kind = np.int16 if field == "label_flag" else np.float32
+            unit = "" if field == "label_flag" else PARAMETER_UNITS[name]
+            add(name + suffix, values.astype(kind), words[name] if not suffix else f"{name}: {what}", unit)
+    add("CHI2", arrays["chi2"], "of the best model")
+    add("RCHI2", arrays["rchi2"], "chi2 per degree of freedom")
+    add("NPIX", arrays["npix"], "pixels used")
+    for field, (name, description) in _DIAGNOSTICS.items():
+        add(name, arrays[field], description)
+    add("MODE", arrays["mode"], "what was really done: fast, hmc, emcee, none")
+    add("STOP", arrays["stop_reason"], "why the optimiser stopped")
+    add("FLAG", arrays["flag"], "bits, see SFLAG in the header; 0 is good")
+    add("REASON", arrays["reason"], "why there is no result")
+    add("SECONDS", arrays["seconds"], "share of the computing time", "s")
+    return table
+
+
+def write_fits(table: Table, correlation: NDArray[np.int8], path: str, header: Mapping[str, Any]) -> None:
+    """The FITS file: the table, and the lower triangles of the correlation matrices as int8 (unit 1/127)."""
+    rows = fits.table_to_hdu(table)
+    rows.name = "CATALOG"
+    for i, name in enumerate(table.colnames, start=1):
+        rows.header.comments[f"TTYPE{i}"] = str(table[name].description)[:47]
+        rows.header[f"TCOMM{i}"] = str(table[name].description)
+    for key, value in header.items():
+        text = str(value)
+        if len(key) > 8 or len(text) > 60:
+            rows.header.add_history(f"{key}: {text}")
+        else:
+            rows.header[key.upper()] = value
+    for bit, text in STAR_WORDS.items():
+        rows.header.add_comment(f"SFLAG {int(bit)}: {text}")
+    for label_bit, text in LABEL_WORDS.items():
+        rows.header.add_comment(f"LFLAG {int(label_bit)}: {text}")
+    column = fits.Column(name="CORRELATION", format=f"{correlation.shape[1]}B", bzero=-128, array=correlation)
+    triangles = fits.BinTableHDU.from_columns([column], name="CORRELATION")
+    triangles.header["SCALE"] = (1.0 / _CORRELATION_UNIT, "correlation = SCALE * value")
+    triangles.header.add_comment("lower triangles by rows, without the diagonal, of the parameters:")
+    triangles.header.add_comment(" ".join(NAMES))
+    fits.HDUList([fits.PrimaryHDU(), rows, triangles]).writeto(path, overwrite=True)
+
+
+def covariance(path: str, row: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Names (D,) and covariance (D, D) of one star of a FITS catalogue, correlations good to 0.004."""
+    with fits.open(path) as hdus:
+        star, triangle = hdus["CATALOG"].data[row], hdus["CORRELATION"].data["CORRELATION"][row]
+        err = np.array([star[f"{name}_ERR"] for name in NAMES], dtype=float)
+    matrix = np.eye(len(NAMES))
+    matrix[np.tril_indices(len(NAMES), -1)] = triangle / _CORRELATION_UNIT
+    matrix = matrix + np.tril(matrix, -1).T
+    return NAMES, matrix * np.outer(err, err)

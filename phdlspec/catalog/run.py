@@ -1,0 +1,262 @@
+"""Making a catalogue: chunks of spectra, read ahead, fitted, written; in this process, in several, or on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from astropy.table import Table
+from tqdm import tqdm
+
+from phdlspec.catalog.inputs import read_reference
+from phdlspec.catalog.rows import Arrays, to_arrays, to_table, write_fits
+from phdlspec.catalog.store import ChunkStore
+from phdlspec.emulator.emulator import Emulator, load_emulator
+from phdlspec.errors import UserError
+from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.result import FitResult
+from phdlspec.flags import StarFlag
+from phdlspec.io.resolution import ResolvingPower
+from phdlspec.provenance import configuration, versions
+from phdlspec.solar import SOLAR_SCALE
+from phdlspec.spectrum import Spectrum
+
+log = logging.getLogger(__name__)
+
+CHUNK = 32  # spectra that are fitted and stored together
+READERS = 4
+
+
+@dataclass(frozen=True)
+class CatalogJob:
+    """Everything a worker needs to know; it can be sent to another process.
+
+    references : one a spectrum. emulator : checkpoint, None for the shipped one. chunk : spectra a chunk.
+    """
+
+    references: tuple[str, ...]
+    out: str
+    settings: FitSettings
+    emulator: str | None = None
+    device: str = "auto"
+    medium: str | None = None
+    resolving_power: ResolvingPower | None = None
+    chunk: int = CHUNK
+    threads: int = 0
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return -(-len(self.references) // self.chunk)
+
+    def chunk_references(self, index: int) -> tuple[str, ...]:
+        """References of one chunk."""
+        return self.references[index * self.chunk : (index + 1) * self.chunk]
+
+    def identity(self, checkpoint: str) -> dict[str, Any]:
+        """What must be the same when a stopped run goes on."""
+        inputs = hashlib.sha256("\n".join(self.references).encode()).hexdigest()
+        return {
+            "list of inputs": inputs, "checkpoint": checkpoint, "size of chunks": self.chunk,
+            "configuration": json.loads(json.dumps(configuration(self.settings))),
+            "medium or resolving power": json.loads(json.dumps([self.medium, self.resolving_power], default=str)),
+        }  # fmt: skip
+
+
+def read_chunk(job: CatalogJob, index: int) -> list[Spectrum | FitResult]:
+    """The spectra of a chunk; a result with the reason in the place of one that cannot be read."""
+    return [_read(job, reference) for reference in job.chunk_references(index)]
+
+
+def _read(job: CatalogJob, reference: str) -> Spectrum | FitResult:
+    try:
+        return read_reference(reference, job.medium, job.resolving_power)
+    except UserError as error:
+        return FitResult.failed(reference, str(error), StarFlag.UNREADABLE)
+    except Exception as error:  # noqa: BLE001 (whatever a broken file does, the others go on)
+        log.debug("reading %s failed", reference, exc_info=True)
+        reason = f"{reference}: cannot be read ({type(error).__name__}: {str(error).splitlines()[:1]})"
+        return FitResult.failed(reference, reason, StarFlag.UNREADABLE)
+
+
+def fit_spectra(
+    spectra: Sequence[Spectrum | FitResult], emulator: Emulator, settings: FitSettings
+) -> list[FitResult]:
+    """Results in the order of the spectra; a batch that does not fit into the memory is halved."""
+    readable = [s for s in spectra if isinstance(s, Spectrum)]
+    fitted = iter(_fit_halving(readable, emulator, settings))
+    return [next(fitted) if isinstance(s, Spectrum) else s for s in spectra]
+
+
+def _fit_halving(spectra: list[Spectrum], emulator: Emulator, settings: FitSettings) -> list[FitResult]:
+    if not spectra:
+        return []
+    try:
+        return fit_batch(spectra, emulator, settings)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "memory" not in str(error):
+            raise
+        if len(spectra) == 1:
+            reason = f"{spectra[0].path}: not enough memory to fit even one spectrum"
+            return [FitResult.failed(spectra[0].path, reason, meta=spectra[0].meta)]
+    if emulator.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(spectra) // 2
+    log.warning("a batch of %d spectra does not fit into the memory: halved", len(spectra))
+    return _fit_halving(spectra[:half], emulator, settings) + _fit_halving(spectra[half:], emulator, settings)
+
+
+# --- one worker ------------------------------------------------------------------------------------------------
+
+
+_WORKER: dict[tuple[str | None, str], Emulator] = {}  # the emulator of this process
+
+
+def _emulator(job: CatalogJob) -> Emulator:
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    key = (job.emulator, job.device)
+    if key not in _WORKER:
+        _WORKER[key] = load_emulator(*key)
+    return _WORKER[key]
+
+
+def process_chunk(job: CatalogJob, index: int) -> int:
+    """Read, fit and store one chunk; the number of its spectra."""
+    spectra = read_chunk(job, index)
+    _store(job, index, fit_spectra(spectra, _emulator(job), job.settings))
+    return len(spectra)
+
+
+def _store(job: CatalogJob, index: int, results: list[FitResult]) -> None:
+    ChunkStore(job.out).write(index, to_arrays(results, job.chunk_references(index)))
+
+
+def _process(arguments: tuple[CatalogJob, int]) -> int:
+    return process_chunk(*arguments)
+
+
+# --- schedules: each yields the size of a chunk when it is stored ------------------------------------------------
+
+
+def _in_process(job: CatalogJob, todo: Sequence[int]) -> Iterator[int]:
+    # While one chunk is fitted the next one is read.
+    emulator = _emulator(job)
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
+        following = [pool.submit(read_chunk, job, index) for index in todo[:1]]
+        for position, index in enumerate(todo):
+            if position + 1 < len(todo):
+                following.append(pool.submit(read_chunk, job, todo[position + 1]))
+            spectra = following.pop(0).result()
+            _store(job, index, fit_spectra(spectra, emulator, job.settings))
+            yield len(spectra)
+
+
+def _in_processes(job: CatalogJob, todo: Sequence[int], workers: int) -> Iterator[int]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(todo))) as pool:
+        yield from pool.imap_unordered(_process, [(replace(job, threads=threads), index) for index in todo])
+
+
+def _on_cluster(job: CatalogJob, todo: Sequence[int], address: str) -> Iterator[int]:
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise UserError("--scheduler needs Dask: install phdlspec with the extra [cluster]") from error
+    try:
+        client = Client(address, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{address}: no Dask scheduler answers there ({str(error).splitlines()[0]})") from error
+    with client:
+        futures = client.map(_process, [(job, index) for index in todo], pure=False)
+        for future in as_completed(futures):
+            yield future.result()
+
+
+# --- the catalogue ---------------------------------------------------------------------------------------------
+
+
+def make_catalog(
+    job: CatalogJob,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    command: str = "",
+    progress: bool = True,
+) -> Table:
+    """Fit all spectra of a job and write the FITS catalogue `job.out`; the table of it.
+
+    Stopped at any moment, the same call with `resume=True` goes on and gives the same catalogue.
+    """
+    emulator = load_emulator(job.emulator, "cpu" if workers > 1 or scheduler else job.device)
+    store = ChunkStore(job.out)
+    store.open(job.identity(emulator.checkpoint_hash), resume)
+    finished = store.finished()
+    todo = [index for index in range(job.n_chunks) if index not in finished]
+    if scheduler:
+        chunks: Iterable[int] = _on_cluster(job, todo, scheduler)
+    elif workers > 1 and len(todo) > 1:
+        chunks = _in_processes(job, todo, workers)
+    else:
+        _WORKER.setdefault((job.emulator, job.device), emulator)
+        chunks = _in_process(job, todo)
+    done = sum(len(job.chunk_references(index)) for index in finished)
+    with tqdm(total=len(job.references), initial=done, unit="star", disable=not progress) as bar:
+        for size in chunks:
+            bar.update(size)
+    arrays = store.read(range(job.n_chunks))
+    table = to_table(arrays)
+    table.meta = _header(job, emulator, command)
+    _write(table, arrays, job.out)
+    store.remove()
+    return table
+
+
+def _header(job: CatalogJob, emulator: Emulator, command: str) -> dict[str, Any]:
+    return {
+        "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": job.settings.seed,
+        "CHECKPOINT": emulator.checkpoint_hash, "VERSIONS": json.dumps(versions()),
+        "CONFIGURATION": json.dumps(configuration(job.settings)), "COMMAND": command,
+    }  # fmt: skip
+
+
+def _write(table: Table, arrays: Arrays, out: str) -> None:
+    path = Path(out)
+    temporary = path.with_name(f".{path.name}.part.fits")
+    try:
+        write_fits(table, arrays["correlation"], str(temporary), table.meta)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the catalogue cannot be written ({error.strerror or error}); the finished chunks are kept, make "
+            "room and give the command again with --resume"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fit_many(
+    spectra: Iterable[Spectrum], emulator: Emulator, mode: str = "fast", seed: int = 1, **settings: Any
+) -> Table:
+    """Fit spectra in memory; a table with one row each, in their order. `settings` are those of `FitSettings`."""
+    chosen = FitSettings(mode=mode, seed=seed, **settings)
+    everything = list(spectra)
+    results = [
+        result
+        for start in range(0, len(everything), CHUNK)
+        for result in fit_spectra(everything[start : start + CHUNK], emulator, chosen)
+    ]
+    table = to_table(to_arrays(results, [s.path for s in everything]))
+    table.meta = {"EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": seed}
+    return table

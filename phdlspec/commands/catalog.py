@@ -1,0 +1,63 @@
+"""Fit many spectra into one catalogue.
+
+  phdlspec catalog dr10/ --out catalogue.fits
+  phdlspec catalog list.txt --out catalogue.fits --workers 8
+  phdlspec catalog 'dr10/*.fits.gz' --out catalogue.fits --device cuda --resume
+  phdlspec catalog survey.h5 --out catalogue.fits --scheduler tcp://head:8786
+
+Inputs are files, folders, patterns, text files of paths (.txt, .lst), or an HDF5 of many spectra (see
+phdlspec.catalog.inputs). Finished chunks lie in CATALOG.parts/ until all are done: stopped or killed, the same command
+with --resume goes on. A file that cannot be read or fitted is a row with FLAG and REASON. Beside the FITS table a
+quality page CATALOG.html is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
+
+HELP = "fit many spectra into a catalogue"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, patterns, lists, packed HDF5")
+    parser.add_argument("--out", required=True, metavar="CATALOG", help="the FITS table to write")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine (default 1)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was stopped")
+    parser.add_argument("--chunk", type=int, default=32, help="spectra fitted and stored together (default 32)")
+    parser.add_argument("--no-report", action="store_true", help="no quality page")
+    parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
+    add_fit_arguments(parser, mode="fast")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import numpy as np
+
+    from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
+    from phdlspec.catalog.formats import write_also
+    from phdlspec.catalog.quality import write_quality
+    from phdlspec.errors import UserError
+
+    if args.workers < 1 or args.chunk < 1:
+        raise UserError("--workers and --chunk must be at least 1")
+    job = CatalogJob(
+        references=tuple(expand_inputs(args.inputs)), out=args.out, settings=settings_of(args), emulator=args.emulator,
+        device=args.device, medium=args.medium, resolving_power=resolving_power_of(args), chunk=args.chunk,
+    )  # fmt: skip
+    table = make_catalog(
+        job, workers=args.workers, scheduler=args.scheduler, resume=args.resume,
+        command="phdlspec " + " ".join(sys.argv[1:]),
+    )  # fmt: skip
+    for kind in args.also:
+        write_also(table, args.out, kind)
+    if not args.no_report:
+        write_quality(table, Path(args.out).with_suffix(".html"))
+    missing = int((np.asarray(table["REASON"]) != "").sum())
+    good = int((np.asarray(table["FLAG"]) == 0).sum())
+    print(f"{args.out}: {len(table)} stars, {good} without flags, {missing} without a result (see REASON)")
+    return 0
