@@ -39,7 +39,8 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[str]:
     """One reference per spectrum, in a stable order and without repetition.
 
     A folder stands for the spectra in it and below, sorted by name; a text file (.txt, .lst, .list) for the paths on
-    its lines; a pattern for the files that match it; a packed HDF5 for all its spectra. A path that does not exist is kept:
+    its lines; a pattern for the files that match it; a packed HDF5 for all its spectra. A path that does not exist is
+    kept:
     it becomes a row with a reason.
     """
     found: dict[str, None] = {}

@@ -198,8 +198,7 @@ class _Batch:
         starts = []
         for choice in (torch.zeros_like(second), second)[:STARTS]:
             chosen = labels[torch.arange(len(labels)), choice]
-            extra = torch.zeros(len(labels), coordinates.parameters(torch.zeros(1, len(coordinates.names))).shape[-1])
-            extra = extra.to(chosen)
+            extra = chosen.new_zeros(len(labels), len(coordinates.names))
             extra[:, : chosen.shape[1]] = chosen
             extra[:, chosen.shape[1]] = rv
             starts.append(coordinates.coordinates(extra))
