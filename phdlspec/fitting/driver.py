@@ -20,9 +20,12 @@ from torch import Tensor
 from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
+from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.hmc import sample_hmc
 from phdlspec.fitting.laplace import importance_sample
 from phdlspec.fitting.lookup import Lookup, velocity_templates
+from phdlspec.fitting.mcmc import sample_emcee
 from phdlspec.fitting.polish import Polished, polish
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.problem import Expansion, Problem
@@ -45,8 +48,10 @@ POOR_RCHI2 = 3.0
 MANY_OUTLIERS = 0.03
 MAX_ARM_SHIFT = 40.0  # km/s
 STARTS = 2  # entries of the look-up that are climbed from
-DRAWS, ROUNDS = 384, 3
+DRAWS, ROUNDS = 512, 4
 KEPT_DRAWS = 400
+MIN_ESS = 60.0  # of a fast posterior
+FULL_ESS, FALLBACK_ESS = 400.0, 150.0
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,20 @@ class FitSettings:
         select_priors(self.priors)
 
 
-@dataclass
-class Posterior:
-    """Draws of S stars in coordinates with weights, and how well they were made."""
+@dataclass(frozen=True)
+class _Draws:
+    """Draws of one star in coordinates z (N, D); weight (N,), or None for equal ones."""
 
-    z: Tensor  # (S, N, D)
-    weight: Tensor  # (S, N)
-    reliable: Tensor  # (S,) bool
+    z: Tensor
+    weight: Tensor | None
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of S stars and how well they were made: reliable (S,) bool."""
+
+    draws: list[_Draws]
+    reliable: Tensor
     diagnostics: list[dict[str, float]]
 
 
@@ -252,15 +264,49 @@ class _Batch:
         return problem.with_likelihood(Likelihood.of(self.data, floor, continuum)), outliers
 
     def _search(self, problem: Problem, first: Polished) -> Polished:
-        return polish(problem, first.z)
+        candidates = [polish(problem, first.z)]
+        if self.settings.mode == "full":
+            found = []
+            for s in range(len(problem)):
+                one = problem.select(torch.tensor([s], device=problem.device))
+                found.append(search(one, first.z[s], self.settings.seed).z)
+            candidates.append(polish(problem, torch.stack(found)))
+        return _best_of(candidates)
 
     def _posterior(self, problem: Problem, best: Polished) -> tuple[Posterior, list[str]]:
         sample = importance_sample(problem, best.z, best.expansion.hessian, self.random, DRAWS, ROUNDS)
-        diagnostics = [
-            {"pareto_k": float(k), "ess": float(e)} for k, e in zip(sample.pareto_k, sample.ess)
-        ]
-        posterior = Posterior(sample.z, sample.weight, sample.reliable, diagnostics)
-        return posterior, ["fast"] * len(problem)
+        draws = [_Draws(sample.z[s], sample.weight[s]) for s in range(len(problem))]
+        diagnostics = [{"pareto_k": float(k), "ess": float(e)} for k, e in zip(sample.pareto_k, sample.ess)]
+        reliable = sample.reliable & (sample.ess > MIN_ESS)
+        mode = ["fast"] * len(problem)
+        full = self.settings.mode == "full"
+        todo = torch.arange(len(problem), device=problem.device) if full else torch.nonzero(~reliable)[:, 0]
+        if full and self.settings.sampler == "emcee":
+            for s in todo.tolist():
+                one = problem.select(torch.tensor([s], device=problem.device))
+                start = sample.resample(self.random, 1000)[s]
+                ensemble = sample_emcee(one, start, self.settings.seed, max_steps=self.settings.max_steps)
+                draws[s] = _Draws(ensemble.z.to(problem.device), None)
+                reliable[s] = ensemble.converged
+                mode[s] = "emcee"
+                diagnostics[s] |= {
+                    "ess": ensemble.ess, "rhat": ensemble.rhat, "acceptance": ensemble.acceptance,
+                    "autocorrelation_time": float(ensemble.autocorrelation_time.max()), "steps": float(ensemble.steps),
+                }  # fmt: skip
+        elif len(todo):
+            target = FULL_ESS if full else FALLBACK_ESS
+            chains = sample_hmc(
+                problem.select(todo), best.z[todo], best.expansion.hessian[todo], self.random.select(todo), target
+            )
+            for i, s in enumerate(todo.tolist()):
+                draws[s] = _Draws(chains.z[i], None)
+                reliable[s] = chains.converged[i]
+                mode[s] = "hmc"
+                diagnostics[s] |= {
+                    "ess": float(chains.ess[i]), "rhat": float(chains.rhat[i]),
+                    "acceptance": float(chains.acceptance[i]), "steps": float(chains.steps),
+                }  # fmt: skip
+        return Posterior(draws, reliable, diagnostics), mode
 
     # --- what comes out ----------------------------------------------------------------------------------------
 
@@ -276,12 +322,6 @@ class _Batch:
         keep: bool,
     ) -> list[FitResult]:
         coordinates = problem.coordinates
-        parameters = coordinates.parameters(posterior.z)  # (S, N, D)
-        weight = posterior.weight
-        mean = (weight[..., None] * parameters).sum(1)
-        offset = parameters - mean[:, None]
-        covariance = (weight[..., None] * offset).mT @ offset
-        percentiles = weighted_quantiles(parameters, weight, (0.16, 0.5, 0.84))
         crlb = cramer_rao(best.expansion, coordinates)
         chi2 = problem.likelihood.chi2(problem.flux(best.z)[:, None])[:, 0]
         npix = problem.likelihood.n_pixels
@@ -289,10 +329,19 @@ class _Batch:
         share = {name: seconds / len(self.members) for name, seconds in self.clock.seconds.items()}
         results = []
         for s, member in enumerate(self.members):
-            values = mean[s].cpu().numpy()
-            p16, p50, p84 = (percentiles[s, :, i].cpu().numpy() for i in range(3))
-            cov = covariance[s].cpu().numpy()
+            drawn = posterior.draws[s]
+            own = coordinates.select(torch.tensor([s], device=problem.device))
+            parameters = own.parameters(drawn.z[None])[0]  # (N, D)
+            size = len(parameters)
+            weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
+            mean = weight @ parameters
+            offset = parameters - mean
+            cov = ((weight[:, None] * offset).mT @ offset).cpu().numpy()
+            values = mean.cpu().numpy()
+            percentiles = weighted_quantiles(parameters[None], weight[None], (0.16, 0.5, 0.84))[0]
+            p16, p50, p84 = percentiles.cpu().numpy().T
             err = np.sqrt(np.maximum(np.diag(cov), 0.0))
+            fell_back = self.settings.mode == "fast" and mode[s] != "fast"
             bound = crlb[s].cpu().numpy()
             converged = bool(best.converged[s]) and bool(posterior.reliable[s])
             trusted = bool(self.emulator.trusted(values[None, : len(self.emulator.labels)])[0])
@@ -300,10 +349,9 @@ class _Batch:
             label_flag = _label_flags(coordinates, s, p16, p50, p84, err, bound, trusted, converged)
             draws = None
             if keep:
-                order = torch.multinomial(
-                    weight[s].cpu(), KEPT_DRAWS, replacement=True, generator=torch.Generator().manual_seed(0)
-                )
-                draws = parameters[s].cpu()[order].numpy()
+                generator = torch.Generator().manual_seed(self.settings.seed)
+                order = torch.multinomial(weight.cpu(), KEPT_DRAWS, replacement=True, generator=generator)
+                draws = parameters.cpu()[order].numpy()
             results.append(
                 FitResult(
                     names=coordinates.names, value=values, err=err, p16=p16, p50=p50, p84=p84, crlb=bound,
@@ -312,7 +360,7 @@ class _Batch:
                         spectrum, label_flag, coordinates.names, float(chi2[s]), int(npix[s]),
                         bool(velocities.reliable[s]), float(outliers[s].sum()) / max(int(npix[s]), 1), converged,
                         trusted,
-                    ),
+                    ) | (int(StarFlag.FELL_BACK) if fell_back else 0),
                     mode=mode[s], stop_reason=best.stop_reason[s], chi2=float(chi2[s]), npix=int(npix[s]),
                     snr=spectrum.snr, path=spectrum.path, meta=spectrum.meta,
                     diagnostics={

@@ -22,6 +22,7 @@ WIDE = 1.2  # scale of the wider component, a Student t: it covers tails that th
 WIDE_SHARE = 0.4
 WIDE_FREEDOM = 5  # its degrees of freedom
 K_LIMIT = 0.7
+K_DOUBTFUL, ENOUGH_DRAWS = 1.2, 100.0
 GOOD_EFFICIENCY = 0.25  # effective sample size per draw that ends the adaptation
 
 
@@ -48,10 +49,10 @@ class WeightedSample:
     def reliable(self) -> Tensor:
         """(S,) True where the sample stands for the posterior.
 
-        Either the tail of the weights is light, or most draws count: the wide component bounds the weights, so that a
-        large effective sample size is no accident even where the fitted tail looks heavy.
+        Either the tail of the weights is light, or it is moderate and many draws count: the wide component bounds the
+        weights, so that a large effective sample size is no accident where the fitted tail looks heavy.
         """
-        return (self.pareto_k < K_LIMIT) | (self.ess > 0.5 * self.z.shape[1])
+        return (self.pareto_k < K_LIMIT) | ((self.pareto_k < K_DOUBTFUL) & (self.ess > ENOUGH_DRAWS))
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted mean (S, D) and covariance (S, D, D) of quantities x (S, N, D) at the draws."""
