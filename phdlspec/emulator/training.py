@@ -141,6 +141,7 @@ class Trainer:
         self, grid: Grid, settings: TrainingSettings, device: str = "auto", rows: NDArray[np.int64] | None = None
     ):
         self.grid, self.settings = grid, settings
+        self.save_every = 60.0  # seconds
         self.device = choose_device(device)
         self.label_set = LabelSet(LABELS[:-1])
         if grid.label_names != self.label_set.names:
@@ -173,6 +174,7 @@ class Trainer:
             mean += flux / len(self.rows)
             power[i] = (change.astype(np.float64) ** 2).mean(1)
         size = np.sqrt(power.mean(0))
+        size = np.maximum(size, 1e-6 * size.max())  # a label without any effect (in toy grids)
         basis = fit_basis(self._scaled_models(), size, mean, settings.patches, settings.vectors)
         n = settings.patches * settings.vectors
         fluxes = torch.empty(len(self.rows), n)
@@ -279,7 +281,7 @@ class Trainer:
                 bar.set_postfix_str(f"flux rms {rms:.1e}, derivatives {relative:.3f}, best {run.best_error:.1e}")
             if (step + 1) % every == 0 or step + 1 == settings.steps:
                 run.judge(self, step)
-                if time.monotonic() - saved > 60.0:
+                if time.monotonic() - saved > self.save_every:
                     self._save_state(state_path, step + 1, run, optimiser)
                     saved = time.monotonic()
                 if run.stale >= settings.patience:

@@ -148,7 +148,7 @@ def _fit_group(
 ) -> list[FitResult]:
     try:
         return _Batch(members, emulator, settings).run(keep)
-    except (torch.linalg.LinAlgError, FloatingPointError, ValueError) as error:
+    except (UserError, torch.linalg.LinAlgError, FloatingPointError, ValueError) as error:
         if len(members) == 1:
             log.debug("fit failed", exc_info=True)
             spectrum = members[0].spectrum

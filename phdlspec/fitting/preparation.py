@@ -17,7 +17,7 @@ from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
-MAX_RESOLVING_POWER = 2750.0  # of what is fitted; sharper spectra are degraded to it
+MAX_RESOLVING_POWER = 2280.0  # of what is fitted, so that the fitted scale stays within what the grid can serve
 MAX_SPEED = 1000.0  # km/s; pixels must see the native grid at every velocity up to this
 EDGE_MARGIN = 1.006  # the line spread function's and the rotation's reach
 MIN_PIXELS = 300

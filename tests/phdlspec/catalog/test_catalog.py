@@ -1,0 +1,224 @@
+"""Catalogues: inputs, rows, resume, faults, the same table however it is made. A quick fitter stands in for the fit."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+from astropy.table import Table
+
+import phdlspec.catalog.run as run_module
+from phdlspec.catalog import CatalogJob, expand_inputs, fit_many, make_catalog, write_packed
+from phdlspec.catalog.inputs import read_reference
+from phdlspec.catalog.quality import write_quality
+from phdlspec.catalog.rows import NAMES, covariance
+from phdlspec.catalog.store import ChunkStore
+from phdlspec.cli import main
+from phdlspec.errors import UserError
+from phdlspec.fitting.driver import FitSettings
+from phdlspec.fitting.result import FitResult
+from phdlspec.flags import StarFlag
+from phdlspec.io import write_lamost
+from phdlspec.lsf import NativeGrid
+from phdlspec.mock import mock_lamost
+
+GRID = NativeGrid(3690.0, 1.0 / 8750.0, 7909, 3500.0)
+
+
+def quick_fit(spectra, emulator, settings):
+    """Values that depend on the spectrum alone."""
+    results = []
+    for spectrum in spectra:
+        random = np.random.default_rng(int(abs(spectrum.flux[:50]).sum() * 1e6) % 2**31)
+        draws = random.normal(size=(200, len(NAMES)))
+        cov = np.cov(draws.T)
+        value = draws.mean(0)
+        err = np.sqrt(np.diag(cov))
+        results.append(
+            FitResult(
+                NAMES, value, err, value - err, value, value + err, err, np.zeros(len(NAMES), dtype=int), cov,
+                mode="fast",
+                chi2=3000.0, npix=3000, snr=spectrum.snr, path=spectrum.path, meta=spectrum.meta,
+                diagnostics={"pareto_k": 0.2},
+            )
+        )  # fmt: skip
+    return results
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(run_module, "fit_batch", quick_fit)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Ten mock files, one of them damaged, one no spectrum."""
+    folder = tmp_path_factory.mktemp("spectra")
+    for i in range(8):
+        mock = mock_lamost(np.ones(GRID.size), GRID, 5500.0, 50.0, i, identifier=f"{i:03d}")
+        write_lamost(mock, folder / f"spec-{i:03d}.fits.gz")
+    (folder / "spec-008.fits.gz").write_bytes((folder / "spec-001.fits.gz").read_bytes()[:1000])
+    fits.PrimaryHDU().writeto(folder / "spec-009.fits")
+    return folder
+
+
+def job(folder, out, checkpoint, chunk=3) -> CatalogJob:
+    references = tuple(expand_inputs([folder]))
+    return CatalogJob(references, str(out), FitSettings(mode="fast"), str(checkpoint), "cpu", chunk=chunk)
+
+
+def same(first: Table, second: Table) -> bool:
+    names = [name for name in first.colnames if name != "SECONDS"]
+    return all(np.array_equal(first[n], second[n], equal_nan=first[n].dtype.kind == "f") for n in names)
+
+
+def test_inputs_are_found_once_and_in_order(folder, tmp_path):
+    everything = expand_inputs([folder])
+    assert len(everything) == 10
+    assert everything == sorted(everything)
+    assert expand_inputs([folder / "spec-001.fits.gz", folder])[0].endswith("spec-001.fits.gz")
+    assert len(expand_inputs([folder / "spec-001.fits.gz", folder])) == 10
+    assert expand_inputs([f"{folder}/spec-00[0-4].fits.gz"]) == everything[:5]
+    (folder / "list.txt").write_text("# two of them\nspec-002.fits.gz\n\nspec-000.fits.gz\n")
+    assert [Path(r).name for r in expand_inputs([folder / "list.txt"])] == ["spec-002.fits.gz", "spec-000.fits.gz"]
+    (folder / "list.txt").unlink()
+    assert expand_inputs(["missing.fits"]) == ["missing.fits"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no spectra"):
+        expand_inputs([tmp_path / "empty"])
+
+
+def test_packed_spectra_are_the_same(folder, tmp_path):
+    spectra = [read_reference(str(folder / f"spec-{i:03d}.fits.gz")) for i in range(3)]
+    write_packed(tmp_path / "pack.h5", spectra)
+    references = expand_inputs([tmp_path / "pack.h5"])
+    assert len(references) == 3
+    back = read_reference(references[2])
+    assert np.allclose(back.flux, spectra[2].flux, rtol=1e-6)
+    assert np.array_equal(back.mask, spectra[2].mask)
+    assert back.arms == spectra[2].arms
+    assert back.meta["OBSID"] == "002"
+    with pytest.raises(UserError, match="counted from 0"):
+        read_reference(f"{tmp_path / 'pack.h5'}[7]")
+
+
+def test_a_catalogue_has_a_row_for_every_input(quick, folder, toy_checkpoint, tmp_path):
+    out = tmp_path / "c.fits"
+    make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    table = Table.read(out, hdu="CATALOG")
+    assert [Path(str(f)).name for f in table["FILE"]] == sorted(p.name for p in folder.iterdir())
+    bad = np.asarray(table["FLAG"]) == int(StarFlag.UNREADABLE)
+    assert bad.sum() == 2
+    assert bad[-2:].all()
+    assert all(str(r) for r in table["REASON"][bad])
+    assert np.isnan(np.ma.filled(table["TEFF"].astype(float), np.nan)[bad]).all()
+    assert str(table["TEFF"].unit) == "K"
+    header = fits.getheader(out, "CATALOG")
+    assert header["SOLSCALE"] == "Asplund2009"
+    assert len(header["EMUHASH"]) == 16
+    assert header.comments["TTYPE1"]
+    assert not ChunkStore(out).folder.exists()
+
+
+def test_covariances_survive_in_one_byte_each(quick, folder, toy_checkpoint, tmp_path):
+    out = tmp_path / "c.fits"
+    make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    names, matrix = covariance(str(out), 1)
+    expected = quick_fit([read_reference(str(folder / "spec-001.fits.gz"))], None, None)[0].covariance
+    size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert names == NAMES
+    assert np.abs((matrix - expected) / size).max() < 0.005
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_a_stopped_run_goes_on_to_the_same_catalogue(
+    quick, folder, toy_checkpoint, tmp_path, monkeypatch, stop_after
+):
+    whole = make_catalog(job(folder, tmp_path / "whole.fits", toy_checkpoint), progress=False)
+    out = tmp_path / "stopped.fits"
+    write, count = ChunkStore.write, [0]
+
+    def stop(self, index, arrays):
+        if count[0] == stop_after:
+            raise KeyboardInterrupt
+        count[0] += 1
+        write(self, index, arrays)
+
+    monkeypatch.setattr(ChunkStore, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    monkeypatch.setattr(ChunkStore, "write", write)
+    with pytest.raises(UserError, match="--resume"):
+        make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    # A chunk whose file was cut by a crash of the machine is made again.
+    for path in list(ChunkStore(out).folder.glob("chunk_*.npz"))[:1]:
+        path.write_bytes(path.read_bytes()[:100])
+    assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False), whole)
+
+
+def test_another_configuration_does_not_continue_a_run(quick, folder, toy_checkpoint, tmp_path):
+    out = tmp_path / "c.fits"
+    ChunkStore(out).open(job(folder, out, toy_checkpoint).identity("a checkpoint"), resume=False)
+    with pytest.raises(UserError, match="another checkpoint"):
+        make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False)
+
+
+def test_the_size_of_chunks_does_not_matter(quick, folder, toy_checkpoint, tmp_path):
+    tables = [
+        make_catalog(job(folder, tmp_path / f"{n}.fits", toy_checkpoint, chunk=n), progress=False) for n in (1, 4, 50)
+    ]
+    assert same(tables[0], tables[1])
+    assert same(tables[0], tables[2])
+
+
+def test_a_batch_that_does_not_fit_is_halved(folder, toy_checkpoint, tmp_path, monkeypatch):
+    sizes = []
+
+    def hungry(spectra, emulator, settings):
+        sizes.append(len(spectra))
+        if len(spectra) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return quick_fit(spectra, emulator, settings)
+
+    monkeypatch.setattr(run_module, "fit_batch", hungry)
+    table = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint, chunk=8), progress=False)
+    assert max(sizes) == 8
+    assert (np.asarray(table["FLAG"])[:8] == 0).all()
+
+
+def test_a_full_disk_is_one_sentence(quick, folder, toy_checkpoint, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("phdlspec.catalog.store.np.savez_compressed", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), progress=False)
+
+
+def test_the_quality_page_is_self_contained(quick, folder, toy_checkpoint, tmp_path):
+    table = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), progress=False)
+    write_quality(table, tmp_path / "c.html")
+    page = (tmp_path / "c.html").read_text()
+    assert page.count("data:image/png;base64") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_command(quick, folder, toy_checkpoint, tmp_path, capsys):
+    out = tmp_path / "c.fits"
+    options = ["--emulator", str(toy_checkpoint), "--device", "cpu", "--also", "hdf5"]
+    assert main(["catalog", str(folder), "--out", str(out), *options]) == 0
+    assert "10 stars, 8 without flags, 2 without a result" in capsys.readouterr().out
+    assert out.with_suffix(".html").exists()
+    assert out.with_suffix(".h5").exists()
+    assert main(["catalog", str(folder), "--out", str(out), "--workers", "0", *options]) == 1
+
+
+def test_spectra_in_memory(quick, folder, toy_emulator):
+    spectra = [read_reference(str(folder / f"spec-{i:03d}.fits.gz")) for i in range(3)]
+    table = fit_many(spectra, toy_emulator)
+    assert len(table) == 3
+    assert list(table["OBSID"]) == ["000", "001", "002"]

@@ -1,0 +1,92 @@
+"""Training: the prior, resume, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from phdlspec.cli import main
+from phdlspec.emulator.basis import fit_basis
+from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.emulator.training import Trainer
+from phdlspec.errors import UserError
+from tests.phdlspec import tiny
+
+SHORT = replace(tiny.SETTINGS, steps=60, evaluations=3)
+
+
+def test_the_basis_is_orthonormal_and_holds_fluxes_and_derivatives(toy_grid):
+    rows = toy_grid.rows("train")
+    flux, jacobian = toy_grid.flux(rows), toy_grid.jacobian(rows)
+    size = np.sqrt((jacobian.astype(float) ** 2).mean((0, 2)))
+    size = np.maximum(size, 1e-6 * size.max())
+    basis = fit_basis(zip(flux, jacobian), size, flux.mean(0, dtype=float), 40, 60)
+    gram = basis.vectors @ basis.vectors.mT
+    assert torch.allclose(gram, torch.eye(60).expand_as(gram), atol=1e-5)
+    spectra = torch.as_tensor(flux[:3])
+    assert (basis.decode(basis.encode(spectra)) - spectra).pow(2).mean().sqrt() < 2e-3
+    change = torch.as_tensor(jacobian[0, :4])
+    back = basis.decode_change(basis.encode_change(change))
+    assert ((back - change).norm(dim=1) / change.norm(dim=1).clamp(min=1e-9)).max() < 0.05
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path):
+    torch.set_num_threads(1)
+    whole = tmp_path / "whole.safetensors"
+    Trainer(toy_grid, SHORT, "cpu").train(whole, progress=False)
+
+    class Stopped(Exception):
+        pass
+
+    trainer = Trainer(toy_grid, SHORT, "cpu")
+    original = trainer._save_state
+
+    def stop_after_saving(path, step, run, optimiser):
+        original(path, step, run, optimiser)
+        raise Stopped
+
+    trainer._save_state = stop_after_saving
+    trainer.save_every = 0.0
+    resumed = tmp_path / "resumed.safetensors"
+    with pytest.raises(Stopped):
+        trainer.train(resumed, progress=False)
+    assert not resumed.exists()
+    Trainer(toy_grid, SHORT, "cpu").train(resumed, progress=False)
+    first, second = load_checkpoint(whole), load_checkpoint(resumed)
+    for name, tensor in first.tensors.items():
+        assert torch.allclose(tensor, second.tensors[name], atol=1e-5), name
+
+
+def test_another_setting_does_not_continue_a_run(toy_grid, tmp_path):
+    out = tmp_path / "a.safetensors"
+    trainer = Trainer(toy_grid, SHORT, "cpu")
+    trainer.network.zero_grad()
+    (tmp_path / "a.safetensors.training").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged; remove it"):
+        trainer.train(out, progress=False)
+
+
+def test_derivatives_are_learned_from_the_prior(toy_grid, tmp_path):
+    figures = {}
+    for weight in (0.0, 300.0):
+        trainer = Trainer(toy_grid, replace(tiny.SETTINGS, steps=400, derivative_weight=weight), "cpu")
+        figures[weight] = trainer.train(tmp_path / f"{weight}.safetensors", progress=False)
+    active = [figures[0.0].label_names.index(n) for n in tiny.ACTIVE]
+    without, with_prior = (np.median(figures[w].derivative_error[:, active]) for w in (0.0, 300.0))
+    assert with_prior < 0.8 * without
+
+
+def test_the_command_and_its_metadata(toy_grid, tmp_path, capsys):
+    out = tmp_path / "e.safetensors"
+    options = ["--steps", "20", "--patches", "40", "--vectors", "8", "--width", "16", "--heads", "2", "--hidden", "16"]
+    assert main(["train", str(toy_grid.path), "--out", str(out), "--device", "cpu", *options]) == 0
+    assert "validation (8 models" in capsys.readouterr().out
+    metadata = load_checkpoint(out).metadata
+    assert metadata["training"]["models"] == len(toy_grid.rows("train"))
+    assert metadata["solar_scale"] == "Asplund2009"
+    assert metadata["grid"]["line_list_checksum"] == "toy"
+    assert main(["train", str(tmp_path / "none.h5"), "--out", str(out)]) == 1
+    assert "there is no such grid" in capsys.readouterr().err

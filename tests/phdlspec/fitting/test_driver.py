@@ -1,0 +1,115 @@
+"""Fits of mock stars made from the toy emulator: values, errors, flags, independence of the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import phdlspec
+from phdlspec.errors import UserError
+from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.flags import LabelFlag, StarFlag
+from phdlspec.mock import mock_lamost
+from phdlspec.spectrum import Spectrum
+from tests.phdlspec import tiny
+
+FAST = FitSettings(mode="fast", seed=2)
+TRUTH = {"TEFF": 5300.0, "LOGG": 3.2, "VMIC": 1.4, "FE_H": -0.2, "MG_FE": 0.15, "CA_FE": -0.1, "TI_FE": 0.1}
+
+
+def mock(emulator, snr=150.0, seed=4, name="mock", **labels) -> Spectrum:
+    theta = emulator.labels.complete({**TRUTH, **labels})
+    native = emulator.native_flux(torch.as_tensor(theta[None], dtype=torch.float32))[0].numpy()
+    return mock_lamost(native, emulator.native, theta[0], snr, seed, rv=55.0, red_velocity=6.0, identifier=name)
+
+
+@pytest.fixture(scope="module")
+def stars(toy_emulator):
+    return [
+        mock(toy_emulator, name="a"),
+        mock(toy_emulator, name="b", seed=5, TEFF=6200.0, LOGG=4.1),
+        mock(toy_emulator, name="c", seed=6, snr=20.0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def results(toy_emulator, stars):
+    return fit_batch(stars, toy_emulator, FAST, keep=True)
+
+
+def test_labels_are_recovered_within_their_errors(results):
+    first = results[0]
+    for name in tiny.ACTIVE:
+        i = first.names.index(name)
+        truth = TRUTH.get(name, 0.0)
+        assert abs(first.value[i] - truth) < 4.5 * first.err[i] + 1e-3, name
+    for name in ("TEFF", "FE_H", "MG_FE", "CA_FE", "TI_FE"):
+        i = first.names.index(name)
+        assert first.err[i] == pytest.approx(first.crlb[i], rel=0.5), name
+    assert abs(first["RV"] - 55.0) < 3.0
+    assert first.diagnostics["red_arm_km_s"] == pytest.approx(6.0, abs=4.0)
+    assert first.rchi2 == pytest.approx(1.0, abs=0.35)
+
+
+def test_labels_without_lines_are_flagged_as_the_priors(results):
+    first = results[0]
+    flag = first.label_flag[first.names.index("EU_FE")]
+    assert flag & LabelFlag.PRIOR_DOMINATED
+    assert np.isinf(first.crlb[first.names.index("EU_FE")]) or first.crlb[first.names.index("EU_FE")] > 0.3
+
+
+def test_percentiles_and_covariance_are_consistent(results):
+    for result in results:
+        assert (result.p16 <= result.p50).all()
+        assert (result.p50 <= result.p84).all()
+        assert np.allclose(np.sqrt(np.diag(result.covariance)), result.err)
+        assert np.linalg.eigvalsh(result.covariance).min() > -1e-6
+
+
+def test_abundances_carry_the_covariance_with_iron(results):
+    first = results[0]
+    table = first.abundances()
+    iron, magnesium = first.names.index("FE_H"), first.names.index("MG_FE")
+    row = table[list(table["element"]).index("Mg")]
+    assert row["x_h"] == pytest.approx(first.value[iron] + first.value[magnesium])
+    expected = first.covariance[iron, iron] + first.covariance[magnesium, magnesium]
+    expected += 2 * first.covariance[iron, magnesium]
+    assert row["err"] == pytest.approx(expected**0.5)
+    assert row["a_x"] == pytest.approx(row["x_h"] + 7.60)
+
+
+def test_noise_makes_errors(results):
+    good, noisy = results[0], results[2]
+    i = good.names.index("TEFF")
+    assert noisy.err[i] > 3 * good.err[i]
+
+
+def test_a_star_does_not_depend_on_its_company(toy_emulator, stars, results):
+    alone = fit_batch(stars[:1], toy_emulator, FAST)[0]
+    together = results[0]
+    active = [alone.names.index(n) for n in tiny.ACTIVE]
+    assert (np.abs(alone.value - together.value)[active] / together.err[active]).max() < 0.1
+
+
+def test_spectra_that_cannot_be_fitted_get_a_reason(toy_emulator, stars):
+    wave = stars[0].wave
+    below = -1.0 - 0.1 * np.sin(wave)
+    dark = Spectrum(wave, below, np.ones_like(wave), wave < 0, 1800.0, path="dark.fits")
+    cut = Spectrum(wave[:200], stars[0].flux[:200], stars[0].ivar[:200], wave[:200] < 0, 1800.0, path="cut.fits")
+    found = fit_batch([dark, cut], toy_emulator, FAST)
+    assert all(r.flag & StarFlag.FAILED for r in found)
+    assert "median flux" in found[0].reason
+    assert "pixels" in found[1].reason
+    assert np.isnan(found[0].value).all()
+    with pytest.raises(UserError, match="median flux"):
+        phdlspec.fit(dark, toy_emulator, mode="fast")
+
+
+def test_settings_are_checked():
+    with pytest.raises(UserError, match="unknown mode"):
+        FitSettings(mode="quick")
+    with pytest.raises(UserError, match="unknown sampler"):
+        FitSettings(sampler="gibbs")
+    with pytest.raises(UserError):
+        FitSettings(priors=("no such prior",))
