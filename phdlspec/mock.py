@@ -91,7 +91,8 @@ def mock_lamost(
     random = np.random.default_rng(seed)
     wave = LAMOST_WAVE
     power = default_resolving_power("LAMOST", wave)
-    scale = np.exp(FIBRE_SCATTER * np.clip(random.normal(), -1.5, 1.5)) if resolution_scale is None else resolution_scale
+    drawn = float(np.exp(FIBRE_SCATTER * np.clip(random.normal(), -1.5, 1.5)))
+    scale = drawn if resolution_scale is None else resolution_scale
     native = torch.as_tensor(np.asarray(flux, dtype=np.float64))[None]
     true_power = torch.as_tensor(power * scale)
     normalised, inside = np.empty(len(wave)), np.zeros(len(wave), dtype=bool)

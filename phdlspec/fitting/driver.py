@@ -48,10 +48,10 @@ POOR_RCHI2 = 3.0
 MANY_OUTLIERS = 0.03
 MAX_ARM_SHIFT = 40.0  # km/s
 STARTS = 2  # entries of the look-up that are climbed from
-DRAWS, ROUNDS = 512, 4
+DRAWS, ROUNDS = 512, 3
 KEPT_DRAWS = 400
-MIN_ESS = 60.0  # of a fast posterior
-FULL_ESS, FALLBACK_ESS = 400.0, 150.0
+FULL_ESS, FALLBACK_ESS = 400.0, 100.0
+FULL_DRAWS, FALLBACK_DRAWS = 600, 80  # of each chain at most
 
 
 @dataclass(frozen=True)
@@ -274,10 +274,10 @@ class _Batch:
         return _best_of(candidates)
 
     def _posterior(self, problem: Problem, best: Polished) -> tuple[Posterior, list[str]]:
-        sample = importance_sample(problem, best.z, best.expansion.hessian, self.random, DRAWS, ROUNDS)
+        sample = importance_sample(problem, best, self.random, DRAWS, ROUNDS)
         draws = [_Draws(sample.z[s], sample.weight[s]) for s in range(len(problem))]
         diagnostics = [{"pareto_k": float(k), "ess": float(e)} for k, e in zip(sample.pareto_k, sample.ess)]
-        reliable = sample.reliable & (sample.ess > MIN_ESS)
+        reliable = sample.reliable.clone()
         mode = ["fast"] * len(problem)
         full = self.settings.mode == "full"
         todo = torch.arange(len(problem), device=problem.device) if full else torch.nonzero(~reliable)[:, 0]
@@ -296,8 +296,9 @@ class _Batch:
         elif len(todo):
             target = FULL_ESS if full else FALLBACK_ESS
             chains = sample_hmc(
-                problem.select(todo), best.z[todo], best.expansion.hessian[todo], self.random.select(todo), target
-            )
+                problem.select(todo), best.z[todo], best.expansion.hessian[todo], self.random.select(todo), target,
+                FULL_DRAWS if full else FALLBACK_DRAWS,
+            )  # fmt: skip
             for i, s in enumerate(todo.tolist()):
                 draws[s] = _Draws(chains.z[i], None)
                 reliable[s] = chains.converged[i]

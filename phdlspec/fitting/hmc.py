@@ -19,11 +19,11 @@ from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 
 CHAINS = 8
-WARM_UP = 40
-ROUND = 60  # draws of each chain between looks at the convergence
+WARM_UP = 25
+ROUND = 20  # draws of each chain between looks at the convergence
 TARGET_ACCEPTANCE = 0.8
 LENGTH = 1.6  # of a trajectory in the whitened space, a quarter of a period
-MAX_LEAPS = 12
+MAX_LEAPS = 8
 RHAT_LIMIT = 1.02
 
 

@@ -7,7 +7,7 @@ a sampler needs is evaluated for many stars and many models of each star at once
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -42,6 +42,10 @@ class Expansion:
     hessian: Tensor  # (S, D, D) minus the Gauss-Newton Hessian in z: positive definite
     fisher: Tensor  # (S, D, D) of the likelihood alone, in parameter units (K, dex, km/s)
     chi2: Tensor  # (S,)
+
+    def select(self, index: Tensor) -> Expansion:
+        """The expansions of some stars."""
+        return Expansion(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Errors of an emulator on models it never saw: flux, derivatives, leakage, by region and wavelength; and its speed.
+
+In the same run: the blend of first-order Taylor expansions from the nearest training models, which any network has to
+beat. Prints Markdown and writes a figure.
+
+    python scripts/emulator_accuracy.py grid.h5 --split test --figure docs/figures/emulator_accuracy.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kurucz_grids.grid import Grid
+from phdlspec import load_emulator
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.emulator.training import judging_grid, seen
+
+NEIGHBOURS = 8
+REGIONS = {"TEFF": (4000, 4500, 5250, 6250, 7500), "LOGG": (0.5, 2, 3.5, 5), "FE_H": (-2.5, -1.5, -0.5, 0.5)}
+QUIET = 0.02  # of a derivative's peak (smoothed): below it, the label does not live in a pixel
+
+
+def taylor_blend(grid: Grid, train: np.ndarray, theta: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Flux (P,) from first-order expansions of the nearest training models, weighted by their distance^-4."""
+    distance = np.linalg.norm((grid.labels[train] - theta) / width, axis=1)
+    nearest = np.argsort(distance)[:NEIGHBOURS]
+    weight = distance[nearest] ** -4
+    blend = np.zeros(len(grid.wave))
+    for row, w in zip(train[nearest], weight / weight.sum()):
+        blend += w * (grid.flux(int(row)) + (theta - grid.labels[row]) @ grid.jacobian(int(row)))
+    return blend
+
+
+def label_widths(grid: Grid, train: np.ndarray) -> np.ndarray:
+    """For distances: how much of each label changes the flux by one unit, from the mean size of its derivative."""
+    sample = train[:: max(len(train) // 60, 1)]
+    size = np.sqrt(np.mean([(grid.jacobian(int(i)) ** 2).mean(1) for i in sample], axis=0))
+    return 1.0 / size
+
+
+def leakage(change: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the energy of a derivative outside the pixels where the ab initio one lives."""
+    reach = np.convolve(np.abs(truth), np.ones(15) / 15, mode="same")
+    quiet = reach < QUIET * reach.max()
+    return float((change[quiet] ** 2).sum() / max((change**2).sum(), 1e-30))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid")
+    parser.add_argument("--emulator")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    grid, emulator = Grid(args.grid), load_emulator(args.emulator, args.device)
+    native, rows = emulator.native, grid.rows(args.split)
+    train = grid.rows("train")[: emulator.metadata["training"]["models"]]
+    width = label_widths(grid, train)
+    names = grid.label_names
+    unit = 0.5 * (emulator.labels.upper - emulator.labels.lower)[: len(names)]
+    wave = judging_grid(native).wave
+    residuals, blends, errors, leaks = [], [], [], []
+    for row in rows:
+        theta = torch.as_tensor(np.append(grid.labels[row], 0.0)[None], dtype=torch.float32, device=emulator.device)
+        flux, by_label = emulator.native_flux_and_jacobian(theta)
+        truth = seen(torch.as_tensor(grid.flux(int(row))), native)
+        residuals.append((seen(flux[0].cpu(), native) - truth).numpy())
+        blend = torch.as_tensor(taylor_blend(grid, train, grid.labels[row], width), dtype=torch.float32)
+        blends.append((seen(blend, native) - truth).numpy())
+        exact = seen(torch.as_tensor(grid.jacobian(int(row))), native).numpy()
+        guess = seen(by_label[0].T.cpu(), native).numpy()
+        errors.append(np.linalg.norm(guess - exact, axis=1) / np.maximum(np.linalg.norm(exact, axis=1), 1e-30))
+        leaks.append([leakage(g * u, e * u) for g, e, u in zip(guess, exact, unit)])
+    r, b = np.array(residuals), np.array(blends)
+    rms, rms_blend = np.sqrt((r**2).mean(1)), np.sqrt((b**2).mean(1))
+    print(f"{len(rows)} models of the {args.split} part, {len(train)} training models, R = 1800, 3800-9000 Å\n")
+    print("| | median rms | 95% | mean absolute |\n|---|---|---|---|")
+    for name, values, all_pixels in (("emulator", rms, r), ("Taylor blend", rms_blend, b)):
+        high, absolute = np.quantile(values, 0.95), np.abs(all_pixels).mean()
+        print(f"| {name} | {np.median(values):.2e} | {high:.2e} | {absolute:.2e} |")
+    print("\n| region | models | median rms | 95% |\n|---|---|---|---|")
+    column = {name: grid.labels[rows, names.index(name)] for name in ("TEFF", "LOGG", "FE_H")}
+    for name, edges in REGIONS.items():
+        for low, high in zip(edges[:-1], edges[1:]):
+            use = (column[name] >= low) & (column[name] < high)
+            if use.sum() > 2:
+                middle, most = np.quantile(rms[use], (0.5, 0.95))
+                print(f"| {name} {low} to {high} | {use.sum()} | {middle:.1e} | {most:.1e} |")
+    print("\n| wavelength | rms over models | median model |\n|---|---|---|")
+    for low, high in ((3800, 4000), (4000, 4500), (4500, 5000), (5000, 6000), (6000, 7500), (7500, 9000)):
+        use = (wave >= low) & (wave < high)
+        square = (r[:, use] ** 2).mean(1)
+        print(f"| {low}-{high} Å | {np.sqrt(square.mean()):.1e} | {np.sqrt(np.median(square)):.1e} |")
+    median = np.median(errors, axis=0)
+    leak = np.median(leaks, axis=0)
+    print("\n| label | relative error of the derivative, median | leakage |\n|---|---|---|")
+    for name, e, k in zip(names, median, leak):
+        print(f"| {name} | {100 * e:.1f}% | {100 * k:.1f}% |")
+    speed(emulator)
+    if args.figure:
+        draw(args.figure, wave, r, rms, column)
+
+
+def speed(emulator: Emulator) -> None:
+    """Spectra a second on LAMOST's pixels in batches of 256, and the cost of the Jacobian in forward passes."""
+    theta = torch.as_tensor(emulator.labels.complete({})[None], dtype=torch.float32).repeat(256, 1).to(emulator.device)
+
+    def seconds(function, repeats: int) -> float:
+        function()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            function()
+        if emulator.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / repeats
+
+    with torch.no_grad():
+        native = seconds(lambda: emulator.native_flux(theta), 5) / 256
+        observed = seconds(lambda: emulator.flux(theta), 3) / 256
+    jacobian = seconds(lambda: emulator.flux_and_jacobian(theta[:16]), 2) / 16
+    print(f"\n{emulator.device}, {torch.get_num_threads()} threads: {1 / native:.0f} native spectra/s, ")
+    print(f"{1 / observed:.0f}/s on LAMOST's pixels, full Jacobian {jacobian / observed:.0f} forward passes ({1e3 * jacobian:.1f} ms)")
+
+
+def draw(path: Path, wave: np.ndarray, r: np.ndarray, rms: np.ndarray, column: dict[str, np.ndarray]) -> None:
+    """Errors over the Kiel diagram, against [Fe/H], and along the wavelength."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    axes = figure.add_subplot(2, 2, 1)
+    dots = axes.scatter(column["TEFF"], column["LOGG"], c=np.log10(rms), s=16)
+    axes.invert_xaxis()
+    axes.invert_yaxis()
+    axes.set_xlabel("Teff (K)")
+    axes.set_ylabel("log g")
+    figure.colorbar(dots, label="log10 rms")
+    axes = figure.add_subplot(2, 2, 2)
+    axes.semilogy(column["FE_H"], rms, ".")
+    axes.set_xlabel("[Fe/H]")
+    axes.set_ylabel("rms of the flux, R = 1800")
+    axes = figure.add_subplot(2, 1, 2)
+    for q, label in ((0.5, "median"), (0.9, "90%")):
+        axes.semilogy(wave, np.quantile(np.abs(r), q, axis=0), lw=0.6, label=f"{label} of |error|")
+    axes.legend()
+    axes.set_xlabel("wavelength (Å)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
