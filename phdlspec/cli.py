@@ -15,8 +15,10 @@ SUBCOMMANDS: dict[str, str] = {
     "fit": "phdlspec.commands.fit",
     "catalog": "phdlspec.commands.catalog",
     "calibrate": "calibration.command",
+    "emulate": "phdlspec.commands.emulate",
     "grid": "kurucz_grids.command",
     "train": "phdlspec.commands.train",
+    "info": "phdlspec.commands.info",
 }
 
 
