@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spectra", nargs="+", metavar="SPECTRUM", help="LAMOST, SDSS or DESI FITS, or a table")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--no-report", action="store_true", help="no HTML page")
+    check = parser.add_mutually_exclusive_group()
+    check.add_argument("--verify", action="store_true", help="synthesise the best model, say the difference")
+    check.add_argument("--refine", action="store_true", help="end the fit on ab initio spectra and derivatives")
+    parser.add_argument("--atmospheres", help="for --verify and --refine, as in `phdlspec grid build`")
+    parser.add_argument("--line-list", help="for --verify and --refine, as in `phdlspec grid build`")
     add_fit_arguments(parser, mode="full")
 
 
@@ -66,9 +71,12 @@ def resolving_power_of(args: argparse.Namespace) -> float | str | None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from tqdm import tqdm
 
     from phdlspec import load_emulator, read_spectrum
+    from phdlspec.abinitio import synthesizer_of
     from phdlspec.errors import UserError
     from phdlspec.fitting.driver import fit_batch
     from phdlspec.fitting.files import write_ecsv, write_hdf5
@@ -78,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     from phdlspec.report import write_report
 
     emulator = load_emulator(args.emulator, args.device)
-    settings = settings_of(args)
+    settings = replace(settings_of(args), refine=args.refine)
+    direct = synthesizer_of(args.atmospheres, args.line_list) if args.verify or args.refine else None
     out = Path(args.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         except UserError as error:
             result = FitResult.failed(str(path), str(error), StarFlag.UNREADABLE)
         else:
-            result = fit_batch([spectrum], emulator, settings, keep=True)[0]
+            result = fit_batch([spectrum], emulator, settings, keep=True, direct=direct)[0]
         made = provenance(emulator, settings, sys.argv[1:])
         stem = _stem(path) if result.reason else spectrum.stem
         write_ecsv(result, out / f"{stem}.ecsv", made)
@@ -129,5 +138,11 @@ def print_table(result) -> None:
             continue
         digits = 0 if name == "TEFF" else 3
         print(f"  {name:14s}{value:10.{digits}f}{err:9.{digits}f}{bound:9.{digits}f}  {int(flag) or ''}")
+    if "emulator_rms" in result.diagnostics:
+        found = result.diagnostics
+        print(f"  emulator minus ab initio for this star: rms {found['emulator_rms']:.1e}")
+        if found["refine_steps"]:
+            steps, shift = found["refine_steps"], found["refine_shift"]
+            print(f"  refined in {steps:.0f} steps; largest shift {shift:.2f} of its error")
     if silent:
         print(f"  the spectrum says little about: {' '.join(silent)}")

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phdlspec.abinitio import DirectSynthesis
 from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
@@ -30,6 +31,7 @@ from phdlspec.fitting.polish import Polished, polish
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.problem import Expansion, Problem
 from phdlspec.fitting.random import StarRandom
+from phdlspec.fitting.refine import Refined, refine
 from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.likelihood import Likelihood, Observations
@@ -62,7 +64,8 @@ class FitSettings:
         posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
         random. priors : names of `phdlspec.priors`. masks : wavelengths left out. resolution_width : standard
         deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
-    robust : leave out pixels that no noise explains. max_steps : of the samplers.
+    robust : leave out pixels that no noise explains. refine : end with ab initio spectra, where
+        they are at hand. max_steps : of the samplers.
     """
 
     mode: str = "full"
@@ -72,6 +75,7 @@ class FitSettings:
     masks: tuple[MaskInterval, ...] = DEFAULT_INTERVALS
     resolution_width: float = 0.1
     robust: bool = True
+    refine: bool = False
     max_steps: int = 4000
 
     def __post_init__(self) -> None:
@@ -121,12 +125,17 @@ def fit(spectrum: Spectrum, emulator: Emulator, mode: str = "full", seed: int = 
 
 
 def fit_batch(
-    spectra: Sequence[Spectrum], emulator: Emulator, settings: FitSettings, keep: bool = False
+    spectra: Sequence[Spectrum],
+    emulator: Emulator,
+    settings: FitSettings,
+    keep: bool = False,
+    direct: DirectSynthesis | None = None,
 ) -> list[FitResult]:
     """Fit many spectra; one result each, in their order.
 
     A spectrum that cannot be fitted gives a result with a reason, never an exception. `keep` adds the best model and
-    draws from the posterior to the results.
+    draws from the posterior to the results. With `direct` the best models are verified by direct synthesis and, where
+    `settings.refine` says so, refined.
     """
     results: list[FitResult | None] = [None] * len(spectra)
     prepared: list[Prepared | None] = []
@@ -138,16 +147,20 @@ def fit_batch(
             results[i] = FitResult.failed(spectrum.path, str(error), meta=spectrum.meta)
     for group in groups(prepared):
         members = [p for p in (prepared[i] for i in group) if p is not None]
-        for i, result in zip(group, _fit_group(members, emulator, settings, keep)):
+        for i, result in zip(group, _fit_group(members, emulator, settings, keep, direct)):
             results[i] = result
     return [result for result in results if result is not None]
 
 
 def _fit_group(
-    members: list[Prepared], emulator: Emulator, settings: FitSettings, keep: bool
+    members: list[Prepared],
+    emulator: Emulator,
+    settings: FitSettings,
+    keep: bool,
+    direct: DirectSynthesis | None,
 ) -> list[FitResult]:
     try:
-        return _Batch(members, emulator, settings).run(keep)
+        return _Batch(members, emulator, settings, direct).run(keep)
     except (UserError, torch.linalg.LinAlgError, FloatingPointError, ValueError) as error:
         if len(members) == 1:
             log.debug("fit failed", exc_info=True)
@@ -155,14 +168,16 @@ def _fit_group(
             reason = f"{spectrum.path or 'spectrum'}: the fit failed ({str(error).splitlines()[0]})"
             return [FitResult.failed(spectrum.path, reason, meta=spectrum.meta)]
         # One bad star spoils a batched factorisation: find it by fitting the stars one by one.
-        return [result for member in members for result in _fit_group([member], emulator, settings, keep)]
+        return [result for member in members for result in _fit_group([member], emulator, settings, keep, direct)]
 
 
 class _Batch:
     """Stars that share their pixels, on their way through the stages."""
 
-    def __init__(self, members: list[Prepared], emulator: Emulator, settings: FitSettings):
-        self.members, self.emulator, self.settings = members, emulator, settings
+    def __init__(
+        self, members: list[Prepared], emulator: Emulator, settings: FitSettings, direct: DirectSynthesis | None
+    ):
+        self.members, self.emulator, self.settings, self.direct = members, emulator, settings, direct
         self.data: Observations = observations(members, emulator.device)
         self.random = StarRandom(settings.seed, [m.name for m in members], emulator.device)
         self.priors = select_priors(settings.priors)
@@ -184,8 +199,10 @@ class _Batch:
             best = self._search(problem, first)
         with self.clock.stage("posterior"):
             posterior, mode = self._posterior(problem, best)
+        with self.clock.stage("direct synthesis"):
+            refined = self._refined(problem, best)
         with self.clock.stage("results"):
-            return self._results(problem, best, posterior, velocities, outliers, arm_shift, mode, keep)
+            return self._results(problem, best, posterior, velocities, outliers, arm_shift, mode, refined, keep)
 
     # --- stages ------------------------------------------------------------------------------------------------
 
@@ -309,6 +326,15 @@ class _Batch:
                 }  # fmt: skip
         return Posterior(draws, reliable, diagnostics), mode
 
+    def _refined(self, problem: Problem, best: Polished) -> list[Refined | None]:
+        if self.direct is None:
+            return [None] * len(problem)
+        found: list[Refined | None] = []
+        for s in range(len(problem)):
+            one = problem.select(torch.tensor([s], device=problem.device))
+            found.append(refine(one, best.z[s : s + 1], self.emulator, self.direct, self.settings.refine))
+        return found
+
     # --- what comes out ----------------------------------------------------------------------------------------
 
     def _results(
@@ -320,6 +346,7 @@ class _Batch:
         outliers: Tensor,
         arm_shift: Tensor,
         mode: list[str],
+        refined: list[Refined | None],
         keep: bool,
     ) -> list[FitResult]:
         coordinates = problem.coordinates
@@ -335,6 +362,13 @@ class _Batch:
             parameters = own.parameters(drawn.z[None])[0]  # (N, D)
             size = len(parameters)
             weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
+            checked = refined[s]
+            extra = {}
+            if checked is not None:
+                parameters = parameters + checked.shift
+                extra = {"emulator_rms": checked.emulator_rms, "refine_steps": float(checked.steps)}
+                own_error = (weight[:, None] * (parameters - weight @ parameters) ** 2).sum(0).sqrt()
+                extra["refine_shift"] = float((checked.shift.abs() / own_error).max())
             mean = weight @ parameters
             offset = parameters - mean
             cov = ((weight[:, None] * offset).mT @ offset).cpu().numpy()
@@ -367,7 +401,7 @@ class _Batch:
                     diagnostics={
                         **posterior.diagnostics[s], "iterations": float(best.iterations[s]),
                         "velocity_significance": float(velocities.significance[s]),
-                        "outliers": float(outliers[s].sum()), "red_arm_km_s": float(arm_shift[s]),
+                        "outliers": float(outliers[s].sum()), "red_arm_km_s": float(arm_shift[s]), **extra,
                     },
                     seconds=share, spectrum=models[s], draws=draws,
                 )

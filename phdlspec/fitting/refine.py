@@ -1,0 +1,82 @@
+"""The fit's last word by direct synthesis: how wrong was the emulator here, and what are the labels without it?
+
+`verify` synthesises the best model. `refine` goes on with the same optimiser on ab initio spectra and derivatives until
+the labels stop moving; the posterior is moved along, its shape is the emulator's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from phdlspec.abinitio import DirectSynthesis
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.polish import polish
+from phdlspec.fitting.problem import Problem
+from phdlspec.lsf import project, project_with_derivatives
+
+MAX_STEPS = 5
+TOLERANCE = 5e-3  # expected gain in lnL: a step below 0.1 of the errors
+
+
+class AbInitioModel:
+    """Direct synthesis in the place of the emulator: what the fitter asks of a model (`problem.Model`)."""
+
+    def __init__(self, direct: DirectSynthesis, emulator: Emulator):
+        self.labels, self._direct, self._native = emulator.labels, direct, emulator.native
+        self.syntheses = 0
+
+    def _each(self, theta: Tensor, derivatives: bool) -> Tensor:
+        # (B, 1 or 33, Pn)
+        rows = []
+        for row in theta[:, :-1].double().cpu().numpy():
+            self.syntheses += 1
+            if derivatives:
+                flux, jacobian = self._direct.native_flux_and_jacobian(row, self._native)
+                rows.append(torch.cat([flux[None], jacobian]))
+            else:
+                rows.append(self._direct.native_flux(row, self._native)[None])
+        return torch.stack(rows).to(theta.device)
+
+    def observe(self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor) -> Tensor:
+        """Normalised flux (B, P) at observed pixels."""
+        return project(self._each(theta, False)[:, 0], self._native, wave, resolving_power, theta[:, -1], rv)
+
+    def observe_and_jacobian(
+        self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Flux (B, P) and derivatives (B, P, L + 2)."""
+        both, vbroad = self._each(theta, True), theta[:, -1]
+        columns = project(both[:, 1:], self._native, wave, resolving_power, vbroad, rv)
+        flux, *rest = project_with_derivatives(both[:, 0], self._native, wave, resolving_power, vbroad, rv)
+        return flux, torch.cat([columns, torch.stack(rest, dim=1)], dim=1).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What direct synthesis says about one star.
+
+    emulator_rms : of emulator minus ab initio at the fitted labels, over the used pixels; shift (D,) of the parameters
+    from the emulator's optimum to the ab initio one (zero if not refined); steps : Jacobians; stop_reason
+    """
+
+    emulator_rms: float
+    shift: Tensor
+    steps: int
+    stop_reason: str
+
+
+def refine(problem: Problem, z: Tensor, emulator: Emulator, direct: DirectSynthesis, move: bool) -> Refined:
+    """Verify and, with `move`, refine the optimum z (1, D) of a problem of one star."""
+    ab_initio = replace(problem, model=AbInitioModel(direct, emulator))
+    used = problem.likelihood.weight[0] > 0
+    difference = (problem.flux(z) - ab_initio.flux(z))[0, used]
+    rms = float(difference.pow(2).mean().sqrt())
+    if not move:
+        return Refined(rms, torch.zeros_like(z[0]), 0, "not refined")
+    best = polish(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE)
+    coordinates = problem.coordinates
+    shift = (coordinates.parameters(best.z) - coordinates.parameters(z))[0]
+    return Refined(rms, shift, int(best.iterations[0]), best.stop_reason[0])
