@@ -194,7 +194,7 @@ class _Batch:
         problem = Problem(self.emulator, Likelihood.of(self.data), coordinates, self.priors)
         with self.clock.stage("optimise"):
             first = _best_of([polish(problem, start, max_iterations=15, tolerance=0.5) for start in starts])
-            arm_shift = self._align_arms(problem, first)
+            arm_shift, velocity_variance = self._align_arms(problem, first)
             problem, outliers = self._with_model_error(problem, first)
             best = self._search(problem, first)
         with self.clock.stage("posterior"):
@@ -202,7 +202,9 @@ class _Batch:
         with self.clock.stage("direct synthesis"):
             refined = self._refined(problem, best)
         with self.clock.stage("results"):
-            return self._results(problem, best, posterior, velocities, outliers, arm_shift, mode, refined, keep)
+            return self._results(
+                problem, best, posterior, velocities, outliers, arm_shift, velocity_variance, mode, refined, keep,
+            )
 
     # --- stages ------------------------------------------------------------------------------------------------
 
@@ -233,12 +235,15 @@ class _Batch:
             starts.append(coordinates.coordinates(extra))
         return starts
 
-    def _align_arms(self, problem: Problem, best: Polished) -> Tensor:
-        """Shift of the last arm's wavelengths against the first's, (S,) km/s, taken out of `self.data`."""
+    def _align_arms(self, problem: Problem, best: Polished) -> tuple[Tensor, Tensor]:
+        """Shift of the last arm's wavelengths against the first's, (S,) km/s, taken out of `self.data`.
+
+        Second, the variance (S,) by which this makes the velocity less certain: the last arm has lost its say in it.
+        """
         arms = self.members[0].spectrum.arms
         shift = torch.zeros(len(self.members), dtype=torch.float64, device=problem.device)
         if len(arms) != 2:
-            return shift
+            return shift, shift
         likelihood = problem.likelihood
         red = torch.as_tensor(self.members[0].spectrum.arm_index() == 1, device=problem.device)
         parameters = problem.coordinates.parameters(best.z)
@@ -258,13 +263,15 @@ class _Batch:
             weight = likelihood.weight * part
             top, bottom = (weight * change * residual).sum(1).double(), (weight * change**2).sum(1).double()
             sums.append((top / bottom.clamp(min=1e-12), bottom))
-        (red_shift, red_information), (blue_shift, _) = sums
+        (red_shift, red_information), (blue_shift, blue_information) = sums
         shift = (red_shift - blue_shift).clamp(-MAX_ARM_SHIFT, MAX_ARM_SHIFT)
         # A shift that is not measured is not applied.
-        shift = torch.where(red_information > 1.0 / 10.0**2, shift, torch.zeros_like(shift))
+        measured = torch.minimum(red_information, blue_information) > 1.0 / 10.0**2
+        shift = torch.where(measured, shift, torch.zeros_like(shift))
+        lost = 1.0 / blue_information.clamp(min=1e-4) - 1.0 / (blue_information + red_information).clamp(min=1e-4)
         factor = torch.where(red, 1.0 / (1.0 + shift[:, None] / SPEED_OF_LIGHT_KM_S), torch.ones_like(shift)[:, None])
         self.data = replace(self.data, wave=wave * factor)
-        return shift
+        return shift, torch.where(measured, lost, torch.zeros_like(shift))
 
     def _with_model_error(self, problem: Problem, best: Polished) -> tuple[Problem, Tensor]:
         """The problem with the emulator's own error and without outlying pixels; those (S, P) bool."""
@@ -345,6 +352,7 @@ class _Batch:
         velocities: Velocities,
         outliers: Tensor,
         arm_shift: Tensor,
+        velocity_variance: Tensor,
         mode: list[str],
         refined: list[Refined | None],
         keep: bool,
@@ -361,6 +369,9 @@ class _Batch:
             own = coordinates.select(torch.tensor([s], device=problem.device))
             parameters = own.parameters(drawn.z[None])[0]  # (N, D)
             size = len(parameters)
+            rv = coordinates.names.index("RV")
+            jitter = torch.randn(size, generator=torch.Generator().manual_seed(self.settings.seed), dtype=torch.float64)
+            parameters[:, rv] += jitter.to(parameters) * velocity_variance[s].sqrt()
             weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
             checked = refined[s]
             extra = {}
@@ -378,6 +389,7 @@ class _Batch:
             err = np.sqrt(np.maximum(np.diag(cov), 0.0))
             fell_back = self.settings.mode == "fast" and mode[s] != "fast"
             bound = crlb[s].cpu().numpy()
+            bound[rv] = np.hypot(bound[rv], float(velocity_variance[s]) ** 0.5)
             converged = bool(best.converged[s]) and bool(posterior.reliable[s])
             trusted = bool(self.emulator.trusted(values[None, : len(self.emulator.labels)])[0])
             spectrum = member.spectrum
