@@ -57,7 +57,7 @@ STEP = 1e-4  # change of the flux (rms) by one label along the random direction
 MAX_STEP = 0.1  # of a scaled label
 SEEN_AT = 2000.0
 JUDGED_AT = 1800.0  # resolving power of the figures that are reported
-TRUSTED = {"TEFF": [4300.0, 7300.0], "LOGG": [0.7, 4.9]}
+TRUSTED = {"TEFF": [4500.0, 7300.0], "LOGG": [0.7, 4.9]}
 AVERAGING = 0.999  # per step
 MIN_MODELS = 8
 
