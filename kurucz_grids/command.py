@@ -1,6 +1,5 @@
 """Grids of Kurucz spectra with their derivatives with respect to every label.
 
-  phdlspec grid fetch                       get model atmospheres and line lists into a cache folder
   phdlspec grid build --n 4000 --out grid.h5 --atmospheres A --line-list L
                                             synthesise; stop it (or let it crash) at any time, the same
                                             command goes on; a greater --n extends a finished grid
