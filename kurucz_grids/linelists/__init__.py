@@ -7,6 +7,9 @@ from pathlib import Path
 from kurucz_grids.linelists.columnar import read_columnar
 from kurucz_grids.linelists.kurucz import is_gfall, read_gfall
 from kurucz_grids.linelists.linelist import LineList
+from kurucz_grids.linelists.medium import check_strong_lines
+from kurucz_grids.linelists.molecules import is_molecular, read_molecular
+from kurucz_grids.linelists.moog import is_moog, read_moog
 from kurucz_grids.linelists.vald import is_vald, read_vald
 from phdlspec.errors import UserError
 
@@ -14,9 +17,11 @@ __all__ = ["LineList", "read_line_list"]
 
 
 def read_line_list(path: str | Path, medium: str | None = None) -> LineList:
-    """Read a line list; the format is told by the file's structure: columnar npz, Kurucz gfall, VALD short or long.
+    """Read a line list; the format is told by the file's structure.
 
-    `medium` ("air" or "vacuum") is checked against what the file says of itself.
+    Columnar npz or HDF5, Kurucz gfall and molecular `.asc`, VALD short or long, MOOG. `medium` ("air" or "vacuum") is
+    checked against what the file says of itself and against strong lines in it; MOOG files need it where they hold
+    none of these lines.
     Raises `UserError` where the file does not exist, is of no known format, or in the other medium.
     """
     path = Path(path)
@@ -26,16 +31,21 @@ def read_line_list(path: str | Path, medium: str | None = None) -> LineList:
         raise UserError(f"{path}: there is no such line list; expected a file")
     with path.open("rb") as stream:
         head = stream.read(2000)
-    if head[:4] == b"PK\x03\x04":
+    if head[:4] == b"PK\x03\x04" or head[:8] == b"\x89HDF\r\n\x1a\n":
         if medium == "vacuum":
             raise UserError(f"{path}: the wavelengths of a columnar list are in air, but vacuum was asked for")
         return read_columnar(path)
     text = head.decode("latin-1")
     if is_vald(text):
-        return read_vald(path, medium)
+        return check_strong_lines(read_vald(path, medium))
     if is_gfall(text.splitlines()[0] if text else ""):
         return read_gfall(path, medium)
+    filled = [line for line in text.splitlines() if line.strip()]
+    if filled and is_molecular(filled[0]):
+        return read_molecular(path, medium)
+    if len(filled) > 1 and is_moog(filled):
+        return read_moog(path, medium)
     raise UserError(
-        f"{path}: the format of this line list is not known; expected a columnar npz, Kurucz's gfall, or VALD's "
-        "'extract stellar'"
+        f"{path}: the format of this line list is not known; expected a columnar npz or HDF5, Kurucz's gfall or "
+        "molecules, VALD's 'extract stellar', or MOOG"
     )

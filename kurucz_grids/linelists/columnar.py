@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,15 +45,14 @@ _MOLECULE_CODES = {
 
 
 def read_columnar(path: str | Path) -> LineList:
-    """Read the npz (array `lines` with the fields `COLUMNS`, wavelengths in air).
+    """Read the npz or HDF5 (array `lines` with the fields `COLUMNS`, wavelengths in air).
 
     Raises `UserError` for a file that is none, lacks a field, or holds an isotope that cannot be told.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            rows = archive["lines"]
+        rows = _load(path)
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: not a columnar line list ({error}); expected an npz with an array 'lines'") from error
+        raise UserError(f"{path}: not a columnar line list ({error}); expected npz or HDF5 with 'lines'") from error
     missing = [name for name in COLUMNS if name not in (rows.dtype.names or ())]
     if missing:
         raise UserError(f"{path}: the line list lacks the field {missing[0]!r}; expected {', '.join(COLUMNS)}")
@@ -80,6 +80,14 @@ def read_columnar(path: str | Path) -> LineList:
         sources={str(s): int(n) for s, n in zip(sources, counts)},
         path=str(path),
     )
+
+
+def _load(path: str | Path) -> NDArray:
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            return file["lines"][()]
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["lines"]
 
 
 def _species(rows: NDArray) -> tuple[list[str | None], NDArray[np.intp]]:

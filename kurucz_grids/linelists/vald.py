@@ -23,6 +23,7 @@ from phdlspec.errors import UserError
 from phdlspec.wavelength import air_to_vacuum
 
 _ROW = re.compile(r"^'([A-Za-z0-9]+) +(\d+)'\s*,(.*)$")
+_ISOTOPE = re.compile(r"\(\d+\)[A-Z]")  # "(48)TiO" in a reference
 _HEADER = re.compile(r"WL_(vac|air)\((A|nm)\)")
 
 
@@ -44,6 +45,10 @@ def read_vald(path: str | Path, medium: str | None = None) -> LineList:
     stated = "vacuum" if match[1] == "vac" else "air"
     if medium not in (None, stated):
         raise UserError(f"{path}: its header says that the wavelengths are in {stated}, but {medium} was asked for")
+    if "(cm-1)" in header:
+        raise UserError(f"{path}: its levels are in 1/cm; extract it again with energies in eV")
+    if "gf*" not in header and any(_ISOTOPE.search(line) for line in text):
+        raise UserError(f"{path}: its gf are not scaled by isotope; extract it again with isotopic scaling on")
     long_form = "E_low(eV)" in header
     # Columns after the species: wavelength, log gf, lower level (eV), radiative, Stark, van der Waals.
     places = (0, 1, 2, 9, 10, 11) if long_form else (0, 3, 1, 4, 5, 6)

@@ -91,7 +91,7 @@ def test_vald_with_the_wrong_medium_or_species_is_refused(tmp_path):
 
 
 def test_an_unknown_format_is_refused(tmp_path):
-    (tmp_path / "list.txt").write_text("5000.0 26.0 3.2 -1.0\n")
+    (tmp_path / "list.txt").write_text("these are no lines\n")
     with pytest.raises(UserError, match="format of this line list is not known"):
         read_line_list(tmp_path / "list.txt")
     with pytest.raises(UserError, match="no such line list"):

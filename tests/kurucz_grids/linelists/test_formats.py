@@ -1,0 +1,101 @@
+"""Molecules, MOOG, HDF5 and the check of the medium by strong lines, on lines typed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from kurucz_grids.linelists import read_line_list
+from phdlspec.errors import UserError
+
+VALD_SHORT = """ 5889.00000, 5897.00000, 2, 6413, 1.0 Wavelength region, lines selected, lines processed, Vmicro
+                                                  Damping parameters    Lande  Central
+Spec Ion       WL_air(A)  Excit(eV) Vmic log gf* Rad.   Stark   Waals   factor  depth  Reference
+'Na 1',        5889.9510,  0.0000, 1.0,  0.108, 7.798,-5.640, 407.273,  1.167, 0.900, 'ref'
+'Na 1',        5895.9242,  0.0000, 1.0, -0.194, 0.000, 0.000,   0.000,  1.333, 0.880, 'ref'
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text + "\n", encoding="latin-1")
+    return path
+
+
+def test_kurucz_molecule_gets_the_isotope_fraction(tmp_path):
+    text = ("  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   24\n"
+            "  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   26")
+    lines = read_line_list(write(tmp_path / "m.asc", text))
+    assert lines.species_names == ("MgH",)
+    assert lines.medium == "air"
+    np.testing.assert_allclose(sorted(lines.loggf), -1.505 + np.log10([0.1101, 0.7899]), atol=1e-5)
+
+
+def test_vald_header_against_the_sodium_lines(tmp_path):
+    path = write(tmp_path / "w.vald", VALD_SHORT.replace("WL_air", "WL_vac"))
+    with pytest.raises(UserError, match="said to be in vacuum, but its lines lie where they lie in air"):
+        read_line_list(path)
+    with pytest.raises(UserError, match="says that"):
+        read_line_list(write(tmp_path / "x.vald", VALD_SHORT), medium="vacuum")
+
+
+def test_vald_without_isotopic_scaling_is_refused(tmp_path):
+    text = VALD_SHORT.replace("gf*", "gf ").replace("'ref'", "'(48)TiO'")
+    with pytest.raises(UserError, match="isotopic scaling"):
+        read_line_list(write(tmp_path / "u.vald", text))
+
+
+def test_vald_in_inverse_cm_is_refused(tmp_path):
+    with pytest.raises(UserError, match="energies in eV"):
+        read_line_list(write(tmp_path / "c.vald", VALD_SHORT.replace("Excit(eV)", "Excit(cm-1)")))
+
+
+def test_moog_needs_a_medium_and_applies_isotopes(tmp_path):
+    text = ("a title\n" "  4980.074      24.0     4.444    -2.324\n" "  4981.000  22.00048     1.000    -1.000\n"
+            " 5117.5820 606.01213     0.637    -0.082\n" " 5100.2490 112.00124     0.607     0.520")
+    path = write(tmp_path / "l.moog", text)
+    with pytest.raises(UserError, match="nothing tells"):
+        read_line_list(path)
+    lines = read_line_list(path, medium="air")
+    assert lines.species.tolist() == ["Cr", "Ti", "MgH", "C2"]
+    np.testing.assert_allclose(lines.isotope_fraction, [1, 0.7372, 0.7899 * 0.99998, 2 * 89 / 90**2], rtol=1e-5)
+
+
+def test_moog_medium_by_strong_lines(tmp_path):
+    sodium = "  5889.951      11.0     0.000     0.108\n  5895.924      11.0     0.000    -0.194"
+    path = write(tmp_path / "na.moog", sodium)
+    assert read_line_list(path).medium == "air"
+    with pytest.raises(UserError, match="said to be in vacuum"):
+        read_line_list(path, medium="vacuum")
+
+
+def test_moog_unknown_species_and_isotope(tmp_path):
+    for code, message in (("99.0", "unknown species"), ("22.00099", "unknown isotope")):
+        with pytest.raises(UserError, match=message):
+            read_line_list(write(tmp_path / "u.moog", f"  5889.951  {code}   0.000   0.108\n" * 2), medium="air")
+
+
+def test_columnar_hdf5(tmp_path):
+    dtype = [(n, "S8" if n == "src" else "f8") for n in
+             "wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha".split()]
+    rows = np.array([(5000.0, 26, 0, 0, 0, 1.0, -1.0, 8.0, -5.0, 2.0, b"VALD", np.nan, np.nan)], dtype=dtype)
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        file["lines"] = rows
+    lines = read_line_list(tmp_path / "l.h5")
+    assert lines.species.tolist() == ["Fe"]
+    assert lines.medium == "air"
+    with pytest.raises(UserError, match="vacuum was asked for"):
+        read_line_list(tmp_path / "l.h5", medium="vacuum")
+
+
+@pytest.mark.parametrize(
+    ("name", "medium", "count", "found"),
+    [("mgh_sample.asc", None, 3379, "air"), ("kurucz_cn.txt", None, 10, "air"),
+     ("linemake_moogatom05000_head.moog", "air", 3000, "air")],
+)
+def test_real_files(shared_data, name, medium, count, found):
+    lines = read_line_list(shared_data / "linelists" / "native" / name, medium)
+    assert (len(lines), lines.medium) == (count, found)
+    assert (lines.gamma_vdw > 0).all()
