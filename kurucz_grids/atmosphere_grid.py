@@ -128,7 +128,7 @@ class AtmosphereGrid:
                 raise UserError(f"{path}: the folder holds no model atmosphere; expected Kurucz files")
             return cls.from_atmospheres(models, str(path))
         if not path.is_file():
-            raise UserError(f"{path}: there is no such atmosphere grid; `phdlspec grid fetch` gets one")
+            raise UserError(f"{path}: there is no such atmosphere grid; expected an npz of ATLAS9 models")
         if not zipfile.is_zipfile(path):
             if path.suffix == ".npz":
                 raise UserError(f"{path}: the atmosphere grid is damaged (no whole npz file); fetch it again")

@@ -120,9 +120,9 @@ def _run_build(args: argparse.Namespace) -> int:
         return 0
     for option, value in (("--atmospheres", args.atmospheres), ("--line-list", args.line_list)):
         if value is None:
-            raise UserError(f"{option} is missing; `phdlspec grid fetch` gets the files that it may name")
+            raise UserError(f"{option} is missing; name the file")
         if not Path(value).exists():
-            raise UserError(f"{value}: there is no such file for {option}; `phdlspec grid fetch` gets one")
+            raise UserError(f"{value}: there is no such file for {option}")
     from kurucz_grids.atmosphere_grid import AtmosphereGrid
 
     workers = args.workers or (1 if args.device.startswith("cuda") else os.cpu_count() or 1)
