@@ -226,8 +226,8 @@ def make_catalog(
 def _header(job: CatalogJob, emulator: Emulator, command: str) -> dict[str, Any]:
     return {
         "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": job.settings.seed,
-        "CHECKPOINT": emulator.checkpoint_hash, "VERSIONS": json.dumps(versions()),
-        "CONFIGURATION": json.dumps(configuration(job.settings)), "COMMAND": command,
+        "CKPTHASH": emulator.checkpoint_hash, "VERSIONS": json.dumps(versions()),
+        "CONFIG": json.dumps(configuration(job.settings)), "COMMAND": command,
     }  # fmt: skip
 
 
