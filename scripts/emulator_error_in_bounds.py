@@ -35,12 +35,12 @@ def main() -> None:
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
     native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
-    ratios, names = [], ()
+    ratios: list[np.ndarray] = []
+    names: tuple[str, ...] = ()
     for i, row in enumerate(choose(grid, args.split, args.n)):
         labels = np.append(grid.labels[row], BROADENING)
-        mock = mock_lamost(
-            grid.flux(int(row)), native, labels[0], args.snr, i, vbroad=BROADENING, resolution_scale=1.0
-        )
+        flux = grid.flux(int(row))
+        mock = mock_lamost(flux, native, labels[0], args.snr, i, vbroad=BROADENING, resolution_scale=1.0)
         data = observations([prepare(mock, emulator.native)], emulator.device)
         coordinates = Coordinates.around(emulator.labels, torch.zeros(1, dtype=torch.float64), 0.1)
         names = coordinates.names

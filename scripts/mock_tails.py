@@ -1,8 +1,8 @@
 """The tails that a mock study's 68% scatter does not show, from the JSON that `mock_study.py --out` wrote.
 
 For each label, over the stars whose Cramer-Rao bound is below --informative: standard deviation of (fit - truth) over
-the error, and how many fits are more than four errors off; for all stars, and for those whose *fitted* Teff and logg lie
-in the emulator's trusted range, as a user can tell them.
+the error, and how many fits are more than four errors off; for all stars, and for those whose *fitted* Teff and logg
+lie in the emulator's trusted range, as a user can tell them.
 
     python scripts/mock_tails.py mocks.json
 """
@@ -46,8 +46,9 @@ def main() -> None:
         )
     far = np.unique(models[(np.abs(pull[:, : len(names) - 2]) > 4).any(axis=1) & ~trusted])
     print(
-        f"\n{len(stars)} mocks of {len(np.unique(models))} models; {trusted.sum()} of {len(np.unique(models[trusted]))} "
-        f"models in the trusted range; beyond 4 errors outside it: models {far.tolist()}"
+        f"\n{len(stars)} mocks of {len(np.unique(models))} models; {trusted.sum()} of "
+        f"{len(np.unique(models[trusted]))} models in the trusted range; "
+        f"beyond 4 errors outside it: models {far.tolist()}"
     )
 
 
