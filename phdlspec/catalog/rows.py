@@ -68,7 +68,9 @@ def to_arrays(results: Sequence[FitResult], references: Sequence[str]) -> Arrays
 
 
 def _text(values: Sequence[str]) -> NDArray[np.str_]:
-    return np.array([str(v) for v in values], dtype=np.str_)
+    # FITS tables hold ASCII alone; a file's name or a reason may not.
+    plain = [str(v).replace("Å", "A").encode("ascii", "backslashreplace").decode() for v in values]
+    return np.array(plain, dtype=np.str_)
 
 
 def _number(value: Any) -> float:

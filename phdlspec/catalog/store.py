@@ -51,6 +51,8 @@ class ChunkStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be made ({error.strerror}); choose another --out") from error
+        for chunk in self.folder.glob("chunk_*.npz"):  # of an unknown job
+            chunk.unlink()
         self._write(path, lambda file: file.write(json.dumps(job, indent=1).encode()))
 
     def path(self, index: int) -> Path:
@@ -103,6 +105,7 @@ class ChunkStore:
 
     def remove(self) -> None:
         """Remove the folder after the catalogue is written."""
-        for path in self.folder.iterdir():
+        # The description goes last: chunks without it could be taken for those of another job.
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == "job.json"):
             path.unlink(missing_ok=True)
         self.folder.rmdir()

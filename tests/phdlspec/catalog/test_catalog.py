@@ -135,9 +135,7 @@ def test_covariances_survive_in_one_byte_each(quick, folder, toy_checkpoint, tmp
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_stopped_run_goes_on_to_the_same_catalogue(
-    quick, folder, toy_checkpoint, tmp_path, monkeypatch, stop_after
-):
+def test_a_stopped_run_goes_on_to_the_same_catalogue(quick, folder, toy_checkpoint, tmp_path, monkeypatch, stop_after):
     whole = make_catalog(job(folder, tmp_path / "whole.fits", toy_checkpoint), progress=False)
     out = tmp_path / "stopped.fits"
     write, count = ChunkStore.write, [0]
@@ -173,6 +171,24 @@ def test_the_size_of_chunks_does_not_matter(quick, folder, toy_checkpoint, tmp_p
     ]
     assert same(tables[0], tables[1])
     assert same(tables[0], tables[2])
+
+
+def test_names_and_reasons_beyond_ascii_are_written(quick, folder, toy_checkpoint, tmp_path):
+    references = (*expand_inputs([folder])[:2], str(tmp_path / "é 5000 Å.fits"))
+    out = tmp_path / "c.fits"
+    make_catalog(CatalogJob(references, str(out), FitSettings(mode="fast"), str(toy_checkpoint), "cpu"), progress=False)
+    table = Table.read(out, hdu="CATALOG")
+    assert str(table["FILE"][2]).endswith("\\xe9 5000 A.fits")
+    assert int(table["FLAG"][2]) == int(StarFlag.UNREADABLE)
+
+
+def test_chunks_of_an_unknown_job_are_not_taken_over(quick, folder, toy_checkpoint, tmp_path):
+    out = tmp_path / "c.fits"
+    store = ChunkStore(out)
+    store.folder.mkdir()
+    store.path(0).write_bytes(b"left by a run that was killed while it cleared up")
+    store.open({"list of inputs": "another"}, resume=False)
+    assert not store.path(0).exists()
 
 
 def test_a_batch_that_does_not_fit_is_halved(folder, toy_checkpoint, tmp_path, monkeypatch):
