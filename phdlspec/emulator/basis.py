@@ -8,6 +8,7 @@ the network cannot do either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+FLUX_WEIGHT = 30.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def fit_basis(
     mean_flux: NDArray[np.float64],
     n_patches: int,
     n_vectors: int,
-    flux_weight: float = 30.0,
+    flux_weight: float = FLUX_WEIGHT,
 ) -> PatchBasis:
     """Principal axes of the training models in each patch.
 
@@ -93,7 +96,8 @@ def fit_basis(
     derivative_size : (L,) rms of each label's derivative over models and pixels
     mean_flux : (P,)
     n_patches, n_vectors : Q and K
-    flux_weight : weight of a flux against the derivatives of the same model, all in units of their own size
+    flux_weight : weight of a flux against the derivatives of the same model, all in units of their own size; infinite
+        for bases made of fluxes alone
     """
     size = len(mean_flux)
     width = -(-size // n_patches)
@@ -110,9 +114,9 @@ def fit_basis(
         difference, change = patches((flux - mean_flux)[None]), patches(jacobian * weight)
         of_flux += difference.transpose(1, 2) @ difference
         of_change += change.transpose(1, 2) @ change
-    total = of_change / torch.einsum("qii->", of_change) + flux_weight / len(derivative_size) * (
-        of_flux / torch.einsum("qii->", of_flux)
-    )
+    total = of_flux / torch.einsum("qii->", of_flux)
+    if math.isfinite(flux_weight):
+        total = of_change / torch.einsum("qii->", of_change) + flux_weight / len(derivative_size) * total
     _, axes = torch.linalg.eigh(total.double())
     vectors = axes.flip(-1)[..., :n_vectors].transpose(1, 2).float().contiguous()
     mean = torch.as_tensor(np.pad(mean_flux, (0, padding)), dtype=torch.float32).reshape(n_patches, width)

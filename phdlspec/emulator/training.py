@@ -9,6 +9,9 @@ mode.
 
     loss = mean (f - F)^2 / FLUX_UNIT^2 + derivative_weight * mean (v.J - v.dF)^2 / STEP^2
 
+With a derivative weight of zero the differential spectra are not used at all: neither in the loss nor in the bases, the
+attention or the choice of the best weights.
+
 Means are over pixels as seen at a resolving power of `SEEN_AT`: finer structure cannot be observed and is not paid for.
 AdamW, linear warm-up and cosine decay, averaged weights, clipped gradients; the weights that do best on the validation
 models are kept.
@@ -35,7 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from phdlspec import __version__
-from phdlspec.emulator.basis import PatchBasis, fit_basis
+from phdlspec.emulator.basis import FLUX_WEIGHT, PatchBasis, fit_basis
 from phdlspec.emulator.checkpoint import save_checkpoint
 from phdlspec.emulator.emulator import choose_device
 from phdlspec.emulator.model_error import MEASURED_AT, ModelError
@@ -175,7 +178,8 @@ class Trainer:
             power[i] = (change.astype(np.float64) ** 2).mean(1)
         size = np.sqrt(power.mean(0))
         size = np.maximum(size, 1e-6 * size.max())  # a label without any effect (in toy grids)
-        basis = fit_basis(self._scaled_models(), size, mean, settings.patches, settings.vectors)
+        flux_weight = FLUX_WEIGHT if settings.derivative_weight else math.inf
+        basis = fit_basis(self._scaled_models(), size, mean, settings.patches, settings.vectors, flux_weight)
         n = settings.patches * settings.vectors
         fluxes = torch.empty(len(self.rows), n)
         changes = torch.empty(len(self.rows), len(self.label_set), n)
@@ -214,6 +218,8 @@ class Trainer:
         scale = models.flux.pow(2).mean(0).sqrt().clamp(min=1e-4).reshape(shape)
         energy = models.change.pow(2).mean(0).reshape(-1, *shape).sum(-1).sqrt()  # (L, Q)
         energy = energy / energy.norm(dim=1, keepdim=True).clamp(min=1e-12) * settings.patches**0.5
+        if not settings.derivative_weight:
+            energy = torch.ones_like(energy)
         lower, upper = (torch.as_tensor(b, dtype=torch.float32) for b in (self.label_set.lower, self.label_set.upper))
         return Network(architecture, lower, upper, energy.T.cpu(), scale.cpu())
 
@@ -224,6 +230,9 @@ class Trainer:
         # A generator for every step: a resumed run draws what the uninterrupted one would have drawn.
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         index = torch.randint(len(models), (n,), generator=generator).to(self.device)
+        if not self.settings.derivative_weight:
+            flux_error = self._flux_error(self.network(models.x[index]).reshape(n, -1), index)
+            return flux_error / FLUX_UNIT**2, float(flux_error.detach()) ** 0.5, math.nan
         noise = torch.randn(n, models.x.shape[1], generator=generator).to(self.device)
         v = (STEP * noise / models.size[index]).clamp(-MAX_STEP, MAX_STEP)
         x = models.x[index]
@@ -231,11 +240,14 @@ class Trainer:
         unit = STEP * models.x.shape[1] ** 0.5
         along = 0.5 * (both[0] - both[1]) / unit
         target = torch.bmm(v[:, None] / unit, models.change[index])[:, 0]
-        pixels = self.native.size
-        flux_error = ((0.5 * (both[0] + both[1]) - models.flux[index]).pow(2) @ self.weight).mean() / pixels
-        change_error = ((along - target).pow(2) @ self.weight).mean() / pixels
+        flux_error = self._flux_error(0.5 * (both[0] + both[1]), index)
+        change_error = ((along - target).pow(2) @ self.weight).mean() / self.native.size
         loss = flux_error / FLUX_UNIT**2 + self.settings.derivative_weight * change_error
         return loss, float(flux_error.detach()) ** 0.5, float(change_error.detach()) ** 0.5
+
+    def _flux_error(self, coefficients: Tensor, index: Tensor) -> Tensor:
+        # Mean square over models and pixels, as seen.
+        return ((coefficients - self.models.flux[index]).pow(2) @ self.weight).mean() / self.native.size
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / 200.0)
@@ -402,8 +414,9 @@ class _Run:
         trainer.network.load_state_dict(self.mean)
         figures = trainer.evaluate()
         # Flux and derivatives both: a tenth in the derivatives is worth as much as FLUX_UNIT in the flux.
-        flux = float(np.median(figures.flux_rms))
-        error = flux + FLUX_UNIT * 10.0 * float(np.median(figures.derivative_error))
+        error = float(np.median(figures.flux_rms))
+        if trainer.settings.derivative_weight:
+            error += FLUX_UNIT * 10.0 * float(np.median(figures.derivative_error))
         if error < self.best_error:
             self.best_error, self.stale = error, 0
             self.best = {name: value.clone() for name, value in self.mean.items()}
