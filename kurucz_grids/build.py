@@ -81,12 +81,16 @@ SynthesizerFactory = Callable[[], ModelSynthesizer]
 
 @dataclass(frozen=True)
 class KuruczFactory:
-    """Makes the synthesizer of this package from file names: picklable, as worker processes need it."""
+    """Makes the synthesizer of this package from file names: picklable, as worker processes need it.
+
+    medium : "air" or "vacuum" where the line list does not say it, else None.
+    """
 
     atmospheres: str
     line_list: str
     device: str = "cpu"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    medium: str | None = None
 
     def __call__(self) -> ModelSynthesizer:
         from kurucz_grids.atmosphere_grid import AtmosphereGrid
@@ -95,7 +99,7 @@ class KuruczFactory:
 
         return Synthesizer(
             AtmosphereGrid.load(self.atmospheres),
-            read_line_list(self.line_list),
+            read_line_list(self.line_list, self.medium),
             Settings(**self.settings),
             device=self.device,
         )
@@ -228,7 +232,8 @@ class _Store:
                 before = grid.attrs
         if before is not None:
             for name in grid_attributes(self.form, provenance, seed):
-                if name in ("created", "code_version") or "path" in name or name == "line_list":
+                # What may differ: the checksum of the line list speaks for its place and its medium.
+                if name in ("created", "code_version", "line_list", "line_list_medium") or "path" in name:
                     continue
                 if before.get(name) != attrs[name]:
                     raise UserError(

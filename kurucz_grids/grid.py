@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "phdlspec-grid", 1
 WAVE_MIN, WAVE_MAX = 3690.0, 9110.0  # vacuum Å
 CONTINUUM_WAVE: NDArray[np.float64] = np.geomspace(WAVE_MIN, WAVE_MAX, 272)
-GRID_LABELS = LabelSet(LABELS[:-1])
+GRID_LABELS = LabelSet(LABELS[:-1])  # VBROAD is a convolution, not a property of the model
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 3, "shuffle": True}
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import Chemistry, Composition, Continuum, Equilibrium
+from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.hydrogen import hydrogen_lines, sampling_nodes
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.opacity import (
@@ -39,12 +40,11 @@ from kurucz_grids.opacity import (
 )
 from kurucz_grids.transfer import emergent_flux, flux_and_adjoint, planck
 from phdlspec.errors import UserError
-from phdlspec.labels import ELEMENTS, LABELS, LabelSet
+from phdlspec.labels import ELEMENTS
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 
 Array = NDArray[np.float64]
 
-GRID_LABELS = LabelSet(LABELS[:-1])  # VBROAD is a convolution, not a property of the model
 LN10 = float(np.log(10.0))
 TEMPERATURE_STEP = 0.003  # relative step of the second equation of state
 NO_OPACITY = 1e-30  # cm2/g
@@ -179,6 +179,7 @@ class Synthesizer:
         self.provenance = {
             "line_list": line_list.path,
             "line_list_checksum": line_list.checksum,
+            "line_list_medium": line_list.medium,
             "atmospheres_checksum": atmospheres.checksum if atmospheres is not None else "",
             "solar_scale": SOLAR_SCALE,
             **{f"settings_{f.name}": getattr(settings, f.name) for f in fields(settings)},
