@@ -395,10 +395,14 @@ def _label_calibration(
 
 
 def _evidence(name: str, fit: BiasFit, rows: Rows, catalog: Catalog) -> Table:
-    """The rows of the fit for the report: datum, prediction, error, responsibility, coordinates."""
+    """The rows of the fit for the report: datum, prediction, errors, responsibility, coordinates.
+
+    ERR_OURS is what the catalogue states for the star (for both of a pair, in quadrature).
+    """
     snr = catalog.snr()
     at, other = rows.first, rows.second
     x = catalog.coordinates()
+    value, error = catalog.label(name)
     return Table(
         {
             "LABEL": np.full(len(rows), name),
@@ -412,11 +416,12 @@ def _evidence(name: str, fit: BiasFit, rows: Rows, catalog: Catalog) -> Table:
             "SNR": np.where(other >= 0, np.fmin(snr[at], snr[other]), snr[at]),
             "DATUM": rows.d,
             "FITTED": fit.predicted,
-            "ERR": np.sqrt(rows.own + rows.other),
+            "ERR_OURS": np.where(other >= 0, np.hypot(error[at], error[other]), error[at]),
+            "ERR_REFERENCE": np.sqrt(rows.other),
             "ERR_TOTAL": np.sqrt(fit.variance),
             "GOOD": fit.good,
             "HELD_OUT": fit.held_out_residual,
-            "RAW": catalog.label(name)[0][at],
+            "RAW": value[at],
         }
     )
 

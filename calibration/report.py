@@ -2,7 +2,8 @@
 
 Each section shows the bias before and after the correction against Teff, logg and [Fe/H] for every reference
 set, the differences of pairs in units of their error, cluster members against logg, one-to-one plots against
-every survey, and the scatter of held-out rows by signal-to-noise; tables give what was found of every set.
+every survey, and the external error by signal-to-noise (`calibration.external`); tables give what was found of
+every set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from calibration.catalog import AXES
+from calibration.external import MIN_ROWS, SnrBin, external_errors
 from calibration.model import robust_scatter
 from calibration.pulls import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
@@ -25,6 +27,7 @@ from phdlspec.errors import UserError
 
 _AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "logg", "FE_H": "[Fe/H]"}
 _MAX_POINTS = 3000
+_SNR_TICKS = (5, 10, 20, 50, 100, 200, 500)
 _STYLE = """body{font:15px/1.45 sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.6em 0}
 td,th{border-bottom:1px solid #ccc;padding:.15em .7em;text-align:right}
@@ -41,6 +44,11 @@ def write_report(calibration: Calibration, folder: str | Path, diagnostics: str 
         raise UserError(
             "the evidence table (NAME.evidence.fits) is not beside the calibration file; keep the two "
             "together"
+        )
+    if "ERR_REFERENCE" not in calibration.evidence.colnames:
+        raise UserError(
+            "the evidence table beside the calibration file has no column ERR_REFERENCE, it was written by an "
+            "earlier version; learn the calibration again"
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +111,9 @@ def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> 
     )  # fmt: skip
     shown = {k: v for k, v in label.nuisance.items() if "depletion" not in k}
     nuisance = "; ".join(f"{k} {v:+.3f} &plusmn; {e:.3f}" for k, (v, e) in shown.items())
-    snr = _external_error_by_snr(rows)
     return f"""<details><summary>{label.label}</summary>{sets}<p>{nuisance}</p>
-{_image(_trend_figure(calibration, label, rows))}{_image(_set_figure(rows, label.label))}{snr}</details>"""
+{_image(_trend_figure(calibration, label, rows))}{_image(_set_figure(rows, label.label))}
+{_external_section(rows, label)}</details>"""
 
 
 def _image(figure) -> str:
@@ -179,7 +187,7 @@ def _set_figure(rows: Table, name: str):
         panel = axes[0, column]
         if kind == "pairs":
             bins = np.linspace(-5, 5, 41)
-            error = np.asarray(part["ERR"])
+            error = np.hypot(part["ERR_OURS"], part["ERR_REFERENCE"])
             panel.hist(datum / error, bins, histtype="step", label="before")
             panel.hist((datum - fitted) / error, bins, histtype="step", label="after")
             panel.set_xlabel(f"{one}: difference / error")
@@ -208,25 +216,43 @@ def _set_figure(rows: Table, name: str):
     return figure
 
 
-def _external_error_by_snr(rows: Table) -> str:
-    """Robust scatter of held-out rows and the median quoted error, in bins of signal-to-noise."""
-    snr, held = np.asarray(rows["SNR"], dtype=float), np.asarray(rows["HELD_OUT"], dtype=float)
-    good = (
-        (np.asarray(rows["GOOD"]) > 0.5)
-        & np.isfinite(snr)
-        & (np.asarray(rows["KIND"]).astype(str) != "pairs")
-    )
-    lines = []
-    for low, high in ((0, 20), (20, 40), (40, 80), (80, 160), (160, np.inf)):
-        at = good & (snr >= low) & (snr < high)
-        if at.sum() >= 5:
-            lines.append((f"{low}-{high:g}", at.sum(), f"{robust_scatter(held[at]):.3g}",
-                          f"{np.median(np.asarray(rows['ERR'])[at]):.3g}"))  # fmt: skip
-    return (
-        _table(("SNR", "rows", "held-out scatter", "median quoted error (both sides)"), lines)
-        if lines
-        else ""
-    )
+def _external_section(rows: Table, label: LabelCalibration) -> str:
+    """Figure and table of the external error in bins of signal-to-noise, one panel a set."""
+    bins = external_errors(rows)
+    if not bins:
+        return f"<p>External error by SNR: no set has {MIN_ROWS} rows of one signal-to-noise.</p>"
+    table = _table(
+        ("set", "SNR", "rows", "held-out scatter", "reference's error", "external error", "range",
+         "claimed by the fit", "claimed after calibration"),
+        [(b.set_name, f"{b.low:g}-{b.high:g}", b.rows, *(f"{v:.3g}" for v in (b.scatter, b.reference, b.external)),
+          "{:.3g} to {:.3g}".format(*b.external_range), f"{b.claimed:.3g}",
+          f"{np.hypot(b.claimed, label.scatter):.3g}") for b in bins],
+    )  # fmt: skip
+    return f"""<h3>External error by SNR</h3><p>Scatter of rows that the fit had not seen, less the reference's
+own error, for one star; what is claimed after calibration contains the external scatter {label.scatter:.3g}.</p>
+{_image(_external_figure(bins, label))}{table}"""
+
+
+def _external_figure(bins: list[SnrBin], label: LabelCalibration):
+    """Points: external error; lines: the error claimed by the fit and that of the calibrated value."""
+    names = list(dict.fromkeys(b.set_name for b in bins))
+    figure, axes = _figure(1, len(names), (min(4.2 * len(names), 17), 3.4))
+    for panel, name in zip(axes[0], names):
+        part = [b for b in bins if b.set_name == name]
+        snr, external, claimed = (np.array([getattr(b, key) for b in part]) for key in ("snr", "external", "claimed"))
+        low, high = np.array([b.external_range for b in part]).T
+        panel.errorbar(snr, external, (external - low, high - external), fmt="o", ms=4, label="external")
+        panel.plot(snr, claimed, "k--", lw=1, label="claimed by the fit")
+        panel.plot(snr, np.hypot(claimed, label.scatter), "k-", lw=1, label="claimed after calibration")
+        panel.set_xscale("log")
+        panel.set_xticks(_SNR_TICKS, [f"{tick}" for tick in _SNR_TICKS])
+        panel.minorticks_off()
+        panel.set_xlim(snr.min() / 1.2, snr.max() * 1.2)
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel(f"{name}: SNR")
+    axes[0, 0].set_ylabel(f"error of {label.label}")
+    axes[0, 0].legend(fontsize=7)
+    return figure
 
 
 def _pull_section(pulls: Diagnostics) -> str:

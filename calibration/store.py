@@ -10,7 +10,8 @@ CALIBRATION.json
                or not, reach (occupied cells), smoothness, sets (scatter and discrepant fraction of each),
                nuisance (cluster values, depletion, survey zero points), held-out scatter
     skipped    label -> why it has no calibration
-CALIBRATION.evidence.fits   LABEL SET KIND TEFF LOGG FE_H SNR DATUM FITTED ERR ... ; only the report needs it
+CALIBRATION.evidence.fits   LABEL SET KIND TEFF LOGG FE_H SNR DATUM FITTED HELD_OUT ERR_OURS ERR_REFERENCE
+               ... of every fitted row; only the report needs it
 """
 
 from __future__ import annotations
