@@ -6,7 +6,9 @@ An abundance ratio of another scale is shifted by the difference of the two Suns
 is refused, never guessed.
 
 Sources: Grevesse, Asplund & Sauval (2007, SSRv 130, 105); Asplund et al. (2009); Asplund, Amarsi & Grevesse
-(2021, A&A 653, A141); Bergemann, Lodders & Palme (2025).
+(2021, A&A 653, A141); Bergemann, Lodders & Palme (2025, Table 1, "Sun Convection Zone"). Each value of the last
+was compared with the authors' machine-readable table, which gives numbers of atoms too. The review of Lodders,
+Bergemann & Palme (2025) is quoted elsewhere with A(N) = 7.98 instead of 7.94 and with the same values otherwise.
 
 Surveys that set their zero by their own measurement are *differential*: their 0 is the Sun (or the solar
 neighbourhood at solar metallicity) as they measure it, and no table of A(X) is behind it. GALAH subtracts

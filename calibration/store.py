@@ -144,28 +144,44 @@ class Calibration:
             ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path}: is no calibration file (format {FORMAT!r} expected)")
-        if content["version"] != VERSION:
+        if content.get("version") != VERSION:
             raise UserError(
-                f"{path}: calibration version {content['version']}, this program reads version {VERSION}"
+                f"{path}: calibration version {content.get('version')}, this program reads version {VERSION}"
             )
-        evidence = evidence_path(path)
-        return cls(
-            emulator_hash=content["emulator_hash"],
-            solar_scale=content["solar_scale"],
-            created=content["created"],
-            software=content["software"],
-            catalog=content["catalog"],
-            basis=Basis(tuple(Axis(**axis) for axis in content["basis"])),
-            labels={name: _read_label(name, label) for name, label in content["labels"].items()},
-            skipped=content["skipped"],
-            references=content["references"],
-            evidence=Table.read(evidence, format="fits") if evidence.is_file() else None,
-        )
+        try:
+            return cls(
+                emulator_hash=content["emulator_hash"],
+                solar_scale=content["solar_scale"],
+                created=content["created"],
+                software=content["software"],
+                catalog=content["catalog"],
+                basis=Basis(tuple(Axis(**axis) for axis in content["basis"])),
+                labels={name: _read_label(name, label) for name, label in content["labels"].items()},
+                skipped=content["skipped"],
+                references=content["references"],
+                evidence=_read_evidence(evidence_path(path)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: is an incomplete or altered calibration ({error}); learn it again"
+            ) from error
 
 
 def evidence_path(path: Path) -> Path:
     """Where the evidence of a calibration file lies."""
     return path.with_name(f"{path.name.removesuffix('.json')}.evidence.fits")
+
+
+def _read_evidence(path: Path) -> Table | None:
+    if not path.is_file():
+        return None
+    try:
+        return Table.read(path, format="fits")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as evidence ({str(error).splitlines()[0]}); learn the calibration again, or "
+            "remove the file, which only the report needs"
+        ) from error
 
 
 def _rounded(values: NDArray) -> list[float]:

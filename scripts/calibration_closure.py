@@ -82,8 +82,13 @@ def scores(survey: Survey, bias: Callable, anchor: str | None) -> list[Score]:
     return found
 
 
-def joint(survey: Survey, use: str = "BCS", settings: LearnSettings | None = None) -> list[Score]:
-    """The project's model with binaries (B), cluster (C) and surveys (S)."""
+def joint(
+    survey: Survey, use: str = "BCS", settings: LearnSettings | None = None, flagged: bool = False
+) -> list[Score]:
+    """The project's model with binaries (B), cluster (C) and surveys (S).
+
+    Scored are the stars that the references reach, or with `flagged` those that they do not.
+    """
     calibration = learn(
         Catalog.from_table(survey.catalog),
         survey.pairs if "B" in use else [],
@@ -98,7 +103,8 @@ def joint(survey: Survey, use: str = "BCS", settings: LearnSettings | None = Non
         label = calibration.labels[name]
         place = calibration.calibrated_coordinates(raw)
         value, error = label.bias(calibration.basis.design(place))
-        return value, error, label.reach.axis_reached(place) & label.reach.near(place)
+        reached = label.reach.axis_reached(place) & label.reach.near(place)
+        return value, error, ~reached if flagged else reached
 
     return scores(survey, bias, "survey1" if "S" in use else None)
 
@@ -189,11 +195,12 @@ def others(add: Callable[[str, list[Score]], None]) -> None:
     )
     add("all, M67 forced flat", joint(survey, "BCS", LearnSettings(diffusion=Diffusion("none"))))
     add("all, M67 only logg < 3.7", joint(survey, "BCS", LearnSettings(diffusion=Diffusion("range"))))
-    add("10 pairs only (with M67 and surveys)", joint(simulate(replace(Settings(), pairs=10), seed=1)))
-    add(
-        "no reference at 5000-6000 K",
-        joint(simulate(replace(Settings(), empty_teff=(5000.0, 6000.0)), seed=1)),
-    )
+    few = simulate(replace(Settings(), pairs=10), seed=1)
+    add("10 pairs only (with M67 and surveys)", joint(few))
+    add("10 pairs and nothing else", joint(few, "B"))
+    gap = simulate(replace(Settings(), empty_teff=(5000.0, 6000.0)), seed=1)
+    add("no reference within 500 K of 5500 K: stars not flagged", joint(gap))
+    add("... the flagged stars", joint(gap, flagged=True))
     add("trends not additive (0.05 dex)", joint(simulate(replace(Settings(), interaction=0.05), seed=1)))
     giants = simulate(replace(Settings(), survey_sizes=(500, 250), survey_logg_max=3.5), seed=1)
     flat, cut = LearnSettings(diffusion=Diffusion("none")), LearnSettings(diffusion=Diffusion("range"))

@@ -12,6 +12,7 @@ from calibration import command
 from calibration.apply import OUTSIDE, RELATIVE, SPARSE, UNCALIBRATED, apply
 from calibration.catalog import Catalog
 from calibration.learn import learn
+from calibration.report import write_report
 from calibration.store import Calibration, evidence_path
 from phdlspec.errors import UserError
 
@@ -80,6 +81,27 @@ def test_no_calibration_file(tmp_path, text):
         Calibration.read(path)
 
 
+@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
+def test_altered_calibration(tmp_path, calibration):
+    path = calibration.write(tmp_path / "cal.json")
+    path.write_text(path.read_text().replace('"centre"', '"center"'))
+    with pytest.raises(UserError, match="incomplete or altered calibration .*'centre'"):
+        Calibration.read(path)
+    path = calibration.write(tmp_path / "cal.json")
+    evidence_path(path).write_bytes(b"SIMPLE  =                    F")
+    with pytest.raises(UserError, match="cannot be read as evidence"):
+        Calibration.read(path)
+
+
+def test_report_on_old_evidence(tmp_path, calibration):
+    path = calibration.write(tmp_path / "cal.json")
+    table = Table.read(evidence_path(path))
+    table.remove_column("ERR_REFERENCE")
+    table.write(evidence_path(path), overwrite=True)
+    with pytest.raises(UserError, match="no column ERR_REFERENCE"):
+        write_report(Calibration.read(path), tmp_path)
+
+
 @pytest.fixture
 def files(tmp_path, survey):
     """The small survey as a user would have it."""
@@ -119,6 +141,8 @@ def test_commands(files):
     page = (files / "report" / "calibration.html").read_text()
     assert "data:image/png;base64" in page
     assert "http" not in page
+    assert page.count("External error by SNR</h3>") == 3
+    assert page.count("<td>survey1</td><td>30-50</td>") == 3
     evidence_path(files / "cal.json").unlink()
     with pytest.raises(UserError, match="evidence"):
         _run(*reporting)
