@@ -8,7 +8,8 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,25 @@ from phdlspec.spectrum import Spectrum
 log = logging.getLogger(__name__)
 
 CHUNK = 32  # spectra that are fitted and stored together
-READERS = 4
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Spectra that are fitted and stored together: the chunk's number and a reference for each spectrum."""
+
+    index: int
+    references: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.references)
 
 
 @dataclass(frozen=True)
 class CatalogJob:
-    """Everything a worker needs to know; it can be sent to another process.
+    """What to fit and how.
 
     references : one a spectrum. emulator : checkpoint, None for the shipped one. chunk : spectra a chunk.
+    threads : of each worker; 0 shares the machine's among them.
     """
 
     references: tuple[str, ...]
@@ -58,9 +70,13 @@ class CatalogJob:
         """Number of chunks."""
         return -(-len(self.references) // self.chunk)
 
-    def chunk_references(self, index: int) -> tuple[str, ...]:
-        """References of one chunk."""
-        return self.references[index * self.chunk : (index + 1) * self.chunk]
+    def part(self, index: int) -> Chunk:
+        """One chunk."""
+        return Chunk(index, self.references[index * self.chunk : (index + 1) * self.chunk])
+
+    def for_workers(self, threads: int) -> CatalogJob:
+        """The job as it is sent along with each chunk: without the references, which may be millions."""
+        return replace(self, references=(), threads=self.threads or threads)
 
     def identity(self, checkpoint: str) -> dict[str, Any]:
         """What must be the same when a stopped run goes on."""
@@ -72,9 +88,9 @@ class CatalogJob:
         }  # fmt: skip
 
 
-def read_chunk(job: CatalogJob, index: int) -> list[Spectrum | FitResult]:
+def read_chunk(job: CatalogJob, chunk: Chunk) -> list[Spectrum | FitResult]:
     """The spectra of a chunk; a result with the reason in the place of one that cannot be read."""
-    return [_read(job, reference) for reference in job.chunk_references(index)]
+    return [_read(job, reference) for reference in chunk.references]
 
 
 def _read(job: CatalogJob, reference: str) -> Spectrum | FitResult:
@@ -130,19 +146,14 @@ def _emulator(job: CatalogJob) -> Emulator:
     return _WORKER[key]
 
 
-def process_chunk(job: CatalogJob, index: int) -> int:
+def process_chunk(job: CatalogJob, chunk: Chunk) -> int:
     """Read, fit and store one chunk; the number of its spectra."""
-    spectra = read_chunk(job, index)
-    _store(job, index, fit_spectra(spectra, _emulator(job), job.settings))
-    return len(spectra)
+    _store(job, chunk, fit_spectra(read_chunk(job, chunk), _emulator(job), job.settings))
+    return len(chunk)
 
 
-def _store(job: CatalogJob, index: int, results: list[FitResult]) -> None:
-    ChunkStore(job.out).write(index, to_arrays(results, job.chunk_references(index)))
-
-
-def _process(arguments: tuple[CatalogJob, int]) -> int:
-    return process_chunk(*arguments)
+def _store(job: CatalogJob, chunk: Chunk, results: list[FitResult]) -> None:
+    ChunkStore(job.out).write(chunk.index, to_arrays(results, chunk.references))
 
 
 # --- schedules: each yields the size of a chunk when it is stored ------------------------------------------------
@@ -151,36 +162,54 @@ def _process(arguments: tuple[CatalogJob, int]) -> int:
 def _in_process(job: CatalogJob, todo: Sequence[int]) -> Iterator[int]:
     # While one chunk is fitted the next one is read.
     emulator = _emulator(job)
-    with ThreadPoolExecutor(max_workers=READERS) as pool:
-        following = [pool.submit(read_chunk, job, index) for index in todo[:1]]
-        for position, index in enumerate(todo):
-            if position + 1 < len(todo):
-                following.append(pool.submit(read_chunk, job, todo[position + 1]))
-            spectra = following.pop(0).result()
-            _store(job, index, fit_spectra(spectra, emulator, job.settings))
-            yield len(spectra)
+    chunks = [job.part(index) for index in todo]
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        reading = [reader.submit(read_chunk, job, chunk) for chunk in chunks[:1]]
+        for chunk, following in zip(chunks, [*chunks[1:], None]):
+            spectra = reading.pop().result()
+            if following is not None:
+                reading.append(reader.submit(read_chunk, job, following))
+            _store(job, chunk, fit_spectra(spectra, emulator, job.settings))
+            yield len(chunk)
 
 
 def _in_processes(job: CatalogJob, todo: Sequence[int], workers: int) -> Iterator[int]:
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(todo))) as pool:
-        yield from pool.imap_unordered(_process, [(replace(job, threads=threads), index) for index in todo])
+    sent = job.for_workers(max(1, (os.cpu_count() or 1) // workers))
+    pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
+    try:
+        futures = [pool.submit(process_chunk, sent, job.part(index)) for index in todo]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"{job.out}: a worker was killed, perhaps because the memory was full; all finished chunks are kept, give "
+            "the command again with --resume and fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _on_cluster(job: CatalogJob, todo: Sequence[int], address: str) -> Iterator[int]:
     try:
-        from distributed import Client, as_completed
+        from distributed import Client, KilledWorker
+        from distributed import as_completed as completed_on_cluster
     except ImportError as error:
         raise UserError("--scheduler needs Dask: install phdlspec with the extra [cluster]") from error
     try:
         client = Client(address, timeout="20s")
     except (OSError, ValueError) as error:
         raise UserError(f"{address}: no Dask scheduler answers there ({str(error).splitlines()[0]})") from error
+    sent = job.for_workers(threads=0)  # a cluster's workers have their own settings
     with client:
-        futures = client.map(_process, [(job, index) for index in todo], pure=False)
-        for future in as_completed(futures):
-            yield future.result()
+        futures = [client.submit(process_chunk, sent, job.part(index), pure=False) for index in todo]
+        try:
+            for future in completed_on_cluster(futures):
+                yield future.result()
+        except KilledWorker as error:
+            raise UserError(
+                f"{job.out}: workers of the cluster were killed again and again, perhaps because their memory was "
+                "full; all finished chunks are kept, give the command again with --resume"
+            ) from error
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------
@@ -211,7 +240,7 @@ def make_catalog(
     else:
         _WORKER.setdefault((job.emulator, job.device), emulator)
         chunks = _in_process(job, todo)
-    done = sum(len(job.chunk_references(index)) for index in finished)
+    done = sum(len(job.part(index)) for index in finished)
     with tqdm(total=len(job.references), initial=done, unit="star", disable=not progress) as bar:
         for size in chunks:
             bar.update(size)

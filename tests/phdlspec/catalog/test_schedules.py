@@ -1,0 +1,113 @@
+"""One process, two workers and a Dask cluster: the same catalogue, and a sentence where a worker dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from astropy.table import Table
+
+from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
+from phdlspec.errors import UserError
+from phdlspec.fitting.driver import FitSettings
+from phdlspec.flags import StarFlag
+from phdlspec.io import write_lamost
+from phdlspec.mock import mock_lamost
+
+
+@pytest.fixture(scope="module")
+def folder(toy_emulator, tmp_path_factory) -> Path:
+    """Two mock stars and a file that is no spectrum."""
+    folder = tmp_path_factory.mktemp("stars")
+    for i, teff in enumerate((5200.0, 6100.0)):
+        theta = toy_emulator.labels.complete({"TEFF": teff, "LOGG": 4.0, "FE_H": -0.2})
+        with torch.no_grad():
+            native = toy_emulator.native_flux(torch.as_tensor(theta[None], dtype=torch.float32))[0].numpy()
+        mock = mock_lamost(native, toy_emulator.native, teff, 150.0, i, rv=20.0, identifier=f"star {i}")
+        write_lamost(mock, folder / f"spec-{i}.fits.gz")
+    (folder / "spec-2.fits").write_text("no spectrum")
+    return folder
+
+
+def job(folder: Path, out: Path, checkpoint: Path) -> CatalogJob:
+    # One thread each: another number of threads would change the order of sums.
+    settings = FitSettings(mode="fast")
+    return CatalogJob(tuple(expand_inputs([folder])), str(out), settings, str(checkpoint), "cpu", chunk=1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def alone(folder, toy_checkpoint, tmp_path_factory) -> Table:
+    """The catalogue of one process."""
+    threads = torch.get_num_threads()
+    table = make_catalog(job(folder, tmp_path_factory.mktemp("alone") / "c.fits", toy_checkpoint), progress=False)
+    torch.set_num_threads(threads)
+    return table
+
+
+@pytest.fixture
+def scheduler() -> Iterator[str]:
+    """Address of a Dask cluster of two processes on this machine."""
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: the extra [cluster]")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=True
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def assert_same(first: Table, second: Table) -> None:
+    assert first.colnames == second.colnames
+    for name in first.colnames:
+        if name != "SECONDS":
+            np.testing.assert_array_equal(np.asarray(first[name]), np.asarray(second[name]), err_msg=name)
+
+
+def test_one_process_fits_what_can_be_read(alone):
+    assert list(alone["OBSID"]) == ["star 0", "star 1", ""]
+    assert np.isfinite(np.asarray(alone["TEFF"], dtype=float)).tolist() == [True, True, False]
+    assert int(alone["FLAG"][2]) == int(StarFlag.UNREADABLE)
+
+
+def test_two_workers_make_the_same_catalogue(alone, folder, toy_checkpoint, tmp_path):
+    assert_same(make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False), alone)
+
+
+def test_a_dask_cluster_makes_the_same_catalogue(alone, folder, toy_checkpoint, tmp_path, scheduler):
+    made = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), scheduler=scheduler, progress=False)
+    assert_same(made, alone)
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(folder, toy_checkpoint, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: the extra [cluster]")
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))
+    with pytest.raises(UserError, match="no Dask scheduler answers"):
+        make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), scheduler="tcp://127.0.0.1:9", progress=False)
+
+
+def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, folder, toy_checkpoint, tmp_path):
+    def kill_one() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(UserError, match="a worker was killed.*--resume"):
+        make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False)
+    killer.join()
+    assert_same(make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), resume=True, progress=False), alone)
+
+
+def test_what_a_worker_is_sent_does_not_grow_with_the_survey():
+    def sent(count: int) -> int:
+        whole = CatalogJob(tuple(f"spec-{i:08d}.fits" for i in range(count)), "c.fits", FitSettings(mode="fast"))
+        return len(pickle.dumps((whole.for_workers(threads=1), whole.part(0))))
+
+    assert sent(10_000) == sent(100)
