@@ -98,6 +98,12 @@ class Coordinates:
         rest = self.resolution_width / torch.cosh(z[..., n:] * (self.resolution_width / RESOLUTION_BOUND)) ** 2
         return torch.cat([(upper - lower) * density, rest], dim=-1)
 
+    def bend(self, z: Tensor) -> Tensor:
+        """-(d2p/dz2) / (dp/dz), (S, ..., D): how fast the map flattens towards the bounds."""
+        n = self.lower.shape[1]
+        steepness = self.resolution_width / RESOLUTION_BOUND
+        return torch.cat([z[..., :n], 2.0 * steepness * torch.tanh(z[..., n:] * steepness)], dim=-1)
+
     def coordinates(self, p: Tensor) -> Tensor:
         """Inverse of `parameters`; values at or beyond a bound are put just inside."""
         p = p.to(torch.float64)

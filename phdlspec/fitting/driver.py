@@ -27,6 +27,7 @@ from phdlspec.fitting.hmc import sample_hmc
 from phdlspec.fitting.laplace import importance_sample
 from phdlspec.fitting.lookup import Lookup, velocity_templates
 from phdlspec.fitting.mcmc import sample_emcee
+from phdlspec.fitting.misfit import enlarged, misfit
 from phdlspec.fitting.polish import Polished, polish
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.problem import Expansion, Problem
@@ -64,8 +65,8 @@ class FitSettings:
         posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
         random. priors : names of `phdlspec.priors`. masks : wavelengths left out. resolution_width : standard
         deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
-    robust : leave out pixels that no noise explains. refine : end with ab initio spectra, where
-        they are at hand. max_steps : of the samplers.
+    robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
+        ab initio spectra, where they are at hand. max_steps : of the samplers.
     """
 
     mode: str = "full"
@@ -195,7 +196,7 @@ class _Batch:
         with self.clock.stage("optimise"):
             first = _best_of([polish(problem, start, max_iterations=15, tolerance=0.5) for start in starts])
             arm_shift, velocity_variance = self._align_arms(problem, first)
-            problem, outliers = self._with_model_error(problem, first)
+            problem, stated, outliers = self._with_model_error(problem, first)
             best = self._search(problem, first)
         with self.clock.stage("posterior"):
             posterior, mode = self._posterior(problem, best)
@@ -203,8 +204,9 @@ class _Batch:
             refined = self._refined(problem, best)
         with self.clock.stage("results"):
             return self._results(
-                problem, best, posterior, velocities, outliers, arm_shift, velocity_variance, mode, refined, keep,
-            )
+                problem, stated, best, posterior, velocities, outliers, arm_shift, velocity_variance, mode, refined,
+                keep,
+            )  # fmt: skip
 
     # --- stages ------------------------------------------------------------------------------------------------
 
@@ -273,8 +275,11 @@ class _Batch:
         self.data = replace(self.data, wave=wave * factor)
         return shift, torch.where(measured, lost, torch.zeros_like(shift))
 
-    def _with_model_error(self, problem: Problem, best: Polished) -> tuple[Problem, Tensor]:
-        """The problem with the emulator's own error and without outlying pixels; those (S, P) bool."""
+    def _with_model_error(self, problem: Problem, best: Polished) -> tuple[Problem, Likelihood, Tensor]:
+        """The problem with all that is known of the errors and without outlying pixels; those (S, P) bool.
+
+        Between them the likelihood with the stated noise and the emulator's error alone, by which a fit is judged.
+        """
         flux = problem.flux(best.z)
         outliers = torch.zeros_like(self.data.ivar, dtype=torch.bool)
         if self.settings.robust:
@@ -283,9 +288,14 @@ class _Batch:
         continuum = problem.likelihood.continuum(flux[:, None])[:, 0]
         parameters = problem.coordinates.parameters(best.z)
         rv = parameters[:, len(self.emulator.labels)]
-        at_rest = self.members[0].spectrum.wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
+        wave = self.members[0].spectrum.wave
+        at_rest = wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
         floor = self.emulator.model_error.floor(torch.as_tensor(at_rest, device=problem.device))
-        return problem.with_likelihood(Likelihood.of(self.data, floor, continuum)), outliers
+        stated = Likelihood.of(self.data, floor, continuum)
+        if self.settings.robust:
+            pixels = torch.as_tensor(wave, dtype=torch.float64, device=problem.device)
+            floor = enlarged(floor, misfit(stated, flux, pixels, problem.n_dim))
+        return problem.with_likelihood(Likelihood.of(self.data, floor, continuum)), stated, outliers
 
     def _search(self, problem: Problem, first: Polished) -> Polished:
         candidates = [polish(problem, first.z)]
@@ -347,6 +357,7 @@ class _Batch:
     def _results(
         self,
         problem: Problem,
+        stated: Likelihood,
         best: Polished,
         posterior: Posterior,
         velocities: Velocities,
@@ -359,7 +370,8 @@ class _Batch:
     ) -> list[FitResult]:
         coordinates = problem.coordinates
         crlb = cramer_rao(best.expansion, coordinates)
-        chi2 = problem.likelihood.chi2(problem.flux(best.z)[:, None])[:, 0]
+        flux = problem.flux(best.z)
+        chi2 = stated.chi2(flux[:, None])[:, 0]
         npix = problem.likelihood.n_pixels
         models = self._models(problem, best, outliers) if keep else [None] * len(self.members)
         share = {name: seconds / len(self.members) for name, seconds in self.clock.seconds.items()}

@@ -76,7 +76,7 @@ def refine(problem: Problem, z: Tensor, emulator: Emulator, direct: DirectSynthe
     rms = float(difference.pow(2).mean().sqrt())
     if not move:
         return Refined(rms, torch.zeros_like(z[0]), 0, "not refined")
-    best = polish(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE)
+    best = polish(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE, keep_hessian=False)
     coordinates = problem.coordinates
     shift = (coordinates.parameters(best.z) - coordinates.parameters(z))[0]
     return Refined(rms, shift, int(best.iterations[0]), best.stop_reason[0])
