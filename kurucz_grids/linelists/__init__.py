@@ -17,18 +17,23 @@ __all__ = ["LineList", "read_line_list"]
 
 
 def read_line_list(path: str | Path, medium: str | None = None) -> LineList:
-    """Read a line list; the format is told by the file's structure.
+    """Read a line list, or all those in a folder as one; the format of each is told by the file's structure.
 
     Columnar npz or HDF5, Kurucz gfall and molecular `.asc`, VALD short or long, MOOG. `medium` ("air" or "vacuum") is
-    checked against what the file says of itself and against strong lines in it; MOOG files need it where they hold
-    none of these lines.
+    checked against what the file says of itself and against strong lines in it; only MOOG files that hold none of
+    these lines need it.
     Raises `UserError` where the file does not exist, is of no known format, or in the other medium.
     """
     path = Path(path)
     if medium not in (None, "air", "vacuum"):
         raise UserError(f"the medium of a line list is {medium!r}, expected 'air' or 'vacuum'")
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        if not files:
+            raise UserError(f"{path}: the folder holds no line list; expected files of lines")
+        return LineList.joined([read_line_list(file, medium) for file in files], str(path))
     if not path.is_file():
-        raise UserError(f"{path}: there is no such line list; expected a file")
+        raise UserError(f"{path}: there is no such line list; expected a file or a folder of them")
     with path.open("rb") as stream:
         head = stream.read(2000)
     if head[:4] == b"PK\x03\x04" or head[:8] == b"\x89HDF\r\n\x1a\n":

@@ -7,6 +7,7 @@ isotopic components carry the logarithms of their shares in columns of their own
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from kurucz_grids.linelists.damping import UNSOLD_EXPONENT, classical_radiative, stark, unsold_vdw, upper_level_ev
 from kurucz_grids.linelists.elements import species_name
 from kurucz_grids.linelists.linelist import LineList
+from kurucz_grids.linelists.medium import HOW_TO_SAY, to_vacuum
 from phdlspec.errors import UserError
-from phdlspec.wavelength import air_to_vacuum, vacuum_to_air
+from phdlspec.wavelength import vacuum_to_air
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ _FIELDS = {
     "gamma_rad": (80, 86), "gamma_stark": (86, 92), "gamma_vdw": (92, 98), "hyperfine": (109, 115),
     "isotope": (118, 124),
 }  # fmt: skip
+# gfall08oct17 has "-1 72" for the log gf of Fe I 4488.9 Å: -1.72 in its source (Den Hartog et al. 2014, ApJS 215, 23).
+_POINTLESS = re.compile(r"^(-?\d+) (\d+)$")
 _TELLING = 500  # lines between levels of positive energy that settle the medium
 
 
@@ -51,7 +55,7 @@ def read_gfall(path: str | Path, medium: str | None = None) -> LineList:
         for i, (number, line) in enumerate(rows):
             word = line[start:stop].strip()
             try:
-                column[i] = float(word) if word else 0.0
+                column[i] = _number(word) if word else 0.0
             except ValueError as error:
                 raise UserError(f"{path}: line {number}, columns {start + 1}-{stop}: {word!r} is no number") from error
         values[name] = column
@@ -73,8 +77,8 @@ def read_gfall(path: str | Path, medium: str | None = None) -> LineList:
         raise UserError(f"{path}: its wavelengths are in {found} by their energy levels, but {medium} was asked for")
     chosen = found or medium
     if chosen is None:
-        raise UserError(f"{path}: its levels do not tell air from vacuum; say medium='air' or 'vacuum'")
-    wave = air_to_vacuum(listed) if chosen == "air" else listed
+        raise UserError(f"{path}: its levels do not tell air from vacuum; {HOW_TO_SAY}")
+    wave = to_vacuum(listed, chosen)
     lower = np.minimum(first, second) * CM_TO_EV
     upper = upper_level_ev(wave, lower)
     strength = values["loggf"] + values["hyperfine"] + values["isotope"]
@@ -91,6 +95,13 @@ def read_gfall(path: str | Path, medium: str | None = None) -> LineList:
         vdw_exponent=np.full(len(wave), UNSOLD_EXPONENT), isotope_fraction=10.0 ** values["isotope"], medium=chosen,
         sources={"gfall": len(wave)}, path=str(path),
     )  # fmt: skip
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return float(_POINTLESS.sub(r"\1.\2", word))
 
 
 def _medium(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -100,6 +101,20 @@ class LineList:
         """A list from names line by line (N,) and the other fields of the class."""
         names, index = np.unique(np.asarray(species, dtype=str), return_inverse=True)
         return cls(species_names=tuple(str(n) for n in names), species_index=index, **columns)  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, lists: Sequence[LineList], path: str = "") -> LineList:
+        """The lines of several lists; `medium` is theirs if they agree, else "vacuum", in which all are kept."""
+        columns = {name: np.concatenate([getattr(one, name) for one in lists]) for name in _COLUMNS}
+        del columns["species_index"]
+        media = {one.medium for one in lists}
+        sources: Counter[str] = Counter()
+        for one in lists:
+            sources.update(one.sources)
+        return cls.from_columns(
+            np.concatenate([one.species for one in lists]), **columns, path=path, sources=dict(sources),
+            medium=media.pop() if len(media) == 1 else "vacuum",
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.wave_vacuum)

@@ -16,6 +16,7 @@ _STRONG = (
     ("Ca+", 8498.023, 1.692), ("Ca+", 8542.091, 1.700), ("Ca+", 8662.141, 1.692),
 )  # fmt: skip
 _NEAR = 0.1  # Å; air and vacuum differ by 1.1 Å and more here
+HOW_TO_SAY = "say which, with --medium of `phdlspec grid build` or medium= of read_line_list"
 _AIR_BEGINS = 2000.0  # Å; shorter wavelengths are in vacuum by convention, in every list
 
 
@@ -63,13 +64,13 @@ def settle(path: str, asked: str | None, stated: str | None, found: str | None) 
     says = asked or stated
     if asked and stated and asked != stated:
         raise UserError(f"{path}: the file says that its wavelengths are in {stated}, but {asked} was asked for; "
-                        f"read it with medium={stated!r} or leave it out")
+                        f"ask for {stated} or for nothing")
     if says and found and says != found:
         raise UserError(f"{path}: wavelengths are said to be in {says}, but its lines lie where they lie in {found}; "
-                        f"read it with medium={found!r} or correct the file")
+                        f"say {found} or correct the file")
     medium = says or found
     if medium is None:
-        raise UserError(f"{path}: nothing tells whether wavelengths are in air or vacuum; say medium='air' or 'vacuum'")
+        raise UserError(f"{path}: nothing tells whether wavelengths are in air or vacuum; {HOW_TO_SAY}")
     return medium
 
 

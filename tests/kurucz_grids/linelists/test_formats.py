@@ -90,6 +90,27 @@ def test_columnar_hdf5(tmp_path):
         read_line_list(tmp_path / "l.h5", medium="vacuum")
 
 
+def test_kurucz_c2_with_an_isotope_in_two_digits_and_a_wave_number(tmp_path):
+    text = "  512.9000 -0.500 23.0  2354.000 24.0  21845.569 6063a00e1  3d10e3  12 677  19491.569"
+    lines = read_line_list(write(tmp_path / "c2.asc", text))
+    assert lines.species_names == ("C2",)
+    assert lines.medium == "air"
+    np.testing.assert_allclose(lines.isotope_fraction, (89 / 90) ** 2, rtol=1e-6)
+
+
+def test_folder_is_one_list(tmp_path):
+    write(tmp_path / "na.vald", VALD_SHORT)
+    write(tmp_path / "m.asc", "  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   24")
+    (tmp_path / ".half.part").write_text("no list")
+    lines = read_line_list(tmp_path)
+    assert lines.species.tolist() == ["MgH", "Na", "Na"]
+    assert (lines.medium, lines.path) == ("air", str(tmp_path))
+    assert sum(lines.sources.values()) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no line list"):
+        read_line_list(tmp_path / "empty")
+
+
 @pytest.mark.parametrize(
     ("name", "medium", "count", "found"),
     [("mgh_sample.asc", None, 3379, "air"), ("kurucz_cn.txt", None, 10, "air"),

@@ -48,6 +48,21 @@ def test_gfall_applies_the_shares_of_components_once(tmp_path):
     assert lines.isotope_fraction[iron][0] == pytest.approx(10**-0.3, rel=1e-3)
 
 
+def test_gfall_with_a_blank_for_the_decimal_point(tmp_path):
+    path = tmp_path / "gf.dat"
+    rows = [gfall_row(*LEVELS[0]).replace(" -1.200", "  -1 72"), *(gfall_row(*row) for row in LEVELS[1:])]
+    path.write_text("\n".join(rows))
+    lines = read_line_list(path)
+    assert lines.loggf[lines.species == "Fe"][0] == pytest.approx(-1.72)
+
+
+def test_gfall_in_air_is_in_vacuum_below_2000_angstrom(tmp_path):
+    path = tmp_path / "gf.dat"
+    rows = [gfall_row("26.00", 0.0, 60000.0, -1.0, vacuum=True), *(gfall_row(*row) for row in LEVELS)]
+    path.write_text("\n".join(rows))
+    assert read_line_list(path).wave_vacuum[0] == pytest.approx(1e8 / 60000.0, abs=1e-3)
+
+
 def test_a_damaged_gfall_line_is_named(tmp_path):
     path = tmp_path / "gf.dat"
     path.write_text(gfall_row(*LEVELS[0]) + "\n" + gfall_row(*LEVELS[1]).replace("8997.787", "89x7.787"))
