@@ -1,5 +1,6 @@
 """Grids of Kurucz spectra with their derivatives with respect to every label.
 
+  phdlspec grid fetch                       model atmospheres and line lists, from Kurucz's site
   phdlspec grid build --n 4000 --out grid.h5 --atmospheres A --line-list L
                                             synthesise; stop it (or let it crash) at any time, the same
                                             command goes on; a greater --n extends a finished grid
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from phdlspec.errors import UserError
 
-HELP = "make, import, check and describe grids of synthetic spectra"
+HELP = "make, import, check and describe grids of synthetic spectra; fetch what they need"
 
 _BUILD = """Synthesise a grid of spectra with all their differential spectra.
 
@@ -33,6 +34,18 @@ of its own in grid.h5.parts/ until all are done and grid.h5 is written: stop wit
 and give the same command again. `phdlspec train` and `phdlspec grid check` read a grid that is being made.
 --form survey (R = 3500) is what the emulator trains on, about 0.4 MB a model; full (R = 12,000, about 1.4 MB)
 can be convolved to R = 1300-6000; both writes grid.h5 and grid_full.h5."""
+
+_FETCH = """Download model atmospheres (ATLAS9 ODFNEW) and line lists (Kurucz) into a cache folder.
+
+  phdlspec grid fetch --list                 what there is, and what of it is in the cache
+  phdlspec grid fetch                        all of it
+  phdlspec grid fetch atmospheres            or lines, or single files by name
+  phdlspec grid build --atmospheres ~/.cache/phdlspec/atmospheres --line-list ~/.cache/phdlspec/lines ...
+
+Stop it at any time: the same command goes on in the middle of a file. The SHA-256 of every file is recorded in
+SHA256SUMS at its first download and verified by later calls, which download only what is missing. The home
+publishes no checksums: whether a first download was right can only be told by comparing SHA256SUMS with a colleague's.
+Exit code 0 if every file is there and whole, 1 otherwise."""
 
 _IMPORT = """Bring spectra computed elsewhere into a grid file.
 
@@ -69,11 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
 
+    fetch = action("fetch", "download atmospheres and line lists", _FETCH)
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="atmospheres, lines, or files (default: all)")
+    fetch.add_argument("--list", action="store_true", help="only show what there is")
+    fetch.add_argument("--cache", type=Path, help="folder (default $XDG_CACHE_HOME/phdlspec or ~/.cache/phdlspec)")
+    fetch.add_argument("--base-url", metavar="URL", help="a mirror with the folders of Kurucz's site")
+
     build = action("build", "synthesise a grid", _BUILD)
     build.add_argument("--n", type=int, required=True, help="number of models")
     build.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
     build.add_argument("--atmospheres", help="grid of model atmospheres (npz, Kurucz file or folder)")
-    build.add_argument("--line-list", help="line list (npz, Kurucz, VALD, linemake)")
+    build.add_argument("--line-list", help="line list (npz, Kurucz, VALD, MOOG) or a folder of them")
+    build.add_argument("--medium", choices=("air", "vacuum"), help="of a line list that does not tell (MOOG)")
     build.add_argument("--seed", type=int, default=0, help="of the labels and the split (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core; one for a GPU)")
     build.add_argument("--threads", type=int, default=1, help="threads a process (default 1)")
@@ -102,8 +122,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one of the subcommands; the exit code."""
-    runs = {"build": _run_build, "import": _run_import, "check": _run_check, "info": _run_info}
+    runs = {
+        "fetch": _run_fetch,
+        "build": _run_build,
+        "import": _run_import,
+        "check": _run_check,
+        "info": _run_info,
+    }
     return runs[args.grid_command](args)
+
+
+def _run_fetch(args: argparse.Namespace) -> int:
+    from kurucz_grids.fetch import HOME, choose, default_cache, fetch
+
+    cache, base_url = args.cache or default_cache(), args.base_url or HOME
+    sources = choose(args.names)
+    if args.list:
+        print(f"{base_url} -> {cache}")
+        for source in sources:
+            path = cache / source.folder / source.name
+            state = f"{path.stat().st_size / 1e6:.1f} MB" if path.exists() else "-"
+            print(f"  {source.folder:12s} {source.name:18s} {state:>9s}  {source.what}")
+        return 0
+    whole = True
+    for outcome in fetch(sources, cache, base_url, progress=sys.stderr.isatty()):
+        if outcome.problem:
+            whole = False
+            print(outcome.problem, file=sys.stderr)
+        else:
+            print(f"{outcome.path}: {'downloaded' if outcome.downloaded else 'verified'}")
+    return 0 if whole else 1
 
 
 def _run_build(args: argparse.Namespace) -> int:
@@ -130,7 +178,7 @@ def _run_build(args: argparse.Namespace) -> int:
         outputs,
         args.n,
         args.seed,
-        KuruczFactory(args.atmospheres, args.line_list, args.device),
+        KuruczFactory(args.atmospheres, args.line_list, args.device, medium=args.medium),
         workers=workers,
         threads=args.threads,
         contains=AtmosphereGrid.load(args.atmospheres).contains,

@@ -4,8 +4,11 @@ import pytest
 from kurucz_grids import build as building
 from phdlspec import cli
 from phdlspec.cli import main
+from phdlspec.errors import UserError
 from phdlspec.wavelength import log_grid
 from tests.kurucz_grids.fakes import FakeFactory
+
+REAL_FACTORY = building.KuruczFactory
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +19,7 @@ def _only_this_command(monkeypatch):
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
     """A tiny grid of atmospheres, and a synthesizer that asks for nothing."""
-    monkeypatch.setattr(building, "KuruczFactory", lambda *_: FakeFactory())
+    monkeypatch.setattr(building, "KuruczFactory", lambda *_, **__: FakeFactory())
     layers = np.logspace(-3, 1, 5)
     nodes = [(t, g, m) for t in (3500.0, 8000.0) for g in (0.0, 5.0) for m in (-3.0, 1.0)]
     structure = np.stack([np.column_stack([layers] * 7) for _ in nodes])
@@ -40,6 +43,35 @@ def test_build_then_info_check_and_collect(tmp_path, inputs, capsys):
     assert "error    response" in capsys.readouterr().out
     assert main(["grid", "build", "--n", "3", "--out", out, "--collect"]) == 1
     assert "no grid in the making" in capsys.readouterr().err
+
+
+MOOG = "a title\n  4980.074      24.0     4.444    -2.324\n  5183.0        12.0     5.000    -1.000\n"
+SODIUM = "  5889.951      11.0     0.000     0.108\n  5895.924      11.0     0.000    -0.194\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "medium", "words"),
+    [(MOOG, None, "nothing tells .* --medium"), (MOOG + SODIUM, "vacuum", "said to be in vacuum, but its lines lie")],
+)
+def test_medium_missing_or_contradicted(tmp_path, inputs, text, medium, words):
+    (tmp_path / "l.moog").write_text(text)
+    with pytest.raises(UserError, match=words):
+        REAL_FACTORY(inputs[1], str(tmp_path / "l.moog"), medium=medium)()
+
+
+@pytest.mark.parametrize(("text", "medium"), [(MOOG, "air"), (MOOG, "vacuum"), (MOOG + SODIUM, None)])
+def test_medium_is_recorded(tmp_path, inputs, text, medium):
+    (tmp_path / "l.moog").write_text(text)
+    synthesizer = REAL_FACTORY(inputs[1], str(tmp_path / "l.moog"), medium=medium)()
+    assert synthesizer.provenance["line_list_medium"] == (medium or "air")
+
+
+def test_medium_reaches_the_factory(tmp_path, inputs, monkeypatch):
+    media = []
+    monkeypatch.setattr(building, "KuruczFactory", lambda *_, medium: media.append(medium) or FakeFactory())
+    command = ["grid", "build", "--n", "1", "--out", str(tmp_path / "g.h5"), "--workers", "1", *inputs]
+    assert main([*command, "--medium", "vacuum"]) == 0
+    assert media == ["vacuum"]
 
 
 def test_import(tmp_path, capsys):

@@ -1,0 +1,240 @@
+"""Fetching from a server of our own, which can answer ranges, break off, move files and change them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kurucz_grids import fetch as fetching
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.fetch import MANIFEST, SOURCES, choose, download, fetch, read_checksums
+from kurucz_grids.linelists import read_line_list
+from phdlspec import cli
+from phdlspec.errors import UserError
+
+CONTENT = bytes(range(256)) * 1200  # 300 kB
+DECK = choose(["ap00k2odfnew.dat"])
+PATH = "/grids/gridp00odfnew/ap00k2odfnew.dat"
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; `break_after` bytes of a reply the connection ends; `ranges` False: it knows no ranges."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.break_after: int | None = None
+        self.ranges = True
+        self.content_type = "text/plain"
+        self.requests: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range") if self.server.ranges else None
+        self.server.requests.append((self.path, self.headers.get("Range")))
+        body = self.server.files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
+        if start >= len(body):
+            self.send_error(416)
+            return
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Type", self.server.content_type)
+        self.send_header("ETag", hashlib.md5(body).hexdigest())
+        self.send_header("Content-Length", str(len(body) - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.end_headers()
+        stop = None if self.server.break_after is None else start + self.server.break_after
+        self.wfile.write(body[start:stop])
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    server.files[PATH] = CONTENT
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "atmospheres" / "ap00k2odfnew.dat"
+
+
+def parts(path: Path) -> list[Path]:
+    return list(path.parent.glob(".*.part"))
+
+
+def test_download_then_verify_without_asking_the_server(server, tmp_path, target):
+    (first,) = fetch(DECK, tmp_path, server.url)
+    assert first.downloaded
+    assert first.problem == ""
+    assert target.read_bytes() == CONTENT
+    assert read_checksums(tmp_path) == {"atmospheres/ap00k2odfnew.dat": hashlib.sha256(CONTENT).hexdigest()}
+    assert (tmp_path / MANIFEST).read_text().endswith("  atmospheres/ap00k2odfnew.dat\n")  # as sha256sum writes it
+    (second,) = fetch(DECK, tmp_path, server.url)
+    assert not second.downloaded
+    assert server.requests == [(PATH, None)]
+
+
+def test_an_interrupted_download_goes_on(server, tmp_path, target):
+    server.break_after = 100_000
+    with pytest.raises(UserError, match="ended after 100000 of 307200 bytes"):
+        list(fetch(DECK, tmp_path, server.url))
+    assert not target.exists()
+    assert not (tmp_path / MANIFEST).exists()
+    server.break_after = None
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert outcome.downloaded
+    assert target.read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == [None, "bytes=100000-"]
+    assert parts(target) == []
+
+
+@pytest.mark.parametrize("change", ["other file", "no ranges", "shorter file", "already whole"])
+def test_going_on_is_safe(server, target, change):
+    server.break_after = 100_000
+    with pytest.raises(UserError, match="goes on"):
+        download(server.url + PATH, target)
+    server.break_after = None
+    expected = CONTENT
+    if change == "other file":
+        expected = server.files[PATH] = CONTENT[::-1]
+    elif change == "shorter file":
+        expected = server.files[PATH] = b"short"
+    elif change == "already whole":
+        parts(target)[0].write_bytes(CONTENT)
+    else:
+        server.ranges = False
+    download(server.url + PATH, target)
+    assert target.read_bytes() == expected
+    assert parts(target) == []
+
+
+def test_damage_is_found_and_the_other_files_are_fetched(server, tmp_path, target):
+    list(fetch(DECK, tmp_path, server.url))
+    target.write_bytes(CONTENT[:-1] + b"x")
+    server.files["/grids/gridm05odfnew/am05k2odfnew.dat"] = b"metal-poor"
+    wanted = choose(["ap00k2odfnew.dat", "am05k2odfnew.dat", "am10k2odfnew.dat"])
+    outcomes = {outcome.source.name: outcome for outcome in fetch(wanted, tmp_path, server.url)}
+    assert "SHA-256 is not the one" in outcomes["ap00k2odfnew.dat"].problem
+    assert outcomes["am05k2odfnew.dat"].downloaded
+    assert "404" in outcomes["am10k2odfnew.dat"].problem
+    target.unlink()
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert outcome.downloaded
+
+
+def test_a_new_version_at_the_server_is_told(server, tmp_path, target):
+    list(fetch(DECK, tmp_path, server.url))
+    target.unlink()
+    server.files[PATH] = b"another"
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert "the file at the server is not the one" in outcome.problem
+
+
+def test_a_web_page_is_no_file(server, tmp_path, target):
+    server.content_type = "text/html; charset=utf-8"
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert "web page" in outcome.problem
+    assert not target.exists()
+
+
+def test_no_network(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(UserError, match="cannot be reached"):
+            list(fetch(DECK, tmp_path, url))
+    with pytest.raises(UserError, match="begins with http"):
+        list(fetch(DECK, tmp_path, "ftp://example.org"))
+
+
+def test_a_full_disk_keeps_the_part(server, target, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching.os, "fsync", full)
+        with pytest.raises(UserError, match="disk is full"):
+            download(server.url + PATH, target)
+    assert not target.exists()
+    download(server.url + PATH, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_one_fetch_at_a_time(server, tmp_path):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another fetch"):
+            list(fetch(DECK, tmp_path, server.url))
+
+
+def test_a_damaged_manifest_is_told(server, tmp_path):
+    (tmp_path / MANIFEST).write_text("nonsense\n")
+    with pytest.raises(UserError, match="line 1 is not a SHA-256"):
+        list(fetch(DECK, tmp_path, server.url))
+
+
+def test_choice():
+    assert choose([]) == list(SOURCES)
+    assert {source.folder for source in choose(["lines"])} == {"lines"}
+    assert len({source.name for source in SOURCES}) == len(SOURCES)
+    assert DECK[0].url() == "http://kurucz.harvard.edu" + PATH
+    with pytest.raises(UserError, match="no such file to fetch"):
+        choose(["ap99k2odfnew.dat"])
+
+
+def test_command(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "SUBCOMMANDS", {"grid": "kurucz_grids.command"})
+    where = ["--cache", str(tmp_path), "--base-url", server.url]
+    assert cli.main(["grid", "fetch", "ap00k2odfnew.dat", *where]) == 0
+    assert "ap00k2odfnew.dat: downloaded" in capsys.readouterr().out
+    assert cli.main(["grid", "fetch", "ap00k2odfnew.dat", "am05k2odfnew.dat", *where]) == 1
+    told = capsys.readouterr()
+    assert "ap00k2odfnew.dat: verified" in told.out
+    assert len(told.err.splitlines()) == 1
+    assert cli.main(["grid", "fetch", "--list", *where]) == 0
+    assert "0.3 MB  ATLAS9 ODFNEW, [M/H] = +0.0" in capsys.readouterr().out
+
+
+def test_what_was_fetched_is_read(server, tmp_path, shared_data):
+    deck = shared_data / "atmospheres" / "native" / "am10ak1nover.dat"
+    server.files[PATH] = deck.read_bytes()
+    molecules = shared_data / "linelists" / "native" / "mgh_sample.asc"
+    server.files["/linelists/linesmol/mgh.asc"] = molecules.read_bytes()
+    atoms = shared_data / "linelists" / "native" / "gf0600_sample.dat"
+    server.files["/linelists/gfnew/gfall08oct17.dat"] = atoms.read_bytes()
+    list(fetch([*DECK, *choose(["mgh.asc", "gfall08oct17.dat"])], tmp_path, server.url))
+    assert len(AtmosphereGrid.load(tmp_path / "atmospheres").params) > 300
+    both = read_line_list(tmp_path / "lines")
+    assert len(both) == len(read_line_list(molecules)) + len(read_line_list(atoms))
