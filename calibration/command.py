@@ -12,7 +12,6 @@ has a label sets its scale (or the one named by --anchor). Table forms: docs/cal
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 HELP = "learn and apply corrections from wide binaries, clusters and high-resolution surveys"
@@ -67,7 +66,9 @@ def _learn(args: argparse.Namespace) -> int:
     from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
     from calibration.learn import Settings, learn
     from calibration.surveys import read_labels
+    from calibration.tables import check_output
 
+    check_output(args.out, ".json")
     if args.diffusion in ("template", "none", "range"):
         diffusion = Diffusion(args.diffusion, logg_range=tuple(args.cluster_logg))
     else:
@@ -106,14 +107,15 @@ def _apply(args: argparse.Namespace) -> int:
     from calibration.apply import apply, check_applicable
     from calibration.catalog import Catalog
     from calibration.store import Calibration
+    from calibration.tables import check_output, written_whole
 
+    check_output(args.out, ".fits", ".fits.gz", ".ecsv")
     calibration = Calibration.read(args.calibration)
     catalog = Catalog.read(args.catalog)
     check_applicable(catalog, calibration)
     calibrated = apply(catalog, calibration)
-    part = args.out.with_name(f".part.{args.out.name}")
-    calibrated.table.write(part, overwrite=True)
-    os.replace(part, args.out)
+    with written_whole(args.out) as part:
+        calibrated.table.write(part, overwrite=True)
     print(f"{args.out}: {len(calibrated)} stars calibrated with {args.calibration} ({calibration.identity})")
     return 0
 

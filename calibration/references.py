@@ -117,7 +117,7 @@ class LabelTable:
                 "or give --solar-scale"
             )
         if self.solar_scale is not None:
-            check_scale(self.solar_scale)
+            check_scale(self.solar_scale, self.name)
         for label, (value, error) in self.values.items():
             bad = np.isfinite(value) & ~(error > 0)
             if bad.any():

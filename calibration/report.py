@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from calibration.external import MIN_ROWS, SnrBin, external_errors
 from calibration.model import robust_scatter
 from calibration.pulls import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
+from calibration.tables import written_whole
 from phdlspec.errors import UserError
 
 _AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "logg", "FE_H": "[Fe/H]"}
@@ -51,7 +51,10 @@ def write_report(calibration: Calibration, folder: str | Path, diagnostics: str 
             "earlier version; learn the calibration again"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); give --out another folder") from error
     parts = [_head(calibration)]
     pulls = Diagnostics.read(diagnostics) if diagnostics else None
     for name, label in calibration.labels.items():
@@ -61,9 +64,8 @@ def write_report(calibration: Calibration, folder: str | Path, diagnostics: str 
         parts.append(_pull_section(pulls))
     parts.append("</body></html>")
     path = folder / "calibration.html"
-    part = folder / ".calibration.html.part"
-    part.write_text("\n".join(parts), encoding="utf-8")
-    os.replace(part, path)
+    with written_whole(path) as part:
+        part.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 

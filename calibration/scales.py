@@ -86,10 +86,13 @@ def solar_scale(name: str) -> Scale:
     )
 
 
-def check_scale(name: str) -> None:
-    """Raise `UserError` unless the scale is known."""
+def check_scale(name: str, table: str) -> None:
+    """Raise `UserError` that names the table unless its scale is known."""
     if name not in DIFFERENTIAL:
-        solar_scale(name)
+        try:
+            solar_scale(name)
+        except UserError as error:
+            raise UserError(f"{table}: {error}") from error
 
 
 def is_abundance(label: str) -> bool:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from calibration.model import SetScatter
 from calibration.reach import Reach
 from calibration.splines import Axis, Basis
+from calibration.tables import written_whole
 from phdlspec.errors import UserError
 
 COORDINATE_STEPS = 4
@@ -123,13 +123,10 @@ class Calibration:
         """Write the JSON file and its evidence; both appear complete or not at all."""
         path = Path(path)
         if self.evidence is not None:
-            evidence = evidence_path(path)
-            part = evidence.with_name(f".{evidence.name}.part.fits")
-            self.evidence.write(part, format="fits", overwrite=True)
-            os.replace(part, evidence)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self._content(), indent=1))
-        os.replace(part, path)
+            with written_whole(evidence_path(path)) as part:
+                self.evidence.write(part, format="fits", overwrite=True)
+        with written_whole(path) as part:
+            part.write_text(json.dumps(self._content(), indent=1))
         return path
 
     @classmethod

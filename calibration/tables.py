@@ -1,9 +1,12 @@
 """Reading tables of any form that astropy knows, with the few habits of real files (comments, en dashes,
-sentinels)."""
+sentinels), and writing files whole or not at all."""
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +85,26 @@ def find_column(table: Table, *names: str) -> str | None:
         if name.lower() in lower:
             return lower[name.lower()]
     return None
+
+
+def check_output(path: Path, *endings: str) -> None:
+    """Raise `UserError` unless a file of one of these endings can be made there; asked before long work."""
+    if not path.name.lower().endswith(endings):
+        raise UserError(f"{path}: the form of the output is not known by its ending, expected {' or '.join(endings)}")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place when the block ends well.
+
+    Raises `UserError` where nothing can be written; the temporary file is removed then.
+    """
+    part = path.with_name(f".part.{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -128,6 +128,8 @@ def test_commands(files):
     learning += ["--reference", files / "survey1.csv", "--labels", "TEFF", "LOGG", "FE_H"]
     with pytest.raises(UserError, match="solar scale"):
         _run(*learning)
+    with pytest.raises(UserError, match="no folder .*nowhere; make it first"):
+        _run(*learning, "--out", files / "nowhere" / "cal.json")
     with pytest.raises(UserError, match="SET:LABEL"):
         _run(*learning, "--exclude", "MG_FE")
     assert _run(*learning, "--solar-scale", "Asplund2009") == 0
@@ -136,6 +138,8 @@ def test_commands(files):
     assert "FE_H_RAW" in Table.read(files / "out.fits").colnames
     with pytest.raises(UserError, match="calibrated already"):
         _run(*applying, "--catalog", files / "out.fits")
+    with pytest.raises(UserError, match="expected .fits or .fits.gz or .ecsv"):
+        _run(*applying, "--catalog", files / "catalog.fits", "--out", files / "out.txt")
     reporting = ["report", "--calibration", files / "cal.json", "--out", files / "report"]
     assert _run(*reporting) == 0
     page = (files / "report" / "calibration.html").read_text()
@@ -143,6 +147,8 @@ def test_commands(files):
     assert "http" not in page
     assert page.count("External error by SNR</h3>") == 3
     assert page.count("<td>survey1</td><td>30-50</td>") == 3
+    with pytest.raises(UserError, match="catalog.fits: cannot be made"):
+        _run(*reporting, "--out", files / "catalog.fits")
     evidence_path(files / "cal.json").unlink()
     with pytest.raises(UserError, match="evidence"):
         _run(*reporting)

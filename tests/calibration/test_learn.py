@@ -128,7 +128,7 @@ def test_unknown_anchor(catalog, survey):
 
 
 def test_wrong_solar_scale(survey):
-    with pytest.raises(UserError, match="unknown solar scale 'Lodders'"):
+    with pytest.raises(UserError, match="ref: unknown solar scale 'Lodders'"):
         _labels(labels=("FE_H",), scale="Lodders")
     with pytest.raises(UserError, match="solar scale of FE_H is not stated"):
         _labels(labels=("FE_H",), scale=None)

@@ -9,7 +9,9 @@ from astropy.table import Table
 
 from calibration.binaries import read_composition, read_pairs
 from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
-from calibration.surveys import position_of_2mass, read_labels
+from calibration.scales import read_solar_scale
+from calibration.surveys import position_of_2mass, read_labels, stars_of
+from calibration.tables import read_any_table
 from phdlspec.errors import UserError
 
 
@@ -119,6 +121,38 @@ def test_diffusion_template_file(tmp_path):
     np.testing.assert_allclose(shape, [0, 1, 0.7])
 
 
+def _read_stars(path):
+    return stars_of(read_any_table(path), path, ("source_id",), ("ra",), ("dec",))
+
+
+_AT_HAND = {
+    "Ness-Clusters.txt": read_clusters,
+    "benchmarks.yaml": read_labels,
+    "clusters_physical_logg.txt": read_labels,
+    "gbs_v3_tmass_gaiadr3_hip_allwise_all_lite.fits": read_labels,
+    "irfm_temp.fits": read_labels,
+    "wide_binaries/CIchondrites.csv": read_composition,
+    "wide_binaries/asplund2009.csv": read_solar_scale,
+    "wide_binaries/atomicmass.csv": read_composition,
+    "wide_binaries/biazzo2015_XO2.csv": read_composition,
+    "wide_binaries/brewer.csv": read_composition,
+    "wide_binaries/mack14_abundances.csv": read_composition,
+    "wide_binaries/mcdonough2001.csv": read_composition,
+    "wide_binaries/melendez2017.csv": read_composition,
+    "wide_binaries/ramirez2015_XO2.csv": read_composition,
+    "wide_binaries/teske16_wasp94AB.csv": read_composition,
+    "wide_binaries/tgas.csv": _read_stars,
+}
+
+
+def test_every_file_at_hand_has_a_reader(shared_data):
+    folder = shared_data / "reference"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files - {"wide_binaries/README.md"} == set(_AT_HAND)
+    for name, read in _AT_HAND.items():
+        assert read(folder / name), name
+
+
 def test_label_tables_at_hand(shared_data):
     folder = shared_data / "reference"
     irfm = read_labels(folder / "irfm_temp.fits")
@@ -160,8 +194,4 @@ def test_pair_tables_at_hand(shared_data):
     assert read_composition(folder / "melendez2017.csv").values["[X/H]"]["C"] == (0.043, 0.014)
     assert read_composition(folder / "mcdonough2001.csv").values["bulkearth"]["Mg"][0] == 154000
     assert len(read_composition(folder / "atomicmass.csv").values["weight"]) > 80
-    from calibration.surveys import stars_of
-    from calibration.tables import read_any_table
-
-    tgas = read_any_table(folder / "tgas.csv")
-    assert len(stars_of(tgas, "tgas.csv", ("source_id",), ("ra",), ("dec",))) == len(tgas)
+    assert len(_read_stars(folder / "tgas.csv")) == 2
