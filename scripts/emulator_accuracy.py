@@ -14,33 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from baselines import label_widths, taylor_blend
 
 from kurucz_grids.grid import Grid
 from phdlspec import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.emulator.training import judging_grid, seen
 
-NEIGHBOURS = 8
 REGIONS = {"TEFF": (4000, 4500, 5250, 6250, 7500), "LOGG": (0.5, 2, 3.5, 5), "FE_H": (-2.5, -1.5, -0.5, 0.5)}
 QUIET = 0.02  # of a derivative's peak (smoothed): below it, the label does not live in a pixel
-
-
-def taylor_blend(grid: Grid, train: np.ndarray, theta: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Flux (P,) from first-order expansions of the nearest training models, weighted by their distance^-4."""
-    distance = np.linalg.norm((grid.labels[train] - theta) / width, axis=1)
-    nearest = np.argsort(distance)[:NEIGHBOURS]
-    weight = distance[nearest] ** -4
-    blend = np.zeros(len(grid.wave))
-    for row, w in zip(train[nearest], weight / weight.sum()):
-        blend += w * (grid.flux(int(row)) + (theta - grid.labels[row]) @ grid.jacobian(int(row)))
-    return blend
-
-
-def label_widths(grid: Grid, train: np.ndarray) -> np.ndarray:
-    """For distances: how much of each label changes the flux by one unit, from the mean size of its derivative."""
-    sample = train[:: max(len(train) // 60, 1)]
-    size = np.sqrt(np.mean([(grid.jacobian(int(i)) ** 2).mean(1) for i in sample], axis=0))
-    return 1.0 / size
 
 
 def leakage(change: np.ndarray, truth: np.ndarray) -> float:
@@ -71,7 +53,7 @@ def main() -> None:
         flux, by_label = emulator.native_flux_and_jacobian(theta)
         truth = seen(torch.as_tensor(grid.flux(int(row))), native)
         residuals.append((seen(flux[0].cpu(), native) - truth).numpy())
-        blend = torch.as_tensor(taylor_blend(grid, train, grid.labels[row], width), dtype=torch.float32)
+        blend = torch.as_tensor(taylor_blend(grid, train, grid.labels[row], width)[0], dtype=torch.float32)
         blends.append((seen(blend, native) - truth).numpy())
         exact = seen(torch.as_tensor(grid.jacobian(int(row))), native).numpy()
         guess = seen(by_label[0].T.cpu(), native).numpy()
