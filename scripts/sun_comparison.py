@@ -1,0 +1,221 @@
+"""Our Sun against the observed one (HARPS, UVES) and against two other codes, at R = 1800.
+
+    python scripts/sun_comparison.py ../shared/data --figure docs/figures/sun_comparison.png
+
+Prints Markdown tables: rms of observed minus model by window of 100 Å, for our model (ATLAS9 interpolated to the
+Sun's parameters) and for those of pyKurucz and Turbospectrum; and our model on their atmosphere against theirs,
+differential spectra included. The observed continuum is a broken line with a knot every 100 Å, fitted to
+observed = model x continuum, so a model is judged by its lines alone; the velocity is fitted too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmark_stars import harps_sun, uves_sun
+from numpy.typing import NDArray
+
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.atmospheres import read_atmospheres
+from kurucz_grids.linelists import read_line_list
+from kurucz_grids.synthesis import Settings, Synthesizer, SyntheticSpectrum
+from phdlspec.labels import ELEMENTS
+from phdlspec.lsf import NativeGrid, broaden, degrade
+from phdlspec.solar import SOLAR_ABUNDANCES
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
+
+Array = NDArray[np.float64]
+
+SUN = (5772.0, 4.438, 0.0)
+VMIC = 1.0  # km/s
+CODES = {"pyKurucz": "pk", "Turbospectrum": "ts"}
+CODE_ATMOSPHERE = "at12_aaaaa_t05770g4.44.atm"
+CODE_VMIC = 2.0  # km/s, that of the atmosphere
+RESOLVING_POWER, OBSERVED_POWER = 1800.0, 100_000.0
+RANGE = (3800.0, 8990.0)  # Å, vacuum
+KNOTS = 100.0  # Å
+ZOOMS = ((4270.0, 4420.0, "G band, Hγ"), (5130.0, 5300.0, "Mg b"), (6480.0, 6640.0, "Hα"))
+
+
+def observed(wave: Array, flux: Array, out: Array) -> Array:
+    """The observed spectrum at R = 1800 on `out`; NaN within 10 Å of a gap and beyond the ends."""
+    good = np.isfinite(flux)
+    seen = broaden(wave[good], flux[good], RESOLVING_POWER, out, OBSERVED_POWER)
+    ends = wave[good]
+    for left, right in zip(ends[:-1], ends[1:]):
+        if right - left > 1.0:
+            seen[(out > left - 10.0) & (out < right + 10.0)] = np.nan
+    return seen
+
+
+def hats(wave: Array) -> Array:
+    """(P, K) hat functions with a knot every 100 Å: a broken line in wavelength."""
+    knots = np.arange(wave[0], wave[-1] + KNOTS, KNOTS)
+    return np.clip(1.0 - np.abs(wave[:, None] - knots) / KNOTS, 0.0, None)
+
+
+def normalised(seen: Array, model: Array, wave: Array) -> Array:
+    """The observed flux over its continuum, NaN where it is not observed."""
+    good = np.isfinite(seen)
+    basis = hats(wave)
+    basis = basis[:, basis[good].sum(0) > 0]
+    coefficients, *_ = np.linalg.lstsq(basis[good] * model[good, None], seen[good], rcond=None)
+    return seen / (basis @ coefficients)
+
+
+def velocity(seen: Array, model: Array, wave: Array) -> float:
+    """Velocity of the observed spectrum (km/s): to first order, with the continuum fitted beside it."""
+    y = normalised(seen, model, wave)
+    slope = np.gradient(model, np.log(wave))
+    good = np.isfinite(y)
+    return float(-SPEED_OF_LIGHT_KM_S * (slope[good] @ (y - model)[good]) / (slope[good] @ slope[good]))
+
+
+def solar_models(data: Path, out: NativeGrid) -> tuple[Array, Array, tuple[str, ...]]:
+    """Our flux (P,) of the Sun; flux and derivatives (33, P) on the atmosphere of the other codes; label names."""
+    lines = read_line_list(data / "linelists" / "optical_3690_9300_air.npz")
+    synthesizer = Synthesizer(None, lines, Settings())
+    sun = AtmosphereGrid.load(data / "atmospheres" / "ck03_odfnew_grid.npz").interpolate(*SUN)
+    theirs = read_atmospheres(data / "atmospheres" / "native" / CODE_ATMOSPHERE)[0]
+
+    def spectrum(atmosphere, vmic: float, derivatives: bool) -> SyntheticSpectrum:
+        model = synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic)
+        return synthesizer.solve(model, derivatives)
+
+    def seen(result: SyntheticSpectrum) -> Array:
+        both = result.flux[None] if result.jacobian is None else torch.cat([result.flux[None], result.jacobian])
+        return degrade(both, 1.0 / Settings().points, float(result.wave[0]), float("inf"), out).numpy().astype(float)
+
+    on_theirs = spectrum(theirs, CODE_VMIC, True)
+    return seen(spectrum(sun, VMIC, False))[0], seen(on_theirs), on_theirs.label_names
+
+
+def rms(x: Array) -> float:
+    """Root mean square of what is finite."""
+    return float(np.sqrt(np.nanmean(x**2)))
+
+
+def print_observed(wave: Array, spectra: dict[str, Array], models: dict[str, Array]) -> None:
+    """Rms of observed minus model by window; for ours also the contrast, slope of observed on model depth."""
+    residuals, contrast = {}, {}
+    for source, seen in spectra.items():
+        for name, model in models.items():
+            y = normalised(seen, model, wave)
+            residuals[source, name] = y - model
+            contrast[source, name] = y
+    heads = [f"{source}: {name}" for source in spectra for name in models]
+    print("| window (Å) | mean depth | " + " | ".join(heads) + " | contrast, ours |")
+    print("|---" * (len(heads) + 3) + "|")
+    ours = models["ours"]
+    edges = np.arange(np.ceil(wave[0] / KNOTS) * KNOTS, wave[-1], KNOTS)
+    for low, high in [*zip(edges, edges + KNOTS), (4200.0, 6800.0)]:
+        inside = (wave >= low) & (wave < high)
+        first = next((s for s in spectra if np.isfinite(spectra[s][inside]).mean() > 0.6), None)
+        if first is None:
+            continue
+        cells = [
+            f"{rms(r[inside]):.4f}" if np.isfinite(r[inside]).mean() > 0.6 else "" for r in residuals.values()
+        ]
+        use = inside & np.isfinite(contrast[first, "ours"])
+        slope = np.polyfit(ours[use], contrast[first, "ours"][use], 1)[0]
+        print(f"| {low:.0f}-{high:.0f} | {1 - ours[inside].mean():.3f} | {' | '.join(cells)} | {slope:.2f} |")
+
+
+def print_codes(wave: Array, ours: Array, names: tuple[str, ...], codes: dict[str, Array]) -> None:
+    """Our flux and derivatives (33, P) against those of the other codes, and theirs against each other."""
+    flux = {"ours": ours[0], **{code: codes[f"base_{'pk300k' if key == 'pk' else key}"] for code, key in CODES.items()}}
+    print("\n| window (Å) | ours - pyKurucz | ours - Turbospectrum | pyKurucz - Turbospectrum |\n|---|---|---|---|")
+    for low, high in ((4000, 4200), (4200, 5000), (5000, 6000), (6000, 7000), (7000, 8400), (8400, 8800),
+                      (4200, 8400), (4000, 8800)):  # fmt: skip
+        inside = (wave >= low) & (wave < high)
+        pairs = (("ours", "pyKurucz"), ("ours", "Turbospectrum"), ("pyKurucz", "Turbospectrum"))
+        cells = [(flux[a] - flux[b])[inside] for a, b in pairs]
+        print(f"| {low}-{high} | " + " | ".join(f"{rms(d):.4f} (mean {d.mean():+.4f})" for d in cells) + " |")
+    inside = (wave >= 4200) & (wave < 8400)
+    rows = dict(zip(names, ours[1:]))
+    rows["FE_FE"] = rows["FE_H"] - sum(rows[f"{e.upper()}_FE"] for e in ELEMENTS)
+    for code, key in CODES.items():
+        by_vmic = rows["VMIC"][inside]
+        step = by_vmic @ (flux[code] - flux["ours"])[inside] / (by_vmic @ by_vmic)
+        left = (flux[code] - flux["ours"])[inside] - step * by_vmic
+        print(f"\n{code}: vmic that suits it best {CODE_VMIC + step:.2f} km/s, rms then {rms(left):.4f} (4200-8400 Å)")
+        print("\n| element | slope | correlation |\n|---|---|---|")
+        for element in ("C", "Na", "Mg", "Si", "Ca", "Ti", "Fe"):
+            mine = rows[f"{element.upper()}_FE"][inside]
+            reference = codes[f"{key}_{element}_0.1"][inside] / 0.1
+            correlation = np.corrcoef(mine, reference)[0, 1]
+            print(f"| {element} | {mine @ reference / (reference @ reference):.3f} | {correlation:.4f} |")
+
+
+def draw(path: Path, wave: Array, seen: Array, model: Array) -> None:
+    """Observed, model and residual: the whole range and three zooms."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    y = normalised(seen, model, wave)
+    ink, ours, soft = "#222222", "#d1495b", "#8d99ae"
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": soft})
+    figure = plt.figure(figsize=(11, 7.4), layout="constrained")
+    grid = figure.add_gridspec(4, 3, height_ratios=(3, 1.1, 3, 1.1))
+
+    def panel(place, below, low: float, high: float, title: str) -> None:
+        inside = (wave >= low) & (wave <= high)
+        top = figure.add_subplot(place)
+        top.plot(wave[inside], y[inside], color=ink, lw=1.1, label="observed (HARPS)")
+        top.plot(wave[inside], model[inside], color=ours, lw=0.9, label="model")
+        top.set_title(title, loc="left", fontsize=9.5)
+        top.tick_params(labelbottom=False)
+        bottom = figure.add_subplot(below, sharex=top)
+        bottom.axhline(0.0, color=soft, lw=0.7)
+        bottom.fill_between(wave[inside], 0.0, 100 * (y - model)[inside], color=ours, alpha=0.55, lw=0)
+        bottom.set_ylim(-9.0, 9.0)
+        bottom.set_xlim(low, high)
+        if low in (RANGE[0], ZOOMS[0][0]):
+            top.set_ylabel("flux / continuum")
+            bottom.set_ylabel("residual (%)")
+            bottom.set_xlabel("vacuum wavelength (Å)", loc="left")
+        if low == RANGE[0]:
+            top.legend(frameon=False, loc="lower right", ncols=2)
+
+    end = wave[np.isfinite(y)][-1]
+    whole = f"The Sun at R = 1800: rms of the residual {100 * rms((y - model)[wave > 4200]):.1f}% at 4200-{end:.0f} Å"
+    panel(grid[0, :], grid[1, :], RANGE[0], end, whole)
+    for column, (low, high, title) in enumerate(ZOOMS):
+        panel(grid[2, column], grid[3, column], low, high, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with atmospheres, highres, linelists, reference_spectra")
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with np.load(args.data / "reference_spectra" / "sun_two_codes_R1800.npz") as archive:
+        codes = {name: archive[name] for name in archive.files}
+    inside = (codes["wl_vac"] > RANGE[0]) & (codes["wl_vac"] < RANGE[1])
+    codes = {name: values[inside] for name, values in codes.items()}
+    out = NativeGrid.from_wave(codes["wl_vac"], RESOLVING_POWER)
+    wave = out.wave
+    ours, on_theirs, names = solar_models(args.data, out)
+    spectra = {}
+    for source, read in (("HARPS", harps_sun), ("UVES", uves_sun)):
+        raw_wave, raw = read(args.data / "highres")
+        speed = velocity(observed(raw_wave, raw, wave), ours, wave)
+        print(f"{source}: velocity {speed:+.2f} km/s, taken out")
+        spectra[source] = observed(raw_wave / (1.0 + speed / SPEED_OF_LIGHT_KM_S), raw, wave)
+    models = {"ours": ours, "pyKurucz": codes["base_pk300k"], "Turbospectrum": codes["base_ts"]}
+    print_observed(wave, spectra, models)
+    print_codes(wave, on_theirs, names, codes)
+    if args.figure:
+        draw(args.figure, wave, spectra["HARPS"], ours)
+
+
+if __name__ == "__main__":
+    main()
