@@ -195,7 +195,9 @@ def _windows(first: float, spacing: float) -> Iterator[tuple[float, float]]:
         yield float(low), float(low + WINDOW)
 
 
-def compare_flux(synthesizer: Synthesizer, model: StellarModel, pysme: PySme, first: float, spacing: float, metals: float):
+def compare_flux(
+    synthesizer: Synthesizer, model: StellarModel, pysme: PySme, first: float, spacing: float, metals: float
+) -> None:
     """Print the rms by window, and over all windows."""
     ours_everywhere = synthesizer.solve(model, derivatives=False)
     print("| window (Å) | lines | mean depth | rms | mean difference | PySME, CPU s |\n|---|---|---|---|---|---|")
