@@ -67,8 +67,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> str:
 
 def study_cut(lines: LineList, atmosphere: Atmosphere, star: tuple[float, ...]) -> None:
     """Print a table of windows and cuts."""
-    print("| window (Å) | cut of lines | of profiles | lines | CPU s | flux rms | mean | largest | " + " | ".join(LABELS) + " |")
-    print("|---" * (8 + len(LABELS)) + "|")
+    heads = ("window (Å)", "cut of lines", "of profiles", "lines", "CPU s", "flux rms", "mean", "largest", *LABELS)
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for low, high in WINDOWS:
         synthesizer, model = prepared(lines, atmosphere, star, low, high)
         base = synthesizer.settings
@@ -81,7 +81,8 @@ def study_cut(lines: LineList, atmosphere: Atmosphere, star: tuple[float, ...]) 
             cells = [difference(spectra[k], reference[k]) for k in rows]
             print(
                 f"| {low:.0f}-{high:.0f} | {cut.line_cut:.0e} | {cut.window_cut:.0e} | {number} | {seconds:.1f} | "
-                f"{np.sqrt(np.mean(error**2)):.5f} | {error.mean():+.5f} | {np.abs(error).max():.5f} | {' | '.join(cells)} |", flush=True,
+                f"{np.sqrt(np.mean(error**2)):.5f} | {error.mean():+.5f} | {np.abs(error).max():.5f} | "
+                f"{' | '.join(cells)} |", flush=True,
             )  # fmt: skip
 
 
