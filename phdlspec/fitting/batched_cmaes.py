@@ -65,16 +65,18 @@ class Searched:
 
 
 def search(problem: Problem, local: Polished, random: StarRandom) -> Searched:
-    """Look for better optima of S stars around those that have been found (`polish`).
-
-    The first population has the covariance (H / WIDENING^2 + 1)^-1, H minus the Hessian there: the posterior's shape
-    widened, where the spectrum says nothing the prior's. Its size is twice the usual one.
-    """
-    hessian = local.expansion.hessian
-    identity = torch.eye(problem.n_dim, dtype=hessian.dtype, device=hessian.device)
-    covariance = torch.linalg.inv(hessian / WIDENING**2 + identity)
+    """Look for better optima of S stars around those that have been found; the population is twice the usual one."""
+    covariance = first_covariance(local.expansion.hessian)
     population = 2 * default_population(problem.n_dim)
     return maximise(problem, local.z, local.expansion.log_posterior, covariance, random, population)
+
+
+def first_covariance(hessian: Tensor) -> Tensor:
+    """Covariance (S, D, D) of the first population, (H / WIDENING^2 + 1)^-1 for minus Hessians H (S, D, D).
+
+    It is the posterior's shape, widened; where the spectrum says nothing, the prior's.
+    """
+    return torch.linalg.inv(hessian / WIDENING**2 + torch.eye(hessian.shape[-1]).to(hessian))
 
 
 def default_population(n_dim: int) -> int:
