@@ -37,17 +37,19 @@ CODE_VMIC = 2.0  # km/s, that of the atmosphere
 RESOLVING_POWER, OBSERVED_POWER = 1800.0, 100_000.0
 RANGE = (3800.0, 8990.0)  # Å, vacuum
 KNOTS = 100.0  # Å
-ZOOMS = ((4270.0, 4420.0, "G band, Hγ"), (5130.0, 5300.0, "Mg b"), (6480.0, 6640.0, "Hα"))
+TELLURIC = 6850.0  # Å; beyond, oxygen of the Earth's air covers the Sun
+ZOOMS = ((4270.0, 4420.0, "G band, Hγ"), (5130.0, 5290.0, "Mg b"), (6480.0, 6640.0, "Hα"))
 
 
 def observed(wave: Array, flux: Array, out: Array) -> Array:
-    """The observed spectrum at R = 1800 on `out`; NaN within 10 Å of a gap and beyond the ends."""
+    """The observed spectrum at R = 1800 on `out`; NaN within 10 Å of a gap, beyond the ends and under tellurics."""
     good = np.isfinite(flux)
     seen = broaden(wave[good], flux[good], RESOLVING_POWER, out, OBSERVED_POWER)
     ends = wave[good]
     for left, right in zip(ends[:-1], ends[1:]):
         if right - left > 1.0:
             seen[(out > left - 10.0) & (out < right + 10.0)] = np.nan
+    seen[out > TELLURIC] = np.nan
     return seen
 
 
@@ -167,7 +169,7 @@ def draw(path: Path, wave: Array, seen: Array, model: Array) -> None:
         inside = (wave >= low) & (wave <= high)
         top = figure.add_subplot(place)
         top.plot(wave[inside], y[inside], color=ink, lw=1.1, label="observed (HARPS)")
-        top.plot(wave[inside], model[inside], color=ours, lw=0.9, label="model")
+        top.plot(wave[inside], model[inside], color=ours, lw=0.9, label="ours, no line fitted")
         top.set_title(title, loc="left", fontsize=9.5)
         top.tick_params(labelbottom=False)
         bottom = figure.add_subplot(below, sharex=top)
@@ -178,7 +180,7 @@ def draw(path: Path, wave: Array, seen: Array, model: Array) -> None:
         if low in (RANGE[0], ZOOMS[0][0]):
             top.set_ylabel("flux / continuum")
             bottom.set_ylabel("residual (%)")
-            bottom.set_xlabel("vacuum wavelength (Å)", loc="left")
+            bottom.set_xlabel("vacuum wavelength (Å)", loc="left", color=soft)
         if low == RANGE[0]:
             top.legend(frameon=False, loc="lower right", ncols=2)
 
