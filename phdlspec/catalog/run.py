@@ -156,6 +156,18 @@ def _store(job: CatalogJob, chunk: Chunk, results: list[FitResult]) -> None:
     ChunkStore(job.out).write(chunk.index, to_arrays(results, chunk.references))
 
 
+def _process_in(folder: str, job: CatalogJob, chunk: Chunk) -> int:
+    # A cluster's workers are elsewhere; relative paths are those of the caller.
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: a worker of the cluster cannot enter this folder ({error.strerror}); the catalogue must be "
+            "made in a folder that all workers share"
+        ) from error
+    return process_chunk(job, chunk)
+
+
 # --- schedules: each yields the size of a chunk when it is stored ------------------------------------------------
 
 
@@ -201,7 +213,8 @@ def _on_cluster(job: CatalogJob, todo: Sequence[int], address: str) -> Iterator[
         raise UserError(f"{address}: no Dask scheduler answers there ({str(error).splitlines()[0]})") from error
     sent = job.for_workers(threads=0)  # a cluster's workers have their own settings
     with client:
-        futures = [client.submit(process_chunk, sent, job.part(index), pure=False) for index in todo]
+        folder = os.getcwd()
+        futures = [client.submit(_process_in, folder, sent, job.part(index), pure=False) for index in todo]
         try:
             for future in completed_on_cluster(futures):
                 yield future.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -36,29 +37,42 @@ def folder(toy_emulator, tmp_path_factory) -> Path:
     return folder
 
 
-def job(folder: Path, out: Path, checkpoint: Path) -> CatalogJob:
-    # One thread each: another number of threads would change the order of sums.
-    settings = FitSettings(mode="fast")
-    return CatalogJob(tuple(expand_inputs([folder])), str(out), settings, str(checkpoint), "cpu", chunk=1, threads=1)
-
-
 @pytest.fixture(scope="module")
-def alone(folder, toy_checkpoint, tmp_path_factory) -> Table:
-    """The catalogue of one process."""
-    threads = torch.get_num_threads()
-    table = make_catalog(job(folder, tmp_path_factory.mktemp("alone") / "c.fits", toy_checkpoint), progress=False)
-    torch.set_num_threads(threads)
-    return table
-
-
-@pytest.fixture
-def scheduler() -> Iterator[str]:
-    """Address of a Dask cluster of two processes on this machine."""
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: the extra [cluster]")
-    with distributed.LocalCluster(
+def scheduler() -> Iterator[str | None]:
+    """Address of a Dask cluster of two processes on this machine; None where Dask is not installed."""
+    try:
+        from distributed import LocalCluster
+    except ImportError:
+        yield None
+        return
+    with LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=True
     ) as cluster:
         yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_the_folder(folder, scheduler) -> Iterator[None]:
+    """Be in the folder of the stars, where the workers of the cluster are not."""
+    before = Path.cwd()
+    os.chdir(folder)
+    yield
+    os.chdir(before)
+
+
+def job(out: Path, checkpoint: Path) -> CatalogJob:
+    # One thread each: another number of threads would change the order of sums.
+    settings = FitSettings(mode="fast")
+    return CatalogJob(tuple(expand_inputs(["."])), str(out), settings, str(checkpoint), "cpu", chunk=1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def alone(toy_checkpoint, tmp_path_factory) -> Table:
+    """The catalogue of one process."""
+    threads = torch.get_num_threads()
+    table = make_catalog(job(tmp_path_factory.mktemp("alone") / "c.fits", toy_checkpoint), progress=False)
+    torch.set_num_threads(threads)
+    return table
 
 
 def assert_same(first: Table, second: Table) -> None:
@@ -74,35 +88,39 @@ def test_one_process_fits_what_can_be_read(alone):
     assert int(alone["FLAG"][2]) == int(StarFlag.UNREADABLE)
 
 
-def test_two_workers_make_the_same_catalogue(alone, folder, toy_checkpoint, tmp_path):
-    assert_same(make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False), alone)
+def test_two_workers_make_the_same_catalogue(alone, toy_checkpoint, tmp_path):
+    assert_same(make_catalog(job(tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False), alone)
 
 
-def test_a_dask_cluster_makes_the_same_catalogue(alone, folder, toy_checkpoint, tmp_path, scheduler):
-    made = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), scheduler=scheduler, progress=False)
+def test_a_dask_cluster_makes_the_same_catalogue(alone, toy_checkpoint, tmp_path, scheduler):
+    if scheduler is None:
+        pytest.skip("Dask is not installed: the extra [cluster]")
+    made = make_catalog(job(tmp_path / "c.fits", toy_checkpoint), scheduler=scheduler, progress=False)
     assert_same(made, alone)
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence(folder, toy_checkpoint, tmp_path, monkeypatch):
+def test_a_cluster_that_is_not_there_is_one_sentence(toy_checkpoint, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="Dask is not installed: the extra [cluster]")
     client = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))
     with pytest.raises(UserError, match="no Dask scheduler answers"):
-        make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), scheduler="tcp://127.0.0.1:9", progress=False)
+        make_catalog(job(tmp_path / "c.fits", toy_checkpoint), scheduler="tcp://127.0.0.1:9", progress=False)
 
 
-def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, folder, toy_checkpoint, tmp_path):
+def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, toy_checkpoint, tmp_path):
+    others = set(multiprocessing.active_children())  # of the cluster
+
     def kill_one() -> None:
-        while not (children := multiprocessing.active_children()):
+        while not (workers := set(multiprocessing.active_children()) - others):
             time.sleep(0.01)
-        children[0].kill()
+        workers.pop().kill()
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     with pytest.raises(UserError, match="a worker was killed.*--resume"):
-        make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False)
+        make_catalog(job(tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False)
     killer.join()
-    assert_same(make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), resume=True, progress=False), alone)
+    assert_same(make_catalog(job(tmp_path / "c.fits", toy_checkpoint), resume=True, progress=False), alone)
 
 
 def test_what_a_worker_is_sent_does_not_grow_with_the_survey():
