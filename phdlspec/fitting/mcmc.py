@@ -1,12 +1,18 @@
 """Ensemble MCMC with emcee (Foreman-Mackey et al. 2013), all walkers of half an ensemble in one batch.
 
-Plain stretch moves mix badly in 35 dimensions. The walkers start from draws of the corrected Laplace posterior, so that
-there is little to burn in, and move mostly by differential evolution. The chain grows until it holds the effective
-sample size that is asked for, or says that it does not.
+Moves that know only the ensemble need of the order of a hundred steps for one independent draw in 35 dimensions. The
+posterior is close to that of the linearised model, though, whose draws are cheap: proposed to a walker as its next
+place and accepted by the Metropolis-Hastings rule (an independence sampler), more than half of them are taken and a few
+steps make an independent draw. Differential evolution is mixed in for walkers in places that such draws reach too
+rarely. The chain grows until it holds the effective sample size that is asked for, or says that it does not.
+
+Snooker moves are left out on purpose: those of emcee 3.1 do not keep the distribution that is sampled (a Gaussian of
+unit width comes out 6% to 22% too narrow in 2 to 10 dimensions, narrower ones more so).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +22,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phdlspec.fitting.convergence import split_rhat
+from phdlspec.fitting.convergence import autocorrelation_time, split_rhat
+from phdlspec.fitting.linear import LinearPosterior
 from phdlspec.fitting.problem import Problem
+from phdlspec.fitting.random import StarRandom
 
-WALKERS_PER_DIMENSION = 4
-CHECK_EVERY = 60
+WALKERS_PER_DIMENSION = 3
+LINEAR_SHARE = 0.8  # of the moves
+STOCK = 16  # draws of the linearised posterior for each walker made at once: many cost little more than one
+CHECK_EVERY = 30
 BURN_IN_TIMES = 3.0  # autocorrelation times
 TRUSTED_LENGTH = 20.0  # autocorrelation times in a chain whose autocorrelation time can be believed
+
+Array = NDArray[np.float64]
+Proposal = Callable[[Array, np.random.RandomState], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Ensemble:
     """Draws z (N, D) after burn-in; autocorrelation time (D,) in steps; ess, rhat: the worst parameter's."""
 
     z: Tensor
-    autocorrelation_time: NDArray[np.float64]
+    autocorrelation_time: Array
     ess: float
     rhat: float
     acceptance: float
@@ -58,15 +71,13 @@ def sample_emcee(
     walkers = 2 * ((WALKERS_PER_DIMENSION * n_dim + 1) // 2)
     random = np.random.default_rng(seed)
 
-    def log_posterior(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def log_posterior(points: Array) -> Array:
         z = torch.as_tensor(points, dtype=torch.float64, device=draws.device)
         values = problem.log_posterior(z[None])[0].cpu().numpy()
         return np.where(np.isfinite(values), values, -np.inf)
 
-    moves = [
-        (emcee.moves.DEMove(), 0.7), (emcee.moves.DEMove(gamma0=1.0), 0.1), (emcee.moves.DESnookerMove(), 0.1),
-        (emcee.moves.StretchMove(), 0.1),
-    ]  # fmt: skip
+    linear = emcee.moves.MHMove(_linear_proposal(problem, draws.mean(0), seed))
+    moves = [(linear, LINEAR_SHARE), (emcee.moves.DEMove(), 1.0 - LINEAR_SHARE)]
     store = emcee.backends.HDFBackend(str(backend)) if backend is not None else None
     if store is not None:
         store.reset(walkers, n_dim)
@@ -76,21 +87,48 @@ def sample_emcee(
     # Repeated draws would leave the ensemble in a subspace.
     state = chosen.cpu().numpy() + 1e-3 * random.normal(size=(walkers, n_dim))
     while sampler.iteration < max_steps:
-        state = sampler.run_mcmc(state, CHECK_EVERY, skip_initial_state_check=False)
-        result = _summary(sampler, walkers, min_ess)
+        # A look costs more the longer the chain is.
+        state = sampler.run_mcmc(state, max(CHECK_EVERY, sampler.iteration // 5), skip_initial_state_check=False)
+        result = _summary(sampler, min_ess)
         if result.converged and result.ess >= min_ess:
             break
-    return _summary(sampler, walkers, min_ess)
+    return _summary(sampler, min_ess)
 
 
-def _summary(sampler: emcee.EnsembleSampler, walkers: int, min_ess: float) -> Ensemble:
-    tau = np.maximum(np.nan_to_num(sampler.get_autocorr_time(tol=0, quiet=True), nan=1e9), 1.0)
+def _linear_proposal(problem: Problem, centre: Tensor, seed: int) -> Proposal:
+    # Draws of the posterior linearised at `centre` (D,), whatever the walkers' places, with their densities.
+    coordinates = problem.coordinates
+    linear = LinearPosterior.of(centre[None], problem.expand(centre[None]), coordinates)
+    random = StarRandom(seed, ["linear proposals"], centre.device)
+    stock = centre.new_zeros(0, len(centre))
+
+    def log_density(z: Tensor) -> Tensor:
+        # That of the coordinates (N, D): of the parameters, over dz/dp.
+        density = linear.log_density(coordinates.parameters(z[None])) + torch.log(coordinates.scales(z[None])).sum(-1)
+        return density[0]
+
+    def propose(points: Array, _: np.random.RandomState) -> tuple[Array, Array]:
+        nonlocal stock
+        size = len(points)
+        if len(stock) < size:
+            stock = coordinates.coordinates(linear.draw(random, STOCK * size))[0]
+        new, stock = stock[:size], stock[size:]
+        old = torch.as_tensor(points, dtype=torch.float64, device=centre.device)
+        return new.cpu().numpy(), (log_density(old) - log_density(new)).cpu().numpy()
+
+    return propose
+
+
+def _summary(sampler: emcee.EnsembleSampler, min_ess: float) -> Ensemble:
+    def chain_after(burn: int) -> Tensor:
+        return torch.as_tensor(sampler.get_chain(discard=burn)).permute(1, 0, 2)[None]  # (1, W, N, D)
+
+    # Walkers count as chains, so that one that is stuck is seen.
     steps = sampler.iteration
-    burn = min(int(BURN_IN_TIMES * tau.max()), steps // 2)
-    chain = sampler.get_chain(discard=burn)  # (N, W, D)
-    ess = float((len(chain) * walkers / tau).min())
-    # Walkers are not independent chains, but groups of them that disagree show what has not mixed.
-    rhat = float(split_rhat(torch.as_tensor(chain).permute(1, 0, 2)[None]).max())
+    tau = autocorrelation_time(chain_after(steps // 4))[0].numpy()
+    chain = chain_after(min(int(BURN_IN_TIMES * tau.max()), steps // 2))
+    size = chain.shape[1] * chain.shape[2]
+    ess, rhat = size / tau.max(), float(split_rhat(chain).max())
     converged = steps > TRUSTED_LENGTH * tau.max() and ess >= 0.5 * min_ess
-    flat = torch.as_tensor(chain.reshape(-1, chain.shape[-1]))
-    return Ensemble(flat, tau, ess, rhat, float(np.mean(sampler.acceptance_fraction)), steps, bool(converged))
+    flat = chain[0].reshape(size, -1)
+    return Ensemble(flat, tau, float(ess), rhat, float(np.mean(sampler.acceptance_fraction)), steps, bool(converged))

@@ -6,18 +6,26 @@ import numpy as np
 import pytest
 import torch
 
+from phdlspec.fitting import mcmc
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.convergence import autocorrelation_time, effective_sample_size, split_rhat
+from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.hmc import sample_hmc
+from phdlspec.fitting.laplace import importance_sample
 from phdlspec.fitting.mcmc import sample_emcee
+from phdlspec.fitting.polish import polish
+from phdlspec.fitting.problem import Expansion
 from phdlspec.fitting.random import StarRandom
+from tests.phdlspec.fitting.test_problem import make_problem
+from tests.phdlspec.fitting.toy import ToyEmulator
 
 
 class Skewed:
     """A problem-like object with a known posterior: Gaussians of many widths, one skewed coordinate."""
 
-    n_dim = 5
-    width = torch.tensor([1.0, 0.1, 2.0, 0.5, 1.0], dtype=torch.float64)
+    coordinates = Coordinates.around(ToyEmulator().labels, torch.zeros(1, dtype=torch.float64), 0.1)
+    n_dim = len(coordinates.names)
+    width = torch.tensor([1.0, 0.1, 0.8, 0.5, 1.0, 0.05, 0.9, 0.3, 1.0, 0.6, 0.02, 0.7], dtype=torch.float64)
 
     def __len__(self):
         return 1
@@ -35,27 +43,35 @@ class Skewed:
         return self.log_posterior(z), gradient
 
     def expand(self, z):
-        hessian = torch.diag(self.width**-2)
-        hessian[0, 0] = 2.0
-
-        class Expansion:
-            pass
-
-        found = Expansion()
-        found.hessian = hessian[None]
-        found.log_posterior = self.log_posterior(z)
-        return found
+        value, gradient = self.log_posterior_and_gradient(z)
+        hessian = torch.diag_embed((self.width**-2).expand(len(z), -1)).clone()
+        hessian[:, 0, 0] = torch.exp(z[:, 0])
+        return Expansion(value, gradient, hessian, hessian, value)
 
 
-OPTIMUM = torch.tensor([np.log(2.0), 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+OPTIMUM = torch.tensor([np.log(2.0), *[0.0] * (Skewed.n_dim - 1)], dtype=torch.float64)
 MEAN, SIGMA = 0.42278, 0.64493**0.5  # of the skewed coordinate: the logarithm of a Gamma(2) variable
 
 
+def starting_draws(width: float, n: int = 500) -> torch.Tensor:
+    """Draws about the optimum, `width` times as wide as the posterior."""
+    generator = torch.Generator().manual_seed(1)
+    return OPTIMUM + width * torch.randn(n, Skewed.n_dim, generator=generator, dtype=torch.float64) * Skewed.width
+
+
 def test_cmaes_finds_the_optimum():
-    found = search(Skewed(), OPTIMUM + torch.tensor([1.0, 0.5, -3.0, 1.0, 2.0], dtype=torch.float64), seed=1)
+    start = OPTIMUM + Skewed.width * torch.linspace(-3.0, 3.0, Skewed.n_dim, dtype=torch.float64)
+    found = search(Skewed(), start, seed=1)
     assert ((found.z - OPTIMUM).abs() / Skewed.width).max() < 0.3
     assert found.stop_reason
     assert found.evaluations > 100
+
+
+def check_moments(z: torch.Tensor) -> None:
+    assert z[:, 0].mean().item() == pytest.approx(MEAN, abs=0.08)
+    assert z[:, 0].std().item() == pytest.approx(SIGMA, rel=0.08)
+    assert (z[:, 1:].mean(0) / Skewed.width[1:]).abs().max() < 0.12
+    assert torch.allclose(z[:, 1:].std(0), Skewed.width[1:], rtol=0.1)
 
 
 def test_hmc_samples_the_posterior():
@@ -63,29 +79,51 @@ def test_hmc_samples_the_posterior():
     hessian = problem.expand(OPTIMUM[None]).hessian
     chains = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=1500.0)
     assert chains.converged.all()
-    z = chains.z[0]
-    assert z[:, 0].mean().item() == pytest.approx(MEAN, abs=0.08)
-    assert z[:, 0].std().item() == pytest.approx(SIGMA, rel=0.08)
-    assert torch.allclose(z[:, 1:].std(0), Skewed.width[1:], rtol=0.1)
+    check_moments(chains.z[0])
     again = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=1500.0)
     assert torch.equal(again.z, chains.z)
 
 
-def test_emcee_samples_the_posterior(tmp_path):
-    random = torch.Generator().manual_seed(1)
-    draws = OPTIMUM + torch.randn(500, 5, generator=random, dtype=torch.float64) * Skewed.width
+def test_hmc_mends_a_hessian_that_is_far_off():
+    problem = Skewed()
+    hessian = problem.expand(OPTIMUM[None]).hessian.clone()
+    hessian[:, 1, 1] *= 100.0  # this coordinate is ten times as wide as it says
+    chains = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=800.0)
+    assert chains.converged.all()
+    check_moments(chains.z[0])
+
+
+@pytest.mark.parametrize("linear_share", [0.0, 0.8, 1.0])
+def test_emcee_samples_the_posterior_with_each_of_its_moves(tmp_path, monkeypatch, linear_share):
+    monkeypatch.setattr(mcmc, "LINEAR_SHARE", linear_share)
     chain = tmp_path / "chain.h5"
-    ensemble = sample_emcee(Skewed(), draws, seed=1, min_ess=700.0, backend=chain)
+    ensemble = sample_emcee(Skewed(), starting_draws(1.0), seed=1, min_ess=1500.0, backend=chain)
     assert ensemble.converged
     assert chain.exists()
-    assert ensemble.z[:, 0].mean().item() == pytest.approx(MEAN, abs=0.1)
-    assert torch.allclose(ensemble.z[:, 1:].std(0), Skewed.width[1:], rtol=0.15)
-    assert 1.0 <= ensemble.autocorrelation_time.max() < 100.0
+    assert ensemble.ess >= 1500.0
+    check_moments(ensemble.z)
+
+
+def test_linear_proposals_mix_fast():
+    tau = sample_emcee(Skewed(), starting_draws(1.0), seed=1).autocorrelation_time.max()
+    assert 1.0 <= tau < 12.0
 
 
 def test_a_short_chain_does_not_claim_to_have_converged():
-    draws = OPTIMUM + 0.01 * torch.randn(200, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    assert not sample_emcee(Skewed(), draws, seed=1, max_steps=60).converged
+    assert not sample_emcee(Skewed(), starting_draws(0.01), seed=1, max_steps=30).converged
+
+
+def test_emcee_and_hmc_agree_on_a_star():
+    problem, truth = make_problem(1, snr=100.0, seed=5)
+    best = polish(problem, problem.coordinates.coordinates(truth))
+    sample = importance_sample(problem, best, StarRandom(3, ["star"]))
+    ensemble = sample_emcee(problem, sample.resample(StarRandom(4, ["star"]), 1000)[0], seed=1)
+    chains = sample_hmc(problem, best.z, best.expansion.hessian, StarRandom(5, ["star"]))
+    assert ensemble.converged
+    assert chains.converged.all()
+    one, two = ensemble.z, chains.z[0]
+    assert ((one.mean(0) - two.mean(0)).abs() / two.std(0)).max() < 0.25
+    assert torch.allclose(one.std(0), two.std(0), rtol=0.2)
 
 
 def test_measures_of_convergence():
