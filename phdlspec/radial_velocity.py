@@ -130,7 +130,7 @@ def measure_velocities(
     velocity_range : km/s on either side of zero.
     """
     device = flux.device
-    wave = torch.as_tensor(wave, dtype=torch.float64, device=device)
+    wave = torch.tensor(wave, dtype=torch.float64, device=device)  # a spectrum's arrays are read-only
     basis = torch.as_tensor(basis, dtype=torch.float64, device=device)
     templates = templates.to(device=device, dtype=torch.float64)
     flux, ivar = flux.to(torch.float64), ivar.to(torch.float64)

@@ -45,8 +45,8 @@ def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, A
             "<p>Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
             "no noise explains. Below each panel: residual in units of the noise.</p>",
             "<h2>What carries each element</h2>", _picture(_zoom_figure(result)),
-            "<p>The window where the element's lines weigh most. Orange: the model with the element changed by 0.2 dex."
-            "</p>",
+            "<p>The window that says most about the element, all other labels being free. Orange: the model with the "
+            "element changed by 0.2 dex.</p>",
             "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
             "<p>Open symbols: the spectrum says little about the element. Dashes: Cramér–Rao bound.</p>",
             "<h2>Labels</h2>", _label_table(result),
@@ -131,10 +131,14 @@ def _spectrum_figure(s: ModelSpectrum) -> Figure:
     return figure
 
 
-def _element_window(s: ModelSpectrum, column: int, weight: np.ndarray) -> float:
-    # Centre of the window in which the label's information is largest.
-    information = np.where(s.used, (s.jacobian[:, column] * weight) ** 2, 0.0)
-    cumulative = np.concatenate([[0.0], np.cumsum(information)])
+def _element_window(result: FitResult, column: int, weight: np.ndarray) -> float:
+    # Centre of the window that says most about the label once all others are free: the share of each pixel in the
+    # label's estimator, (C J^T)_p J_p / sigma_p^2. Where another label could do the same, it is small.
+    s = result.spectrum
+    assert s is not None
+    response = s.jacobian * weight[:, None]
+    share = np.where(s.used, (response @ result.covariance[:, column]) * response[:, column], 0.0)
+    cumulative = np.concatenate([[0.0], np.cumsum(share)])
     right = np.searchsorted(s.wave, s.wave + ZOOM_WIDTH)
     return float(s.wave[np.argmax(cumulative[right] - cumulative[:-1])] + 0.5 * ZOOM_WIDTH)
 
@@ -151,7 +155,7 @@ def _zoom_figure(result: FitResult) -> Figure:
     figure = _figure(13, 9)
     for position, name in enumerate(chosen):
         column = result.names.index(name)
-        centre = _element_window(s, column, weight)
+        centre = _element_window(result, column, weight)
         inside = np.abs(s.wave - centre) < 0.5 * ZOOM_WIDTH
         axes = figure.add_subplot(4, 4, position + 1)
         axes.step(s.wave[inside], observed[inside], where="mid", color="0.55", lw=0.9)
