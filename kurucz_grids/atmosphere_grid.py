@@ -148,26 +148,20 @@ class AtmosphereGrid:
 
     @classmethod
     def from_atmospheres(cls, models: list[Atmosphere], source: str = "") -> AtmosphereGrid:
-        """A grid of models read one by one; they must have the same number of layers."""
+        """A grid of models read one by one; of those with one layer too few, NaN takes its place.
+
+        Raises `UserError` if their numbers of layers differ by more.
+        """
         sizes = {len(m.rhox) for m in models}
-        if len(sizes) > 1:
+        depth = max(sizes)
+        if depth - min(sizes) > 1:
             raise UserError(
                 f"{source}: models of {' and '.join(map(str, sorted(sizes)))} layers are mixed; a grid "
                 "needs one number of layers"
             )
         structure = np.stack(
             [
-                np.column_stack(
-                    [
-                        m.rhox,
-                        m.temperature,
-                        m.gas_pressure,
-                        m.electron_density,
-                        m.rosseland,
-                        m.radiative_acceleration,
-                        np.full(len(m.rhox), m.vturb_kms * 1e5),
-                    ]
-                )
+                np.pad(_columns(m), ((0, depth - len(m.rhox)), (0, 0)), constant_values=np.nan)
                 for m in models
             ]
         )
@@ -348,4 +342,20 @@ def _atmosphere(
         rosseland,
         acceleration,
         source=source,
+    )
+
+
+def _columns(model: Atmosphere) -> NDArray[np.float64]:
+    """(D, 7) `COLUMNS` of one model."""
+    vturb = np.full(len(model.rhox), model.vturb_kms * 1e5)
+    return np.column_stack(
+        [
+            model.rhox,
+            model.temperature,
+            model.gas_pressure,
+            model.electron_density,
+            model.rosseland,
+            model.radiative_acceleration,
+            vturb,
+        ]
     )

@@ -6,6 +6,7 @@ of the columns and n layers. A file is read by these marks alone; names and exte
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MIN_LAYERS = 20
 BOLTZMANN = 1.380649e-16  # erg/K
@@ -116,6 +119,9 @@ class Atmosphere:
 def read_atmospheres(path: str | Path) -> list[Atmosphere]:
     """Read every model of a Kurucz deck, ATLAS9 or ATLAS12, one model or many.
 
+    Published decks hold a few models that lack a layer though the deck goes on after them: among others such a
+    model is left out, with a log line.
+
     Raises:
         UserError: the file is missing, is no Kurucz deck, or one of its models is truncated or damaged.
     """
@@ -130,7 +136,20 @@ def read_atmospheres(path: str | Path) -> list[Atmosphere]:
             f"{path}: not a Kurucz model atmosphere: no line 'TEFF … GRAVITY …' was found; "
             "expected an ATLAS9 or ATLAS12 deck"
         )
-    return [_parse_deck(lines[a:b], str(path)) for a, b in zip(starts, [*starts[1:], len(lines)])]
+    models = []
+    for first, last in zip(starts, [*starts[1:], len(lines)]):
+        try:
+            models.append(_parse_deck(lines[first:last], str(path)))
+        except _ShortModel as err:
+            ended = any(line.startswith("BEGIN") for line in lines[first:last])
+            if len(starts) == 1 or not ended:
+                raise
+            log.warning("%s: left out", err)
+    return models
+
+
+class _ShortModel(UserError):
+    """A model has fewer layers than its header promises."""
 
 
 def _parse_deck(lines: list[str], source: str) -> Atmosphere:
@@ -148,6 +167,8 @@ def _parse_deck(lines: list[str], source: str) -> Atmosphere:
     try:
         columns, layers = _parse_layers(lines[deck:])
         scale, abundances = _parse_abundances(lines[:deck])
+    except _ShortModel as err:
+        raise _ShortModel(f"{what}: {err}") from None
     except ValueError as err:
         raise UserError(f"{what}: {err}") from err
     at = {name: layers[:, i] for i, name in enumerate(columns)}
@@ -180,7 +201,7 @@ def _parse_layers(lines: list[str]) -> tuple[list[str], NDArray[np.float64]]:
         rows.append(line.split())
     if len(rows) != size or any(len(row) < len(_DECK_COLUMNS) for row in rows):
         good = sum(len(row) >= len(_DECK_COLUMNS) for row in rows)
-        raise ValueError(
+        raise _ShortModel(
             f"the file is truncated: {good} whole layers where its header promises {size}; fetch it again"
         )
     width = len(_DECK_COLUMNS)

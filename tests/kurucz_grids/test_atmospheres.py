@@ -35,6 +35,20 @@ def test_a_multi_model_file_holds_many(folder):
     assert len({(m.teff, m.logg) for m in models}) == len(models)
 
 
+def test_a_model_short_of_a_layer_is_left_out_among_others(folder, tmp_path):
+    lines = (folder / "native" / "am10ak1nover.dat").read_text().splitlines()
+    whole = read_atmospheres(folder / "native" / "am10ak1nover.dat")
+    deck = [i for i, line in enumerate(lines) if line.startswith("READ DECK")]
+    path = tmp_path / "short.dat"
+    path.write_text("\n".join(lines[: deck[3] + 5] + lines[deck[3] + 6 :]))
+    models = read_atmospheres(path)
+    assert [(m.teff, m.logg) for m in models] == [(m.teff, m.logg) for i, m in enumerate(whole) if i != 3]
+    # The last model of a file that was cut off is no such model.
+    path.write_text("\n".join(lines[:-5]))
+    with pytest.raises(UserError, match="truncated"):
+        read_atmospheres(path)
+
+
 def test_a_truncated_model_is_refused(folder, tmp_path):
     lines = (folder / "native" / "p00_5750_4.5.dat").read_text().splitlines()
     path = tmp_path / "cut.dat"
