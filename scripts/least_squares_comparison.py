@@ -176,7 +176,7 @@ def main() -> None:
     own_seconds = time.process_time() - began
     reference = ours.expansion.log_posterior.numpy()
     print(
-        f"| optimiser, {args.n} stars, S/N {args.snr:g} | CPU s a star | stars/s | rate of ours over it | Jacobians "
+        f"| optimiser, {args.n} stars, S/N {args.snr:g} | CPU s a star | stars/s | rate of ours over it | steps "
         "| 2 lnP below ours: median, 16-84%, worst | within 0.1 |"
     )
     print("|---|---|---|---|---|---|---|")
