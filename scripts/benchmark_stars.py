@@ -1,7 +1,8 @@
 """Fit real stars that are known from elsewhere: the Sun (HARPS, UVES) and HD 140283 (MIKE), as LAMOST would see them.
 
 High-resolution spectra are degraded to R = 1800, sampled on LAMOST's pixels and given noise of LAMOST's run with
-wavelength. Printed: labels with errors next to the reference values.
+wavelength. Printed: labels with errors next to the reference values, and for stars with a reference which wavelengths
+pull the fit away from it (`calibration.pulls`; the pulls of all pixels add up to the difference).
 
     python scripts/benchmark_stars.py ../shared/data --emulator CKPT
 """
@@ -14,16 +15,21 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from calibration.pulls import pixel_pulls
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.result import FitResult
+from phdlspec.labels import ELEMENTS, LABELS
 from phdlspec.lsf import broaden
 from phdlspec.mock import relative_snr
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import LAMOST_WAVE, air_to_vacuum
 
 RESOLVING_POWER = 1800.0
+PULLED = ("TEFF", "LOGG", "FE_H", "SI_FE", "TI_FE", "NI_FE")
+WINDOW = 100.0  # Å
 REFERENCE = {
-    "Sun": {"TEFF": 5772.0, "LOGG": 4.438, "FE_H": 0.0},
+    "Sun": {"TEFF": 5772.0, "LOGG": 4.438, "VMIC": 1.0, "FE_H": 0.0} | {f"{e.upper()}_FE": 0.0 for e in ELEMENTS},
     "HD 140283": {"TEFF": 5788.0, "LOGG": 3.75, "FE_H": -2.36},
 }
 
@@ -72,6 +78,31 @@ def as_lamost(wave: np.ndarray, flux: np.ndarray, teff: float, snr: float, seed:
     )
 
 
+def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
+    """Lines of text: by window, how far its pixels pull each label away from the reference."""
+    s = result.spectrum
+    assert s is not None
+    with np.errstate(all="ignore"):
+        residual = np.where(s.used, s.flux / s.continuum - s.normalised, np.nan)
+        ivar = np.where(s.used, (s.continuum / s.sigma) ** 2, 0.0)
+    displacement = np.array([v - reference.get(n, v) for n, v in zip(result.names, result.value)])
+    # Priors as wide as the ranges keep labels that the spectrum is silent about where they are.
+    width = {label.name: label.upper - label.lower for label in LABELS} | {"LN_RESOLUTION": 0.02}
+    precision = np.array([12.0 / width.get(n, 1e3) ** 2 for n in result.names])
+    by_pixel = pixel_pulls(residual, s.jacobian, ivar, displacement, precision)
+    names = [n for n in PULLED if n in reference]
+    columns = [result.names.index(n) for n in names]
+    scale = result.err[columns]
+    edges = np.arange(3800.0, 9100.0, WINDOW)
+    rows = [(low, by_pixel[(s.wave >= low) & (s.wave < low + WINDOW)][:, columns].sum(0)) for low in edges]
+    rows.sort(key=lambda row: -float(np.abs(row[1] / scale).max()))
+    lines = ["  pulls by window (Å)  " + " ".join(f"{n:>9s}" for n in names)]
+    for low, pull in sorted(rows[:10], key=lambda row: row[0]):
+        lines.append(f"  {low:8.0f}-{low + WINDOW:.0f}        " + " ".join(f"{v:9.3f}" for v in pull))
+    lines.append("  all pixels           " + " ".join(f"{v:9.3f}" for v in by_pixel[:, columns].sum(0)))
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with highres/")
@@ -96,6 +127,8 @@ def main() -> None:
             known = REFERENCE.get(star, {}).get(name)
             if name in ("TEFF", "LOGG", "VMIC", "FE_H", "VBROAD", "RV", "LN_RESOLUTION") or bound < 0.08:
                 print(f"  {name:14s}{value:10.3f} ± {err:.3f}  bound {bound:.3f}  {'' if known is None else known}")
+        if star in REFERENCE and result.spectrum is not None:
+            print("\n".join(pulls(result, REFERENCE[star])))
 
 
 if __name__ == "__main__":
