@@ -10,9 +10,9 @@ differences of PySME over 0.2 dex. `cost`: CPU seconds of flux and 32 derivative
 PySME is driven through its SMElib with our layers, its own solution of the equation of state (all densities
 adopted), three Gaussian angles and the wavelengths of our grid. It gets the widths that our reader made of the list
 (ABO as cross section and exponent, others as log gamma at 10^4 K). Chemistry and continuous opacity are SMElib's on
-both sides: what is compared are lines, profiles, cuts and transfer. Continuum scattering counts as absorption on both sides,
-PySME's default; with `--scattering` both treat it as such, but then PySME's flux between lines does not reach its own
-continuum (0.994 of it at 5000 K, logg 3, [M/H] -1.5, 4990 Å).
+both sides: what is compared are lines, profiles, cuts and transfer. Continuum scattering counts as absorption on both
+sides, PySME's default; with `--scattering` both treat it as such, but then PySME's flux between lines does not reach
+its own continuum (0.994 of it at 5000 K, logg 3, [M/H] -1.5, 4990 Å).
 """
 
 from __future__ import annotations
