@@ -56,7 +56,7 @@ class LabelPerceptron(nn.Module):
     mean_flux : (P,) of the training models, where training starts
     """
 
-    learning_rate = 1e-3
+    learning_rate = 3e-3
     batch = 64
 
     def __init__(self, n_labels: int, mean_flux: Tensor, hidden: int = 300):
