@@ -83,7 +83,8 @@ SynthesizerFactory = Callable[[], ModelSynthesizer]
 class KuruczFactory:
     """Makes the synthesizer of this package from file names: picklable, as worker processes need it.
 
-    medium : "air" or "vacuum" where the line list does not say it, else None.
+    medium : "air" or "vacuum" where the line list does not say it, else None. solar_gf : lower oscillator strengths
+    to what the Sun allows (`linelists.solar_gf`).
     """
 
     atmospheres: str
@@ -91,15 +92,18 @@ class KuruczFactory:
     device: str = "cpu"
     settings: Mapping[str, Any] = field(default_factory=dict)
     medium: str | None = None
+    solar_gf: bool = True
 
     def __call__(self) -> ModelSynthesizer:
         from kurucz_grids.atmosphere_grid import AtmosphereGrid
         from kurucz_grids.linelists import read_line_list
+        from kurucz_grids.linelists.solar_gf import with_solar_gf
         from kurucz_grids.synthesis import Settings, Synthesizer
 
+        lines = read_line_list(self.line_list, self.medium)
         return Synthesizer(
             AtmosphereGrid.load(self.atmospheres),
-            read_line_list(self.line_list, self.medium),
+            with_solar_gf(lines) if self.solar_gf else lines,
             Settings(**self.settings),
             device=self.device,
         )

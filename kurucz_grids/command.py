@@ -70,6 +70,7 @@ _INFO = """Say what made a grid and what is in it.
 
   phdlspec grid info grid.h5"""
 
+_LISTED = "take log gf as listed; by default single lines are lowered to what the Sun allows"
 _COLLECT = "only write the HDF5 file from the models done so far; a build goes on later"
 
 
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--atmospheres", help="grid of model atmospheres (npz, Kurucz file or folder)")
     build.add_argument("--line-list", help="line list (npz, Kurucz, VALD, MOOG) or a folder of them")
     build.add_argument("--medium", choices=("air", "vacuum"), help="of a line list that does not tell (MOOG)")
+    build.add_argument("--listed-gf", action="store_true", help=_LISTED)
     build.add_argument("--seed", type=int, default=0, help="of the labels and the split (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core; one for a GPU)")
     build.add_argument("--threads", type=int, default=1, help="threads a process (default 1)")
@@ -178,7 +180,7 @@ def _run_build(args: argparse.Namespace) -> int:
         outputs,
         args.n,
         args.seed,
-        KuruczFactory(args.atmospheres, args.line_list, args.device, medium=args.medium),
+        KuruczFactory(args.atmospheres, args.line_list, args.device, medium=args.medium, solar_gf=not args.listed_gf),
         workers=workers,
         threads=args.threads,
         contains=AtmosphereGrid.load(args.atmospheres).contains,

@@ -153,6 +153,17 @@ def _parameters(data: LineData, layers: Layers, which: Tensor, depth: slice | Te
     return strength, damping, inverse
 
 
+def central_opacity(data: LineData, layers: Layers, continuum: Tensor, reference: Tensor) -> Tensor:
+    """Opacity at the centre of every line over the continuum (M, D), in some layers: (N, len(reference))."""
+    every = torch.arange(len(data.wave), device=data.device)
+    return _parameters(data, layers, every, reference)[0] / continuum[:, reference][_nearest(data, continuum)]
+
+
+def _nearest(data: LineData, continuum: Tensor) -> Tensor:
+    # The continuum's wavelengths nearest to the lines.
+    return (data.centre.clamp(0, data.grid.size - 1) * (continuum.shape[0] - 1)) // (data.grid.size - 1)
+
+
 def select_lines(
     data: LineData, layers: Layers, continuum: Tensor, reference: Tensor, line_cut: float, window_cut: float
 ) -> LineState:
@@ -166,10 +177,9 @@ def select_lines(
     continuum : (M, D) continuous opacity at M wavelengths evenly spaced in index over the grid
     reference : indices of a few layers
     """
-    near = (data.centre.clamp(0, data.grid.size - 1) * (continuum.shape[0] - 1)) // (data.grid.size - 1)
     every = torch.arange(len(data.wave), device=data.device)
     strength, damping, inverse = _parameters(data, layers, every, reference)
-    ratio = strength / continuum[:, reference][near]
+    ratio = strength / continuum[:, reference][_nearest(data, continuum)]
     keep = torch.nonzero(ratio.amax(1) > line_cut).squeeze(1)
     ratio, damping, inverse = ratio[keep], damping[keep], inverse[keep]
     core = torch.sqrt(torch.log((ratio / window_cut).clamp(min=1.0)))

@@ -14,7 +14,7 @@ No label costs a synthesis of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -26,7 +26,7 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import Chemistry, Composition, Continuum, Equilibrium
 from kurucz_grids.grid import GRID_LABELS
-from kurucz_grids.hydrogen import hydrogen_lines, sampling_nodes
+from kurucz_grids.hydrogen import hydrogen_lines, interpolation_weights, sampling_nodes
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.opacity import (
     FineGrid,
@@ -36,6 +36,7 @@ from kurucz_grids.opacity import (
     Tangents,
     block_opacity,
     block_response,
+    central_opacity,
     select_lines,
 )
 from kurucz_grids.transfer import emergent_flux, flux_and_adjoint, planck
@@ -50,6 +51,7 @@ TEMPERATURE_STEP = 0.003  # relative step of the second equation of state
 NO_OPACITY = 1e-30  # cm2/g
 METAL_STEP = 0.05  # dex, of the third
 LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # for the derivative of the interpolated atmosphere
+WING = 150.0  # Å beyond the range from which lines still reach into it
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
 REFERENCE_LOG_TAU = (-5.0, -4.0, -3.0, -2.0, -1.2, -0.5, 0.2)  # layers at which lines are judged
@@ -163,13 +165,14 @@ class Synthesizer:
         self.settings = settings
         self.device = torch.device(device)
         self.grid = FineGrid.covering(settings.wave_min, settings.wave_max, settings.points, settings.block)
-        lines = line_list.within(settings.wave_min - 5.0, settings.wave_max + 10.0)
+        lines = line_list.within(settings.wave_min - WING, settings.wave_max + WING)
         known = [name for name in lines.species_names if _is_followed(name)]
         if len(known) < len(lines.species_names):
             lines = lines.select(np.isin(lines.species, known))
             lines = LineList.from_columns(
                 lines.species, **{f.name: getattr(lines, f.name) for f in fields(lines) if "species" not in f.name}
             )
+        self.line_list = lines
         self.lines = LineData(lines, self.grid, self.device)
         self.profiles = Profiles(settings.compiled)
         self._hydrogen = hydrogen_lines(3600.0, 9400.0)
@@ -403,29 +406,41 @@ class Synthesizer:
     def _put(self, array: ArrayLike) -> Tensor:
         return torch.as_tensor(np.asarray(array), dtype=torch.float32, device=self.device)
 
-    @torch.no_grad()
-    def solve(self, model: StellarModel, derivatives: bool = True) -> SyntheticSpectrum:
-        """Flux over continuum of a prepared model and, if asked for, its derivatives with respect to all labels."""
+    def _line_layers(self, model: StellarModel) -> Layers:
         eq = model.equilibrium
-        names = self.lines.species_names
-        layers = Layers(
+        return Layers(
             temperature=self._put(eq.temperature),
             electron_density=self._put(eq.electron_density),
             perturbers=self._put(eq.perturbers),
             density=self._put(eq.density),
-            populations=self._put(np.stack([eq.population[s] for s in names])),
+            populations=self._put(np.stack([eq.population[s] for s in self.lines.species_names])),
             vmic=float(model.vmic),
         )
+
+    def _layers_at(self, model: StellarModel, log_tau: Sequence[float]) -> Tensor:
+        # Indices of the layers at log10 optical depths of the mean continuous absorption.
+        column = _steps(model.equilibrium.rhox, slice(None)) * model.continuum.absorption.mean(0)
+        tau = np.log10(np.cumsum(column) + 1e-30)
+        return torch.tensor([int(np.argmin(np.abs(tau - x))) for x in log_tau], device=self.device)
+
+    @torch.no_grad()
+    def line_strengths(self, model: StellarModel, log_tau: float = -1.0) -> Array:
+        """Central opacity of every line of `line_list` over the continuum at an optical depth, (N,)."""
+        layer = self._layers_at(model, (log_tau,))
+        background = _Background(self, model).total
+        return central_opacity(self.lines, self._line_layers(model), background, layer)[:, 0].cpu().numpy()
+
+    @torch.no_grad()
+    def solve(self, model: StellarModel, derivatives: bool = True) -> SyntheticSpectrum:
+        """Flux over continuum of a prepared model and, if asked for, its derivatives with respect to all labels."""
+        eq = model.equilibrium
+        layers = self._line_layers(model)
         tangents = Tangents(*map(self._put, (model.temperature, model.electrons, model.perturbers, model.vmic_tangent)))
         moving = torch.nonzero((tangents.temperature != 0).any(1) | (tangents.vmic != 0)).squeeze(1)
         local = Tangents(*(getattr(tangents, f.name)[moving] for f in fields(Tangents)))
         background = _Background(self, model)
-        tau = torch.as_tensor(
-            np.log10(np.cumsum(_steps(eq.rhox, slice(None)) * model.continuum.absorption.mean(0)) + 1e-30)
-        )
-        reference = torch.tensor([int(torch.argmin((tau - x).abs())) for x in REFERENCE_LOG_TAU], device=self.device)
         state = select_lines(
-            self.lines, layers, background.total, torch.unique(reference),
+            self.lines, layers, background.total, torch.unique(self._layers_at(model, REFERENCE_LOG_TAU)),
             self.settings.line_cut, self.settings.window_cut,
         )  # fmt: skip
         rhox = self._put(eq.rhox)
@@ -498,8 +513,7 @@ class _Background:
 
     def _at_hydrogen_nodes(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         wave = self._synthesizer.wave[first:last].cpu().numpy()
-        left = np.clip(np.searchsorted(self.hydrogen_wave, wave) - 1, 0, len(self.hydrogen_wave) - 2)
-        weight = (wave - self.hydrogen_wave[left]) / np.diff(self.hydrogen_wave)[left]
+        left, weight = interpolation_weights(self._synthesizer._hydrogen, self.hydrogen_wave, wave)
         return torch.as_tensor(left, device=self.absorption.device), self._synthesizer._put(weight)[:, None]
 
     def spread(self, nodes: Tensor) -> Tensor:

@@ -133,9 +133,22 @@ def emergent_flux(absorption: Tensor, scattering: Tensor, b: Tensor, rhox: Tenso
 
 
 def _optical_steps(absorption: Tensor, scattering: Tensor, rhox: Tensor) -> Tensor:
+    """Optical depth between layers (N, D), the first entry that above the first layer.
+
+    Opacity and column mass change by a fifth from layer to layer, where the trapezoidal rule makes lines too weak by
+    half a per cent of their depth. With g = opacity dm/di, the integral of a cubic through four layers i is
+    (13 (g_i + g_i+1) - g_i-1 - g_i+2) / 24; the outermost steps keep the trapezoidal rule.
+    """
     total = absorption + scattering
     middle = torch.cat([total[:, :1], 0.5 * (total[:, 1:] + total[:, :-1])], dim=1)
-    return middle * _column_steps(rhox)
+    steps = middle * _column_steps(rhox)
+    slope = (8.0 * (rhox[3:-1] - rhox[1:-3]) - (rhox[4:] - rhox[:-4])) / 12.0  # dm/di of layers 2 to D - 3
+    g = total[:, 2:-2] * slope
+    cubic = (13.0 * (g[:, 1:-2] + g[:, 2:-1]) - g[:, :-3] - g[:, 3:]) / 24.0
+    inner = slice(4, rhox.shape[0] - 3)  # step i leads from layer i - 1 to layer i
+    # Where layers are so uneven that a cubic overshoots, the plain rule is the better one.
+    smooth = (cubic / steps[:, inner] - 1.0).abs() < 0.5
+    return torch.cat([steps[:, :4], torch.where(smooth, cubic, steps[:, inner]), steps[:, inner.stop :]], dim=1)
 
 
 def _flux_of(absorption: Tensor, scattering: Tensor, b: Tensor, steps: Tensor) -> Tensor:

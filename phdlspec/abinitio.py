@@ -52,6 +52,7 @@ def synthesizer_of(atmospheres: str | None, line_list: str | None) -> DirectSynt
         )
     from kurucz_grids.atmosphere_grid import AtmosphereGrid
     from kurucz_grids.linelists import read_line_list
+    from kurucz_grids.linelists.solar_gf import with_solar_gf
     from kurucz_grids.synthesis import Synthesizer
 
-    return DirectSynthesis(Synthesizer(AtmosphereGrid.load(atmospheres), read_line_list(line_list)))
+    return DirectSynthesis(Synthesizer(AtmosphereGrid.load(atmospheres), with_solar_gf(read_line_list(line_list))))

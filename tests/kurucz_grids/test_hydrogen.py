@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kurucz_grids.hydrogen import hydrogen_lines, oscillator_strength, sampling_nodes
+from kurucz_grids.hydrogen import hydrogen_lines, interpolation_weights, oscillator_strength, sampling_nodes
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,18 @@ def test_nodes_are_dense_at_the_cores():
     assert (np.diff(nodes) > 0).all()
     near = np.abs(nodes - 6564.6) < 1.0
     assert near.sum() >= 5
+
+
+def test_a_power_law_wing_is_interpolated_exactly_enough():
+    lines = hydrogen_lines(3600.0, 9400.0)
+    nodes = sampling_nodes(lines, 3690.0, 9100.0)
+    centre = next(line.wave_vacuum for line in lines if (line.lower, line.upper) == (2, 3))
+    wave = centre + np.linspace(-90.0, 90.0, 1801)
+
+    def wing(x):
+        return -2.5 * np.log(np.hypot(x - centre, 0.2))
+
+    left, weight = interpolation_weights(lines, nodes, wave)
+    found = wing(nodes[left]) * (1.0 - weight) + wing(nodes[left + 1]) * weight
+    assert np.abs(found - wing(wave)).max() < 0.03
+    assert np.abs(np.interp(wave, nodes, wing(nodes)) - wing(wave)).max() > 0.1

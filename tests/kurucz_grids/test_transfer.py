@@ -65,3 +65,19 @@ def test_planck_function_and_its_slope():
     b, slope = planck(wave, torch.tensor([5777.0, 5777.0 * 1.001], dtype=torch.float64))
     assert float(b[0, 0]) == pytest.approx(2.64e6, rel=0.02)  # erg/cm2/s/Å/sr, 2.6e13 W/m3/sr
     assert float(slope[0, 0]) == pytest.approx(float((b[0, 1] / b[0, 0]).log() / np.log(1.001)), rel=2e-3)
+
+
+def test_layers_as_far_apart_as_in_atlas_are_close_enough():
+    # Opacity and mass grow as in the Sun: the same atmosphere on an eight times finer scale is the truth.
+    def flux(n: int, line: float) -> float:
+        tau = torch.logspace(-6.0, 2.0, n, dtype=torch.float64)
+        rhox = 5.0 * tau**0.65
+        continuum = tau / rhox / 0.65
+        temperature = 5777.0 * (0.75 * (tau + 2.0 / 3.0)) ** 0.25
+        b = planck(torch.tensor([5500.0], dtype=torch.float64), temperature)[0].double()
+        opacity = (continuum * (1.0 + line))[None]
+        return float(emergent_flux(opacity, 1e-9 * opacity, b, rhox))
+
+    for line in (0.3, 3.0, 30.0):
+        coarse, fine = flux(65, line) / flux(65, 0.0), flux(513, line) / flux(513, 0.0)
+        assert coarse == pytest.approx(fine, abs=6e-4)
