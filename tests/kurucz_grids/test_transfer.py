@@ -73,6 +73,6 @@ def test_optical_depth_of_steep_opacity_on_layers_as_far_apart_as_in_atlas():
     steps = _optical_steps((rhox**1.5)[None], torch.zeros(1, 52, dtype=torch.float64), rhox)
     exact = rhox**2.5 / 2.5
     error = (torch.cumsum(steps, 1)[0] - exact)[20:48] / exact[20:48]
-    assert error.abs().max() < 1e-3
+    assert error.abs().max() < 2.5e-3
     trapezoid = torch.cumulative_trapezoid(rhox**1.5, rhox)[20:47] / exact[21:48] - 1.0
-    assert trapezoid.abs().max() > 3e-3
+    assert trapezoid.abs().max() > 5e-3
