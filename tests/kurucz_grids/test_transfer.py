@@ -67,12 +67,13 @@ def test_planck_function_and_its_slope():
     assert float(slope[0, 0]) == pytest.approx(float((b[0, 1] / b[0, 0]).log() / np.log(1.001)), rel=2e-3)
 
 
-def test_optical_depth_of_steep_opacity_on_layers_as_far_apart_as_in_atlas():
-    # Opacity grows as the 1.5th power of the column mass, mass by a fourth from layer to layer.
+@pytest.mark.parametrize("power", [0.5, 1.5, 2.5])
+def test_optical_depth_on_layers_as_far_apart_as_in_atlas(power):
+    # Mass grows by a fourth from layer to layer, opacity as a power of it: where the trapezoidal rule errs.
     rhox = torch.logspace(-3.0, 2.0, 52, dtype=torch.float64)
-    steps = _optical_steps((rhox**1.5)[None], torch.zeros(1, 52, dtype=torch.float64), rhox)
-    exact = rhox**2.5 / 2.5
-    error = (torch.cumsum(steps, 1)[0] - exact)[20:48] / exact[20:48]
-    assert error.abs().max() < 2.5e-3
-    trapezoid = torch.cumulative_trapezoid(rhox**1.5, rhox)[20:47] / exact[21:48] - 1.0
-    assert trapezoid.abs().max() > 5e-3
+    opacity = rhox**power
+    exact = (rhox ** (power + 1.0) / (power + 1.0))[20:49]
+    steps = _optical_steps(opacity[None], torch.zeros(1, 52, dtype=torch.float64), rhox)
+    error = torch.cumsum(steps, 1)[0, 20:49] / exact - 1.0
+    trapezoid = torch.cumulative_trapezoid(opacity, rhox)[19:48] / exact - 1.0
+    assert error.abs().max() < 0.6 * trapezoid.abs().max()
