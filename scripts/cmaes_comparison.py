@@ -22,7 +22,7 @@ from least_squares_comparison import mock_stars, prepare_problem
 from torch import Tensor
 
 from phdlspec import load_emulator, read_spectrum
-from phdlspec.fitting.batched_cmaes import (
+from phdlspec.fitting.cmaes import (
     MAX_ITERATIONS,
     MAX_RESTARTS,
     TOLERANCE,

@@ -293,19 +293,16 @@ class _Batch:
         floor = self.emulator.model_error.floor(torch.as_tensor(at_rest, device=problem.device))
         stated = Likelihood.of(self.data, floor, continuum)
         if self.settings.robust:
-            pixels = torch.as_tensor(wave, dtype=torch.float64, device=problem.device)
+            pixels = torch.tensor(wave, dtype=torch.float64, device=problem.device)  # its array is read-only
             floor = enlarged(floor, misfit(stated, flux, pixels, problem.n_dim))
         return problem.with_likelihood(Likelihood.of(self.data, floor, continuum)), stated, outliers
 
     def _search(self, problem: Problem, first: Polished) -> Polished:
-        candidates = [polish(problem, first.z)]
-        if self.settings.mode == "full":
-            found = []
-            for s in range(len(problem)):
-                one = problem.select(torch.tensor([s], device=problem.device))
-                found.append(search(one, first.z[s], self.settings.seed).z)
-            candidates.append(polish(problem, torch.stack(found)))
-        return _best_of(candidates)
+        local = polish(problem, first.z)
+        if self.settings.mode != "full":
+            return local
+        found = search(problem, local, self.random)
+        return _best_of([local, polish(problem, found.z)])
 
     def _posterior(self, problem: Problem, best: Polished) -> tuple[Posterior, list[str]]:
         sample = importance_sample(problem, best, self.random, DRAWS, ROUNDS)

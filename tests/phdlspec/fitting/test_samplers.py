@@ -1,4 +1,4 @@
-"""CMA-ES, HMC and emcee on one problem: the same optimum, the same posterior; and the measures of convergence."""
+"""HMC and emcee on one problem: the same posterior; and the measures of convergence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from phdlspec.fitting import mcmc
-from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.convergence import autocorrelation_time, effective_sample_size, split_rhat
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.hmc import sample_hmc
@@ -57,14 +56,6 @@ def starting_draws(width: float, n: int = 500) -> torch.Tensor:
     """Draws about the optimum, `width` times as wide as the posterior."""
     generator = torch.Generator().manual_seed(1)
     return OPTIMUM + width * torch.randn(n, Skewed.n_dim, generator=generator, dtype=torch.float64) * Skewed.width
-
-
-def test_cmaes_finds_the_optimum():
-    start = OPTIMUM + Skewed.width * torch.linspace(-3.0, 3.0, Skewed.n_dim, dtype=torch.float64)
-    found = search(Skewed(), start, seed=1)
-    assert ((found.z - OPTIMUM).abs() / Skewed.width).max() < 0.3
-    assert found.stop_reason
-    assert found.evaluations > 100
 
 
 def check_moments(z: torch.Tensor) -> None:

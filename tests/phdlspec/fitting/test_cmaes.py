@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phdlspec.fitting.batched_cmaes import (
+from phdlspec.fitting.cmaes import (
     DEGENERATE,
     NO_VALUE,
     WORTHWHILE,
