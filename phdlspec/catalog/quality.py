@@ -19,19 +19,21 @@ from phdlspec.labels import ELEMENTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_DRAWN = 100_000
 _BAD_LABEL = int(LabelFlag.PRIOR_DOMINATED | LabelFlag.AT_BOUND)
 _STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}img{width:100%}"
 
 
 def write_quality(table: Table, path: str | Path) -> None:
-    """Write the page for a catalogue (table of `make_catalog`)."""
+    """Write the page for a catalogue (table of `make_catalog`); of a large one every so many-th star is drawn."""
     path = Path(path)
+    drawn = table[:: -(-max(len(table), 1) // MOST_DRAWN)]
     parts = [
         f"<h1>{html.escape(path.stem)}</h1>", _counts(table),
-        "<h2>Kiel diagram</h2>", _picture(_kiel(table)),
+        "<h2>Kiel diagram</h2>", _picture(_kiel(drawn)),
         "<h2>Abundances</h2><p>Stars without flags of their own, labels that the spectrum sets.</p>",
-        _picture(_abundances(table)),
-        "<h2>Errors against signal-to-noise ratio, and against their bounds</h2>", _picture(_errors(table)),
+        _picture(_abundances(drawn)),
+        "<h2>Errors against signal-to-noise ratio, and against their bounds</h2>", _picture(_errors(drawn)),
     ]  # fmt: skip
     title = html.escape(path.stem)
     page = (

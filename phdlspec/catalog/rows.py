@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -28,7 +31,9 @@ _DIAGNOSTICS = {
     "red_arm_km_s": ("RED_SHIFT", "velocity of the last arm against the first, km/s, taken out"),
     "velocity_significance": ("RV_SIG", "sigma by which the velocity stands above any other"),
 }
+_TEXT = ("OBSID", "FILE", "CLASS", "SUBCLASS", "mode", "stop_reason", "reason")
 _CORRELATION_UNIT = 127.0
+_FITS_BLOCK = 2880
 
 Arrays = dict[str, NDArray]
 
@@ -121,9 +126,61 @@ def to_table(arrays: Mapping[str, NDArray]) -> Table:
     return table
 
 
-def write_fits(table: Table, correlation: NDArray[np.int8], path: str, header: Mapping[str, Any]) -> None:
-    """The FITS file: the table, and the lower triangles of the correlation matrices as int8 (unit 1/127)."""
-    rows = fits.table_to_hdu(table)
+def write_fits(chunks: Callable[[], Iterator[Arrays]], path: str | Path, header: Mapping[str, Any]) -> None:
+    """The FITS file: the table, and the lower triangles of the correlation matrices as int8 (unit 1/127).
+
+    `chunks` gives the chunks in order, anew at each call: they are gone through three times, one in memory at a time,
+    so that the size of a catalogue does not matter.
+    """
+    size, widths = _extent(chunks())
+    with open(path, "wb") as file:
+        file.write(_bytes(fits.PrimaryHDU()))
+        _append(file, (_table_hdu(arrays, widths, header) for arrays in chunks()), size)
+        _append(file, (_triangles_hdu(arrays["correlation"]) for arrays in chunks()), size)
+
+
+def _extent(chunks: Iterator[Arrays]) -> tuple[int, dict[str, int]]:
+    # Number of rows, and the greatest length of each column of text.
+    size, widths = 0, dict.fromkeys(_TEXT, 1)
+    for arrays in chunks:
+        size += len(arrays["flag"])
+        widths = {name: max(width, arrays[name].dtype.itemsize // 4) for name, width in widths.items()}
+    return size, widths
+
+
+def _append(file: BinaryIO, parts: Iterator[fits.BinTableHDU], size: int) -> None:
+    # One table extension from parts that have the same columns.
+    written = 0
+    for number, part in enumerate(parts):
+        row_length = part.header["NAXIS1"]
+        content = _bytes(part)
+        rows = row_length * part.header["NAXIS2"]
+        if number == 0:
+            whole = part.header.copy()
+            whole["NAXIS2"] = size
+            file.write(whole.tostring().encode("ascii"))
+        start = len(part.header.tostring())
+        file.write(content[start : start + rows])
+        written += rows
+    file.write(b"\0" * (-written % _FITS_BLOCK))
+
+
+def _bytes(hdu: fits.PrimaryHDU | fits.BinTableHDU) -> bytes:
+    # The unit as it stands in a file, header and data.
+    buffer = io.BytesIO()
+    if isinstance(hdu, fits.PrimaryHDU):
+        hdu.writeto(buffer)
+        return buffer.getvalue()
+    primary = fits.PrimaryHDU()
+    fits.HDUList([primary, hdu]).writeto(buffer)
+    return buffer.getvalue()[len(primary.header.tostring()) :]
+
+
+def _table_hdu(arrays: Arrays, widths: Mapping[str, int], header: Mapping[str, Any]) -> fits.BinTableHDU:
+    table = to_table({name: a.astype(f"U{widths[name]}") if name in widths else a for name, a in arrays.items()})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The unit 'dex' could not be saved")
+        rows = fits.table_to_hdu(table)
     rows.name = "CATALOG"
     for i, name in enumerate(table.colnames, start=1):
         rows.header.comments[f"TTYPE{i}"] = str(table[name].description)[:47]
@@ -138,12 +195,21 @@ def write_fits(table: Table, correlation: NDArray[np.int8], path: str, header: M
         rows.header.add_comment(f"SFLAG {int(bit)}: {text}")
     for label_bit, text in LABEL_WORDS.items():
         rows.header.add_comment(f"LFLAG {int(label_bit)}: {text}")
+    return rows
+
+
+def _triangles_hdu(correlation: NDArray[np.int8]) -> fits.BinTableHDU:
     column = fits.Column(name="CORRELATION", format=f"{correlation.shape[1]}B", bzero=-128, array=correlation)
     triangles = fits.BinTableHDU.from_columns([column], name="CORRELATION")
     triangles.header["SCALE"] = (1.0 / _CORRELATION_UNIT, "correlation = SCALE * value")
     triangles.header.add_comment("lower triangles by rows, without the diagonal, of the parameters:")
     triangles.header.add_comment(" ".join(NAMES))
-    fits.HDUList([fits.PrimaryHDU(), rows, triangles]).writeto(path, overwrite=True)
+    return triangles
+
+
+def read_catalog(path: str | Path) -> Table:
+    """The table of a FITS catalogue, its numbers left on disk until they are used."""
+    return Table.read(path, hdu="CATALOG", memmap=True, mask_invalid=False)
 
 
 def covariance(path: str, row: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:

@@ -19,7 +19,7 @@ from astropy.table import Table
 from tqdm import tqdm
 
 from phdlspec.catalog.inputs import read_reference
-from phdlspec.catalog.rows import Arrays, to_arrays, to_table, write_fits
+from phdlspec.catalog.rows import read_catalog, to_arrays, to_table, write_fits
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.emulator.emulator import Emulator, load_emulator
 from phdlspec.errors import UserError
@@ -237,7 +237,7 @@ def make_catalog(
     command: str = "",
     progress: bool = True,
 ) -> Table:
-    """Fit all spectra of a job and write the FITS catalogue `job.out`; the table of it.
+    """Fit all spectra of a job and write the FITS catalogue `job.out`; the table of it, mapped from the file.
 
     Stopped at any moment, the same call with `resume=True` goes on and gives the same catalogue.
     """
@@ -257,12 +257,9 @@ def make_catalog(
     with tqdm(total=len(job.references), initial=done, unit="star", disable=not progress) as bar:
         for size in chunks:
             bar.update(size)
-    arrays = store.read(range(job.n_chunks))
-    table = to_table(arrays)
-    table.meta = _header(job, emulator, command)
-    _write(table, arrays, job.out)
+    _write(store, job, _header(job, emulator, command))
     store.remove()
-    return table
+    return read_catalog(job.out)
 
 
 def _header(job: CatalogJob, emulator: Emulator, command: str) -> dict[str, Any]:
@@ -273,11 +270,11 @@ def _header(job: CatalogJob, emulator: Emulator, command: str) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _write(table: Table, arrays: Arrays, out: str) -> None:
-    path = Path(out)
+def _write(store: ChunkStore, job: CatalogJob, header: dict[str, Any]) -> None:
+    path = Path(job.out)
     temporary = path.with_name(f".{path.name}.part.fits")
     try:
-        write_fits(table, arrays["correlation"], str(temporary), table.meta)
+        write_fits(lambda: store.chunks(range(job.n_chunks)), temporary, header)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(

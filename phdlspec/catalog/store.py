@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,11 @@ class ChunkStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def read(self, indices: Sequence[int]) -> dict[str, NDArray]:
-        """The rows of the chunks, in the order given."""
-        chunks = []
+    def chunks(self, indices: Sequence[int]) -> Iterator[dict[str, NDArray]]:
+        """The rows of the chunks, in the order given, one chunk in memory at a time."""
         for index in indices:
             with np.load(self.path(index), allow_pickle=False) as file:
-                chunks.append({name: file[name] for name in file.files})
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+                yield {name: file[name] for name in file.files}
 
     def remove(self) -> None:
         """Remove the folder after the catalogue is written."""

@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from phdlspec.catalog.formats import write_also
     from phdlspec.catalog.quality import write_quality
     from phdlspec.errors import UserError
+    from phdlspec.flags import StarFlag
 
     if args.workers < 1 or args.chunk < 1:
         raise UserError("--workers and --chunk must be at least 1")
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         write_also(table, args.out, kind)
     if not args.no_report:
         write_quality(table, Path(args.out).with_suffix(".html"))
-    missing = int((np.asarray(table["REASON"]) != "").sum())
-    good = int((np.asarray(table["FLAG"]) == 0).sum())
+    flag = np.asarray(table["FLAG"])
+    missing = int(((flag & int(StarFlag.FAILED | StarFlag.UNREADABLE)) > 0).sum())
+    good = int((flag == 0).sum())
     print(f"{args.out}: {len(table)} stars, {good} without flags, {missing} without a result (see REASON)")
     return 0
