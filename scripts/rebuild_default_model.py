@@ -1,9 +1,9 @@
 """Make the shipped emulator again, end to end: grid, training, validation, example. Seeds are fixed.
 
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
-        --work DIR [--models 4096] [--steps 45000]
+        --work DIR [--models 4096] [--steps 45000] [--sun Sun_HARPS.fits]
 
-Every step goes on where it was stopped. On two cores a model takes some five seconds, training twenty minutes.
+With --sun the table of oscillator strengths that the Sun allows is made again first. Every step goes on where it was stopped. On two cores a model takes some five seconds, training twenty minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kurucz_grids
 import phdlspec
 
 SCRIPTS = Path(__file__).parent
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--atmospheres", required=True)
     parser.add_argument("--line-list", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the grid and the checkpoint")
+    parser.add_argument("--sun", help="HARPS spectrum of the Sun, to make kurucz_grids/data/solar_gf.csv again")
     parser.add_argument("--models", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=45_000)
     parser.add_argument("--workers", type=int, default=2)
@@ -40,6 +42,9 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     grid, checkpoint = args.work / "grid.h5", args.work / "emulator.safetensors"
     physics = ("--atmospheres", args.atmospheres, "--line-list", args.line_list)
+    if args.sun:
+        table = Path(kurucz_grids.__file__).parent / "data" / "solar_gf.csv"
+        run(str(SCRIPTS / "solar_oscillator_strengths.py"), *physics, "--sun", args.sun, "--out", str(table))
     run("-m", "phdlspec.cli", "grid", "build", "--n", str(args.models), "--seed", "1", "--out", str(grid), *physics,
         "--workers", str(args.workers))  # fmt: skip
     run("-m", "phdlspec.cli", "grid", "check", str(grid))
