@@ -3,7 +3,8 @@
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
         --work DIR [--models 4096] [--steps 45000] [--sun Sun_HARPS.fits]
 
-With --sun the table of oscillator strengths that the Sun allows is made again first. Every step goes on where it was stopped. On two cores a model takes some five seconds, training twenty minutes.
+With --sun the table of oscillator strengths that the Sun allows is made again first. Every step goes on where it was
+stopped. On two cores a model takes three to five seconds, training twenty minutes.
 """
 
 from __future__ import annotations
