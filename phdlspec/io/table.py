@@ -44,7 +44,13 @@ MEDIA = ("air", "vacuum")
 def read(path: Path, medium: str | None = None, resolving_power: ResolvingPower | None = None) -> Spectrum:
     """The spectrum of an ECSV or CSV file."""
     try:
-        first = path.open(encoding="utf-8").readline()
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not a FITS file and not a table in ECSV or CSV (it is not text; unpack it if it is compressed)"
+        ) from error
+    try:
         kind = "ascii.ecsv" if first.startswith("# %ECSV") else "ascii.csv"
         table = Table.read(path, format=kind)
     except DAMAGED as error:
@@ -160,8 +166,8 @@ def from_table(
         (ivar_name or error_name, "uncertainty", "err or ivar"),
     ):
         if found is None:
-            columns = " ".join(table.colnames)
-            raise UserError(f"{where}: no {what} column among {columns}; name one {example}")
+            columns = ", ".join(repr(name) for name in table.colnames[:8]) or "none"
+            raise UserError(f"{where}: no {what} column; its columns are {columns}, name one {example}")
     assert wave_name is not None
     medium = _medium(wave_name, table.meta, medium, where)
 
