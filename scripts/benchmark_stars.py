@@ -10,6 +10,7 @@ pull the fit away from it (`calibration.pulls`; the pulls of all pixels add up t
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from phdlspec.wavelength import LAMOST_WAVE, air_to_vacuum
 RESOLVING_POWER = 1800.0
 PULLED = ("TEFF", "LOGG", "FE_H", "SI_FE", "TI_FE", "NI_FE")
 WINDOW = 100.0  # Å
+BALMER = ((6564.6, 60.0), (4862.7, 60.0), (4341.7, 50.0), (4102.9, 40.0), (3971.2, 30.0))  # vacuum Å, half widths
 REFERENCE = {
     "Sun": {"TEFF": 5772.0, "LOGG": 4.438, "VMIC": 1.0, "FE_H": 0.0} | {f"{e.upper()}_FE": 0.0 for e in ELEMENTS},
     "HD 140283": {"TEFF": 5788.0, "LOGG": 3.75, "FE_H": -2.36},
@@ -78,6 +80,14 @@ def as_lamost(wave: np.ndarray, flux: np.ndarray, teff: float, snr: float, seed:
     )
 
 
+def without_balmer(spectrum: Spectrum) -> Spectrum:
+    """The spectrum with its Balmer lines masked."""
+    bad = spectrum.mask.copy()
+    for centre, half in BALMER:
+        bad |= np.abs(spectrum.wave - centre) < half
+    return replace(spectrum, mask=bad, path=f"{spectrum.path}, no Balmer lines")
+
+
 def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
     """Lines of text: by window, how far its pixels pull each label away from the reference."""
     s = result.spectrum
@@ -119,6 +129,8 @@ def main() -> None:
     spectra = [
         as_lamost(wave, flux, 5800.0, args.snr, i, name) for i, (name, (wave, flux)) in enumerate(sources.items())
     ]
+    # Wings of Balmer lines are as wide as the orders of an echelle: a normalised spectrum may have lost them.
+    spectra += [without_balmer(s) for s in spectra if s.path.startswith("HD")]
     settings = FitSettings(mode=args.mode, resolution_width=0.02)
     for result in fit_batch(spectra, emulator, settings, keep=True):
         star = result.path.split(",")[0]

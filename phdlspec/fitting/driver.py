@@ -52,6 +52,7 @@ MANY_OUTLIERS = 0.03
 MAX_ARM_SHIFT = 40.0  # km/s
 STARTS = 2  # entries of the look-up that are climbed from
 DRAWS, ROUNDS = 512, 3
+AT_ONCE = {"cpu": 64, "cuda": 2048}  # model spectra
 KEPT_DRAWS = 400
 FULL_ESS, FALLBACK_ESS = 400.0, 100.0
 FULL_DRAWS, FALLBACK_DRAWS = 600, 80  # of each chain at most
@@ -192,7 +193,8 @@ class _Batch:
         )
         with self.clock.stage("look-up"):
             starts = self._starts(velocities, coordinates)
-        problem = Problem(self.emulator, Likelihood.of(self.data), coordinates, self.priors)
+        chunk = AT_ONCE.get(self.emulator.device.type, 64)
+        problem = Problem(self.emulator, Likelihood.of(self.data), coordinates, self.priors, chunk)
         with self.clock.stage("optimise"):
             first = _best_of([polish(problem, start, max_iterations=15, tolerance=0.5) for start in starts])
             arm_shift, velocity_variance = self._align_arms(problem, first)
