@@ -3,7 +3,9 @@
 In coordinates whitened by the Hessian at the optimum the posterior is close to a unit Gaussian: a trajectory of a few
 steps crosses it, and 35 dimensions mix as fast as two. Weakly measured labels (VBROAD, oxygen) are wider than their
 Hessian says, so that halfway through the warm-up the coordinates are whitened again, by the covariance of the draws
-made so far, drawn towards the unit matrix. Each star has several chains, its own step size (dual averaging towards an
+made so far, drawn towards the unit matrix. Between trajectories a few draws of the linearised posterior are proposed
+(`independence`), which cost no gradient and get a chain out of corners where steps would have to be small (oxygen near
+its bound). Each star has several chains, its own step size (dual averaging towards an
 acceptance of 0.8: Hoffman & Gelman 2014, JMLR 15, 1593) and its own random numbers. Trajectories have random lengths,
 so that no period is met. Rounds are added until every star has the effective sample size that is asked for.
 """
@@ -17,10 +19,12 @@ import torch
 from torch import Tensor
 
 from phdlspec.fitting.convergence import effective_sample_size, split_rhat
+from phdlspec.fitting.independence import LinearProposals
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 
 CHAINS = 8
+JUMPS = 4  # proposals of the linearised posterior between trajectories
 WARM_UP = 50
 WHITEN_FROM, WHITEN_AT = 8, 32  # transitions whose draws whiten the coordinates again
 ROUND = 20  # draws of each chain between looks at the convergence
@@ -58,11 +62,18 @@ def sample_hmc(
     stars, n_dim = mean.shape
     scale = torch.linalg.inv(torch.linalg.cholesky(hessian)).mT  # covariance = scale scale^T
 
+    def place(x: Tensor) -> Tensor:
+        return mean[:, None] + x @ scale.mT
+
+    def whitened(z: Tensor) -> Tensor:
+        return torch.linalg.solve(scale, (z - mean[:, None]).mT).mT
+
     def value_and_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
         # x (S, C, D) whitened; the gradient is pulled back through z = mean + scale x.
-        value, gradient = problem.log_posterior_and_gradient(mean[:, None] + x @ scale.mT)
+        value, gradient = problem.log_posterior_and_gradient(place(x))
         return value.nan_to_num(nan=-math.inf), (gradient @ scale).nan_to_num(nan=0.0)
 
+    proposals = LinearProposals(problem, mean, random)
     x = random.normal(CHAINS, n_dim)
     value, gradient = value_and_gradient(x)
     step = torch.full((stars,), 0.5 * n_dim**-0.25 * 2.0, dtype=mean.dtype, device=mean.device)
@@ -71,6 +82,8 @@ def sample_hmc(
     accepted = torch.zeros(stars, dtype=mean.dtype, device=mean.device)
     total = 0
     for iteration in range(WARM_UP + max_draws):
+        x = whitened(_jump(problem, proposals, place(x), value, random))
+        value, gradient = value_and_gradient(x)
         momentum = random.normal(CHAINS, n_dim)
         length = LENGTH * (0.5 + random.uniform(1)[:, 0])
         leaps = int((length / step).max().clamp(1, MAX_LEAPS).ceil())
@@ -108,8 +121,19 @@ def sample_hmc(
                 break
     chains = torch.stack(kept, dim=2)
     ess, rhat = effective_sample_size(chains).amin(-1), split_rhat(chains).amax(-1)
-    z = mean[:, None] + chains.reshape(stars, -1, n_dim) @ scale.mT
+    z = place(chains.reshape(stars, -1, n_dim))
     return Chains(z, ess, rhat, accepted / total, total + WARM_UP, (ess >= 0.5 * min_ess) & (rhat < 1.05))
+
+
+def _jump(problem: Problem, proposals: LinearProposals, z: Tensor, value: Tensor, random: StarRandom) -> Tensor:
+    """Places (S, C, D) after `JUMPS` independence steps from z with log posterior `value` (S, C)."""
+    weight = value - proposals.log_density(z)
+    for _ in range(JUMPS):
+        new = proposals.draw(z.shape[1])
+        new_weight = (problem.log_posterior(new) - proposals.log_density(new)).nan_to_num(nan=-math.inf)
+        take = torch.log(random.uniform(z.shape[1])) < new_weight - weight
+        z, weight = torch.where(take[..., None], new, z), torch.where(take, new_weight, weight)
+    return z
 
 
 def _whitening(chains: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from phdlspec.fitting import mcmc
+from phdlspec.fitting import hmc, mcmc
 from phdlspec.fitting.convergence import autocorrelation_time, effective_sample_size, split_rhat
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.hmc import sample_hmc
@@ -68,30 +68,38 @@ def check_moments(z: torch.Tensor) -> None:
 def test_hmc_samples_the_posterior():
     problem = Skewed()
     hessian = problem.expand(OPTIMUM[None]).hessian
-    chains = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=1500.0)
+    chains = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=600.0)
     assert chains.converged.all()
     check_moments(chains.z[0])
-    again = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=1500.0)
-    assert torch.equal(again.z, chains.z)
 
 
-def test_hmc_mends_a_hessian_that_is_far_off():
+def test_hmc_is_reproducible():
+    problem = Skewed()
+    hessian = problem.expand(OPTIMUM[None]).hessian
+    one, two = (
+        sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), max_draws=5).z for _ in range(2)
+    )
+    assert torch.equal(one, two)
+
+
+def test_trajectories_alone_mend_a_hessian_that_is_far_off(monkeypatch):
+    monkeypatch.setattr(hmc, "JUMPS", 0)
     problem = Skewed()
     hessian = problem.expand(OPTIMUM[None]).hessian.clone()
     hessian[:, 1, 1] *= 100.0  # this coordinate is ten times as wide as it says
-    chains = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=800.0)
+    chains = sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), min_ess=600.0)
     assert chains.converged.all()
     check_moments(chains.z[0])
 
 
-@pytest.mark.parametrize("linear_share", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("linear_share", [0.5, 1.0])
 def test_emcee_samples_the_posterior_with_each_of_its_moves(tmp_path, monkeypatch, linear_share):
     monkeypatch.setattr(mcmc, "LINEAR_SHARE", linear_share)
     chain = tmp_path / "chain.h5"
-    ensemble = sample_emcee(Skewed(), starting_draws(1.0), seed=1, min_ess=1500.0, backend=chain)
+    ensemble = sample_emcee(Skewed(), starting_draws(1.0), seed=1, min_ess=800.0, backend=chain)
     assert ensemble.converged
     assert chain.exists()
-    assert ensemble.ess >= 1500.0
+    assert ensemble.ess >= 800.0
     check_moments(ensemble.z)
 
 
@@ -108,13 +116,13 @@ def test_emcee_and_hmc_agree_on_a_star():
     problem, truth = make_problem(1, snr=100.0, seed=5)
     best = polish(problem, problem.coordinates.coordinates(truth))
     sample = importance_sample(problem, best, StarRandom(3, ["star"]))
-    ensemble = sample_emcee(problem, sample.resample(StarRandom(4, ["star"]), 1000)[0], seed=1)
-    chains = sample_hmc(problem, best.z, best.expansion.hessian, StarRandom(5, ["star"]))
+    ensemble = sample_emcee(problem, sample.resample(StarRandom(4, ["star"]), 1000)[0], seed=1, min_ess=200.0)
+    chains = sample_hmc(problem, best.z, best.expansion.hessian, StarRandom(5, ["star"]), min_ess=200.0)
     assert ensemble.converged
     assert chains.converged.all()
     one, two = ensemble.z, chains.z[0]
-    assert ((one.mean(0) - two.mean(0)).abs() / two.std(0)).max() < 0.25
-    assert torch.allclose(one.std(0), two.std(0), rtol=0.2)
+    assert ((one.mean(0) - two.mean(0)).abs() / two.std(0)).max() < 0.3
+    assert torch.allclose(one.std(0), two.std(0), rtol=0.25)
 
 
 def test_measures_of_convergence():
