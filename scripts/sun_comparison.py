@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import read_atmospheres
 from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists.solar_gf import with_solar_gf
 from kurucz_grids.synthesis import Settings, Synthesizer, SyntheticSpectrum
 from phdlspec.labels import ELEMENTS
 from phdlspec.lsf import NativeGrid, broaden, degrade
@@ -78,7 +79,7 @@ def velocity(seen: Array, model: Array, wave: Array) -> float:
 
 def solar_models(data: Path, out: NativeGrid) -> tuple[Array, Array, tuple[str, ...]]:
     """Our flux (P,) of the Sun; flux and derivatives (33, P) on the atmosphere of the other codes; label names."""
-    lines = read_line_list(data / "linelists" / "optical_3690_9300_air.npz")
+    lines = with_solar_gf(read_line_list(data / "linelists" / "optical_3690_9300_air.npz"))
     synthesizer = Synthesizer(None, lines, Settings())
     sun = AtmosphereGrid.load(data / "atmospheres" / "ck03_odfnew_grid.npz").interpolate(*SUN)
     theirs = read_atmospheres(data / "atmospheres" / "native" / CODE_ATMOSPHERE)[0]
