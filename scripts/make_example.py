@@ -17,6 +17,7 @@ import phdlspec
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists.solar_gf import with_solar_gf
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid, degrade
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--line-list", required=True)
     parser.add_argument("--out", type=Path, default=Path(phdlspec.__file__).parent / "data")
     args = parser.parse_args()
-    synthesizer = Synthesizer(AtmosphereGrid.load(args.atmospheres), read_line_list(args.line_list))
+    synthesizer = Synthesizer(AtmosphereGrid.load(args.atmospheres), with_solar_gf(read_line_list(args.line_list)))
     theta = GRID_LABELS.complete(STAR)
     model = synthesizer.synthesize(theta, derivatives=False)
     wave0, step = float(model.wave[0]), 1.0 / synthesizer.settings.points
