@@ -2,6 +2,7 @@
 
   phdlspec train grid.h5 --out emulator.safetensors
   phdlspec train grid.h5 --out emulator.safetensors --steps 100000 --device cuda
+  phdlspec train grid.h5 --out better.safetensors --start emulator.safetensors --steps 10000 --learning-rate 2e-3
 
 The grid may still be growing: the models that are done are used. Stop it at any time; the same command goes on as long
 as the grid has not grown. The bar shows the error of the flux and of the derivatives on the training models; at the end
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("grid", metavar="GRID", help="HDF5 of `phdlspec grid build`, finished or being made")
     parser.add_argument("--out", required=True, metavar="CKPT", help="the checkpoint to write (safetensors)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument("--start", metavar="CKPT", help="train a checkpoint on, for instance when the grid has grown")
     parser.add_argument("--models", type=int, metavar="N", help="use only the first N training models")
     for item in fields(TrainingSettings):
         option = "--" + item.name.replace("_", "-")
@@ -32,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from kurucz_grids.grid import Grid
+    from phdlspec.emulator.checkpoint import load_checkpoint
     from phdlspec.emulator.training import Trainer
     from phdlspec.emulator.training_settings import TrainingSettings
 
     grid = Grid(args.grid)
     settings = TrainingSettings(**{item.name: getattr(args, item.name) for item in fields(TrainingSettings)})
     rows = grid.rows("train")[: args.models] if args.models else None
-    trainer = Trainer(grid, settings, args.device, rows)
+    start = load_checkpoint(args.start) if args.start else None
+    trainer = Trainer(grid, settings, args.device, rows, start)
     summary = trainer.train(args.out).summary()
     print(f"{args.out}: trained on {len(trainer.rows)} models")
     print(

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from phdlspec import __version__
 from phdlspec.emulator.basis import FLUX_WEIGHT, PatchBasis, fit_basis
-from phdlspec.emulator.checkpoint import save_checkpoint
+from phdlspec.emulator.checkpoint import Checkpoint, save_checkpoint
 from phdlspec.emulator.emulator import choose_device
 from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
@@ -138,12 +138,18 @@ class Trainer:
     settings : see `TrainingSettings`
     device : where to train
     rows : training rows, by default all of the training part
+    start : a checkpoint whose bases and weights are trained on, for a grid that has grown or another one
     """
 
     def __init__(
-        self, grid: Grid, settings: TrainingSettings, device: str = "auto", rows: NDArray[np.int64] | None = None
+        self,
+        grid: Grid,
+        settings: TrainingSettings,
+        device: str = "auto",
+        rows: NDArray[np.int64] | None = None,
+        start: Checkpoint | None = None,
     ):
-        self.grid, self.settings = grid, settings
+        self.grid, self.settings, self.start = grid, settings, start
         self.save_every = 60.0  # seconds
         self.device = choose_device(device)
         self.label_set = LabelSet(LABELS[:-1])
@@ -161,6 +167,8 @@ class Trainer:
         self.basis, self.models = self._encode()
         self.validation = self._hold_out(validation)
         self.network = self._new_network().to(self.device)
+        if start is not None:
+            self._take_weights(start)
         self.weight = self._visibility().to(self.device)
 
     # --- data --------------------------------------------------------------------------------------------------
@@ -179,7 +187,12 @@ class Trainer:
         size = np.sqrt(power.mean(0))
         size = np.maximum(size, 1e-6 * size.max())  # a label without any effect (in toy grids)
         flux_weight = FLUX_WEIGHT if settings.derivative_weight else math.inf
-        basis = fit_basis(self._scaled_models(), size, mean, settings.patches, settings.vectors, flux_weight)
+        if self.start is None:
+            basis = fit_basis(self._scaled_models(), size, mean, settings.patches, settings.vectors, flux_weight)
+        else:
+            basis = PatchBasis(
+                self.start.tensors["basis.mean"], self.start.tensors["basis.vectors"], len(self.grid.wave)
+            )
         n = settings.patches * settings.vectors
         fluxes = torch.empty(len(self.rows), n)
         changes = torch.empty(len(self.rows), len(self.label_set), n)
@@ -197,6 +210,16 @@ class Trainer:
         flux = torch.stack([seen(torch.as_tensor(self.grid.flux(int(i))), self.native) for i in rows])
         change = torch.stack([seen(torch.as_tensor(self.grid.jacobian(int(i)) * half), self.native) for i in rows])
         return HeldOut(scaled_labels(self.label_set, self.grid.labels[rows]), flux, change)
+
+    def _take_weights(self, start: Checkpoint) -> None:
+        same = start.metadata["native"] == asdict(self.native)
+        if not same or start.metadata["architecture"] != self.network.architecture.as_dict():
+            raise UserError(
+                "the checkpoint to start from has another wavelength grid or other sizes of the network; give the "
+                "settings that it was trained with, or train anew"
+            )
+        weights = {k.removeprefix("network."): t for k, t in start.tensors.items() if k.startswith("network.")}
+        self.network.load_state_dict(weights)
 
     def _visibility(self) -> Tensor:
         # How much of each basis vector is left at SEEN_AT, (Q K,).
@@ -328,7 +351,10 @@ class Trainer:
             },
             "solar_scale": grid["solar_scale"],
             "grid": {name: value for name, value in grid.items() if isinstance(value, (str, int, float, bool))},
-            "training": {**asdict(self.settings), "models": len(self.rows), "steps_done": steps},
+            "training": {
+                **asdict(self.settings), "models": len(self.rows), "steps_done": steps,
+                "started_from": self.start.sha256 if self.start else "",
+            },
             "validation": figures.summary(),
             "trusted": TRUSTED,
         }  # fmt: skip
@@ -344,7 +370,9 @@ class Trainer:
         return ModelError.measure(self.native.wave, residual.cpu().numpy())
 
     def _identity(self) -> str:
-        return json.dumps([asdict(self.settings), [int(i) for i in self.rows], str(self.grid.attrs.get("created"))])
+        begun = self.start.sha256 if self.start else ""
+        rows = [int(i) for i in self.rows]
+        return json.dumps([asdict(self.settings), rows, str(self.grid.attrs.get("created")), begun])
 
     def _save_state(self, path: Path, step: int, run: _Run, optimiser: torch.optim.Optimizer) -> None:
         names = [name for name, _ in self.network.named_parameters()]

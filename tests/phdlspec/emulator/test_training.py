@@ -60,6 +60,18 @@ def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path):
         assert torch.allclose(tensor, second.tensors[name], atol=1e-5), name
 
 
+def test_a_checkpoint_is_trained_on(toy_grid, toy_checkpoint, tmp_path):
+    start = load_checkpoint(toy_checkpoint)
+    trainer = Trainer(toy_grid, SHORT, "cpu", start=start)
+    before = trainer.evaluate().summary()["flux_rms_median"]
+    assert before == pytest.approx(start.metadata["validation"]["flux_rms_median"], rel=1e-3)
+    out = tmp_path / "on.safetensors"
+    trainer.train(out, progress=False)
+    assert load_checkpoint(out).metadata["training"]["started_from"] == start.sha256
+    with pytest.raises(UserError, match="other sizes of the network"):
+        Trainer(toy_grid, replace(SHORT, hidden=2 * SHORT.hidden), "cpu", start=start)
+
+
 def test_another_setting_does_not_continue_a_run(toy_grid, tmp_path):
     out = tmp_path / "a.safetensors"
     trainer = Trainer(toy_grid, SHORT, "cpu")
