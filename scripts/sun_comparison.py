@@ -170,7 +170,7 @@ def draw(path: Path, wave: Array, seen: Array, model: Array) -> None:
         inside = (wave >= low) & (wave <= high)
         top = figure.add_subplot(place)
         top.plot(wave[inside], y[inside], color=ink, lw=1.1, label="observed (HARPS)")
-        top.plot(wave[inside], model[inside], color=ours, lw=0.9, label="ours, no line fitted")
+        top.plot(wave[inside], model[inside], color=ours, lw=0.9, label="ours (docs/grids.md)")
         top.set_title(title, loc="left", fontsize=9.5)
         top.tick_params(labelbottom=False)
         bottom = figure.add_subplot(below, sharex=top)
