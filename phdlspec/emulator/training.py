@@ -336,7 +336,8 @@ class Trainer:
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {"basis.mean": self.basis.mean, "basis.vectors": self.basis.vectors}
         tensors |= self._model_error().tensors()
-        grid = self.grid.attrs
+        grid = dict(self.grid.attrs)
+        grid["line_list"] = Path(str(grid.get("line_list", ""))).name  # a folder of somebody's machine tells nothing
         native = self.native
         metadata = {
             "code_version": __version__,
