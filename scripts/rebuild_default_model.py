@@ -1,7 +1,7 @@
 """Make the shipped emulator again, end to end: grid, training, validation, example. Seeds are fixed.
 
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
-        --work DIR [--models 653] [--sun Sun_HARPS.fits]
+        --work DIR [--models 649] [--sun Sun_HARPS.fits]
 
 Training has two stages, as the shipped model's had while its grid grew: the first 346 training models, then all of
 them from there on at a lower rate. With --sun the table of oscillator strengths that the Sun allows is made again
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--line-list", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the grid and the checkpoint")
     parser.add_argument("--sun", help="HARPS spectrum of the Sun, to make kurucz_grids/data/solar_gf.csv again")
-    parser.add_argument("--models", type=int, default=653, help="of the grid")
+    parser.add_argument("--models", type=int, default=649, help="of the grid")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
