@@ -66,12 +66,13 @@ def test_medium_is_recorded(tmp_path, inputs, text, medium):
     assert synthesizer.provenance["line_list_medium"] == (medium or "air")
 
 
-def test_medium_reaches_the_factory(tmp_path, inputs, monkeypatch):
-    media = []
-    monkeypatch.setattr(building, "KuruczFactory", lambda *_, medium: media.append(medium) or FakeFactory())
-    command = ["grid", "build", "--n", "1", "--out", str(tmp_path / "g.h5"), "--workers", "1", *inputs]
-    assert main([*command, "--medium", "vacuum"]) == 0
-    assert media == ["vacuum"]
+def test_options_of_the_physics_reach_the_factory(tmp_path, inputs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(building, "KuruczFactory", lambda *_, **options: asked.append(options) or FakeFactory())
+    command = ["grid", "build", "--n", "1", "--workers", "1", *inputs]
+    assert main([*command, "--out", str(tmp_path / "g.h5"), "--medium", "vacuum"]) == 0
+    assert main([*command, "--out", str(tmp_path / "h.h5"), "--listed-gf"]) == 0
+    assert asked == [{"medium": "vacuum", "solar_gf": True}, {"medium": None, "solar_gf": False}]
 
 
 def test_import(tmp_path, capsys):
