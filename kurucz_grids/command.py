@@ -170,7 +170,7 @@ def _run_build(args: argparse.Namespace) -> int:
         return 0
     for option, value in (("--atmospheres", args.atmospheres), ("--line-list", args.line_list)):
         if value is None:
-            raise UserError(f"{option} is missing; name the file")
+            raise UserError(f"{option} is missing; name the file (`phdlspec grid fetch` gets those of Kurucz's site)")
         if not Path(value).exists():
             raise UserError(f"{value}: there is no such file for {option}")
     from kurucz_grids.atmosphere_grid import AtmosphereGrid

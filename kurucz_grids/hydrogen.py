@@ -89,7 +89,9 @@ CORE = 0.25  # Å, half width of the Doppler core
 def interpolation_weights(
     lines: tuple[HydrogenLine, ...], nodes: NDArray[np.float64], wave: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Left node (P,) of each wavelength and the weight (P,) of the right one, for the logarithm of the opacity.
+    """Left node (P,) of each wavelength (P,) and the weight (P,) of the right one, for the logarithm of the opacity.
+
+    nodes (M,) ascending and wave (P,) are in vacuum Å.
 
     Linear in ln(distance^2 + core^2) from the line nearest to the two nodes' middle; linear in wavelength would make
     the wings 5% too strong on average.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from kurucz_grids.linelists.damping import (
     MOLECULE_STARK,
+    UNSOLD_EXPONENT,
     classical_radiative,
     stark,
     unsold_vdw,
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha").split()
 MOLECULE_VDW = 1e-8  # cm3/s; molecular lines are too faint for it to matter
-UNSOLD_EXPONENT = 0.3
 # Mass numbers of the atoms of a molecule, by the code of its isotopes; where only one atom is coded the other is H.
 _MOLECULE_CODES = {
     112: ((6, 12),), 113: ((6, 13),), 114: ((7, 14),), 115: ((7, 15),), 116: ((8, 16),),

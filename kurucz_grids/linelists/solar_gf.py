@@ -29,7 +29,11 @@ GF_TOLERANCE = 0.02  # dex
 
 
 def solar_gf_table(path: str | Path | None = None) -> Table:
-    """The table of corrections, by default the shipped one: `COLUMNS`, log gf as listed and its change (dex)."""
+    """The table of corrections, by default the shipped one.
+
+    Columns: wave_vacuum (Å), species (SMElib's name), elow_ev (eV), loggf as listed, change (dex, negative). Raises
+    `UserError` where the file is none or lacks a column.
+    """
     path = Path(str(resources.files("kurucz_grids") / "data" / "solar_gf.csv")) if path is None else Path(path)
     try:
         table = Table.read(path, format="ascii.csv", comment="#")
