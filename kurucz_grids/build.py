@@ -44,6 +44,7 @@ from phdlspec.errors import UserError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # of a row whose worker dies
+TEFF = GRID_LABELS.index("TEFF")
 HOPELESS = 8  # the build stops when the first so many models all fail
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -131,6 +132,7 @@ def build(
     retry_failed: bool = False,
     row_timeout: float = 1800.0,
     threads: int = 1,
+    teff_range: tuple[float, float] = (-math.inf, math.inf),
     progress: bool = True,
 ) -> BuildReport:
     """Make (or go on with, or extend) a grid of n models.
@@ -143,6 +145,7 @@ def build(
     workers : processes, each with `threads` threads.
     contains : `contains(teff, logg, fe_h)`, where atmospheres exist.
     retry_failed : try failed rows again. row_timeout : seconds after which a model is given up.
+    teff_range : K; only models within it are made now, the others are left for a later call.
 
     Raises
     ------
@@ -161,13 +164,15 @@ def build(
         states = [store.prepare(labels, seed, retry_failed) for store in stores]
         done = set.intersection(*(state.done for state in states))
         failed = set.intersection(*(state.failed for state in states)) - done
-        todo = [i for i in range(n) if i not in done and i not in failed]
+        wanted = np.flatnonzero((teff_range[0] <= labels[:, TEFF]) & (labels[:, TEFF] <= teff_range[1])).tolist()
+        todo = [i for i in wanted if i not in done and i not in failed]
         made = 0
         if todo:
             stack.enter_context(_interruptible())
             crew = stack.enter_context(_Crew(factory, stores, workers, threads, row_timeout))
+            n_before = len(wanted) - len(todo)
             bar = stack.enter_context(
-                tqdm(total=n, initial=n - len(todo), desc="models", unit="model", disable=not progress)
+                tqdm(total=len(wanted), initial=n_before, desc="models", unit="model", disable=not progress)
             )
             made = _run(crew, stores, labels, seed, todo, bar)
         for store in stores:

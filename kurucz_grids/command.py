@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -102,6 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--device", default="cpu", help="cpu or cuda, for lines and transfer (default cpu)")
     build.add_argument("--form", choices=("survey", "full", "both"), default="survey", help="default survey")
     build.add_argument("--retry-failed", action="store_true", help="try models again that failed before")
+    build.add_argument(
+        "--teff", type=float, nargs=2, default=(-math.inf, math.inf), metavar=("LOW", "HIGH"),
+        help="make only models within this range (K) now; the others are left for a later call",
+    )  # fmt: skip
     build.add_argument("--collect", action="store_true", help=_COLLECT)
 
     importing = action("import", "spectra computed elsewhere", _IMPORT)
@@ -185,6 +190,7 @@ def _run_build(args: argparse.Namespace) -> int:
         threads=args.threads,
         contains=AtmosphereGrid.load(args.atmospheres).contains,
         retry_failed=args.retry_failed,
+        teff_range=tuple(args.teff),
     )
     rate = f", {report.seconds / report.made:.2f} s a model" if report.made else ""
     print(

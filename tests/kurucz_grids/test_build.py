@@ -61,6 +61,17 @@ def test_both_forms_from_one_run_and_extension(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "s.h5"]
 
 
+def test_a_range_of_teff_first_and_the_rest_later(tmp_path):
+    path, teff = tmp_path / "grid.h5", sample_labels(8, SEED)[:, 0]
+    middle = float(np.median(teff))
+    assert _build(path, 8, FakeFactory(), teff_range=(0.0, middle)).made == 4
+    with Grid(path) as grid:
+        assert np.array_equal(grid.done, teff <= middle)
+    assert _build(path, 8, FakeFactory()).made == 4
+    _build(tmp_path / "whole.h5", 8, FakeFactory())
+    _assert_same(path, tmp_path / "whole.h5")
+
+
 def test_models_that_fail_become_rows_with_a_reason(tmp_path):
     path = tmp_path / "grid.h5"
     factory = FakeFactory(fail=(_key(1),), crash=(_key(2),), nan=(_key(4),), hang=(_key(5),))
