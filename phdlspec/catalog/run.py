@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -185,9 +186,23 @@ def _in_process(job: CatalogJob, todo: Sequence[int]) -> Iterator[int]:
             yield len(chunk)
 
 
+def _end_with_parent() -> None:
+    # A worker would wait for ever for the next chunk of a parent that was killed.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _in_processes(job: CatalogJob, todo: Sequence[int], workers: int) -> Iterator[int]:
     sent = job.for_workers(max(1, (os.cpu_count() or 1) // workers))
-    pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(workers, len(todo)), multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
     try:
         futures = [pool.submit(process_chunk, sent, job.part(index)) for index in todo]
         for future in as_completed(futures):

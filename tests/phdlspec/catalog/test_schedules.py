@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
+import select
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -121,6 +126,37 @@ def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, toy_checkpoint
         make_catalog(job(tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False)
     killer.join()
     assert_same(make_catalog(job(tmp_path / "c.fits", toy_checkpoint), resume=True, progress=False), alone)
+
+
+def test_workers_end_with_a_parent_that_is_killed(toy_checkpoint, tmp_path):
+    """They hold a pipe of ours: it closes when the last of them is gone."""
+    code = (
+        "import pickle, sys; from phdlspec.catalog import make_catalog; "
+        "make_catalog(pickle.load(sys.stdin.buffer), workers=2)"
+    )
+    read, write = os.pipe()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=write, stderr=write, start_new_session=True
+    )
+    assert parent.stdin is not None
+    with parent.stdin as stdin:
+        pickle.dump(job(tmp_path / "c.fits", toy_checkpoint), stdin)
+    os.close(write)
+    try:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        while len(children.read_text().split()) < 2:  # workers or the process that makes them
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+        closed, start = b"some", time.monotonic()
+        while closed and time.monotonic() - start < 60.0:
+            closed = os.read(read, 65536) if select.select([read], [], [], 1.0)[0] else closed
+        assert not closed
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        os.close(read)
+        parent.wait()
 
 
 def test_what_a_worker_is_sent_does_not_grow_with_the_survey():
