@@ -13,6 +13,7 @@ from mock_study import choose
 
 from kurucz_grids.grid import Grid
 from phdlspec import load_emulator
+from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.driver import cramer_rao
 from phdlspec.fitting.preparation import observations, prepare
@@ -20,8 +21,26 @@ from phdlspec.fitting.problem import Problem
 from phdlspec.likelihood import Likelihood
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost
+from phdlspec.spectrum import Spectrum
 
 BROADENING = 10.0  # km/s
+
+
+def bounds(
+    emulator: Emulator, spectrum: Spectrum, labels: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Names (D,) of the parameters and their bounds (D,) with the emulator's error and without, at labels (33,)."""
+    data = observations([prepare(spectrum, emulator.native)], emulator.device)
+    coordinates = Coordinates.around(emulator.labels, torch.zeros(1, dtype=torch.float64), 0.1)
+    parameters = torch.zeros(1, len(coordinates.names), dtype=torch.float64)
+    parameters[0, : len(labels)] = torch.as_tensor(labels)
+    z = coordinates.coordinates(parameters)
+    pure = Problem(emulator, Likelihood.of(data), coordinates, ())
+    continuum = pure.likelihood.continuum(pure.flux(z)[:, None])[:, 0]
+    floor = emulator.model_error.floor(torch.as_tensor(spectrum.wave[None]))
+    whole = pure.with_likelihood(Likelihood.of(data, floor, continuum))
+    with_it, without = (cramer_rao(p.expand(z), coordinates)[0].numpy() for p in (whole, pure))
+    return coordinates.names, with_it, without
 
 
 def main() -> None:
@@ -41,17 +60,7 @@ def main() -> None:
         labels = np.append(grid.labels[row], BROADENING)
         flux = grid.flux(int(row))
         mock = mock_lamost(flux, native, labels[0], args.snr, i, vbroad=BROADENING, resolution_scale=1.0)
-        data = observations([prepare(mock, emulator.native)], emulator.device)
-        coordinates = Coordinates.around(emulator.labels, torch.zeros(1, dtype=torch.float64), 0.1)
-        names = coordinates.names
-        parameters = torch.zeros(1, len(names), dtype=torch.float64)
-        parameters[0, : len(labels)] = torch.as_tensor(labels)
-        z = coordinates.coordinates(parameters)
-        pure = Problem(emulator, Likelihood.of(data), coordinates, ())
-        continuum = pure.likelihood.continuum(pure.flux(z)[:, None])[:, 0]
-        floor = emulator.model_error.floor(torch.as_tensor(mock.wave[None]))
-        whole = pure.with_likelihood(Likelihood.of(data, floor, continuum))
-        with_it, without = (cramer_rao(p.expand(z), coordinates)[0].numpy() for p in (whole, pure))
+        names, with_it, without = bounds(emulator, mock, labels)
         ratios.append(with_it / without)
     table = np.array(ratios)
     print(f"{len(table)} models of the {args.split} part, SNR {args.snr:g}: median (largest) of the ratio")
