@@ -37,7 +37,7 @@ def bounds(
     z = coordinates.coordinates(parameters)
     pure = Problem(emulator, Likelihood.of(data), coordinates, ())
     continuum = pure.likelihood.continuum(pure.flux(z)[:, None])[:, 0]
-    floor = emulator.model_error.floor(torch.as_tensor(spectrum.wave[None]))
+    floor = emulator.error_floor(torch.as_tensor(spectrum.wave[None]), parameters)
     whole = pure.with_likelihood(Likelihood.of(data, floor, continuum))
     with_it, without = (cramer_rao(p.expand(z), coordinates)[0].numpy() for p in (whole, pure))
     return coordinates.names, with_it, without

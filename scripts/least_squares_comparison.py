@@ -79,8 +79,9 @@ def prepare_problem(spectra: list[Spectrum], emulator: Emulator) -> tuple[Proble
     problem = Problem(emulator, Likelihood.of(data), coordinates)
     rough = polish(problem, start, max_iterations=15, tolerance=0.5).z
     continuum = problem.likelihood.continuum(problem.flux(rough)[:, None])[:, 0]
-    at_rest = data.wave / (1.0 + coordinates.split(coordinates.parameters(rough))[1][:, None] / SPEED_OF_LIGHT_KM_S)
-    return problem.with_likelihood(Likelihood.of(data, emulator.model_error.floor(at_rest), continuum)), start
+    theta, velocity, _ = coordinates.split(coordinates.parameters(rough))
+    floor = emulator.error_floor(data.wave / (1.0 + velocity[:, None] / SPEED_OF_LIGHT_KM_S), theta)
+    return problem.with_likelihood(Likelihood.of(data, floor, continuum)), start
 
 
 class StarResiduals:

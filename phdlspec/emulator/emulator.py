@@ -16,10 +16,11 @@ from torch.func import jvp
 
 from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.checkpoint import Checkpoint, load_checkpoint
-from phdlspec.emulator.model_error import ModelError
+from phdlspec.emulator.model_error import TREND_IN, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError
 from phdlspec.labels import LABELS, LabelSet
+from phdlspec.likelihood import ErrorFloor
 from phdlspec.lsf import NativeGrid, project, project_with_derivatives
 from phdlspec.wavelength import LAMOST_WAVE
 
@@ -94,11 +95,7 @@ class Emulator:
         except (KeyError, RuntimeError, TypeError) as error:
             what = str(error).splitlines()[0]
             raise UserError(f"the checkpoint's tensors do not fit its description ({what}); train it again") from error
-        self.model_error = ModelError(
-            self.native.wave,
-            checkpoint.tensors["model_error.sigma"].double().numpy(),
-            checkpoint.tensors["model_error.factor"].double().numpy(),
-        )
+        self.model_error = ModelError.of(checkpoint.tensors, self.native.wave)
         self.resolving_power = float(resolving_power)
         self.wave: NDArray[np.float64] = np.asarray(LAMOST_WAVE if wave is None else wave, dtype=float)
         self._lower = torch.as_tensor(self.labels.lower, dtype=torch.float32, device=device)
@@ -195,6 +192,11 @@ class Emulator:
                     f"{label.lower:g} to {label.upper:g} {label.unit}".rstrip()
                 )
         return values
+
+    def error_floor(self, wave: Tensor, theta: Tensor) -> ErrorFloor:
+        """The emulator's own error at observed pixels, wave (P,) or (S, P) in Å at rest, for labels (S, L)."""
+        columns = [self.labels.index(name) for name in TREND_IN]
+        return self.model_error.floor(wave, theta[:, columns].detach().cpu().numpy())
 
     def trusted(self, theta: ArrayLike | Tensor) -> NDArray[np.bool_]:
         """True (B,) for labels within the bounds and within the range that the model card trusts."""

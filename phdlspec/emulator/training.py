@@ -41,7 +41,7 @@ from phdlspec import __version__
 from phdlspec.emulator.basis import FLUX_WEIGHT, PatchBasis, fit_basis
 from phdlspec.emulator.checkpoint import Checkpoint, save_checkpoint
 from phdlspec.emulator.emulator import choose_device
-from phdlspec.emulator.model_error import MEASURED_AT, ModelError
+from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.errors import UserError
@@ -368,7 +368,8 @@ class Trainer:
         guess = self.basis.decode(self.network(self.validation.x.to(self.device)))
         wave = torch.as_tensor(self.native.wave, device=self.device)
         residual = project(guess - truth, self.native, wave, MEASURED_AT)
-        return ModelError.measure(self.native.wave, residual.cpu().numpy())
+        stars = self.grid.labels[rows][:, [self.label_set.index(name) for name in TREND_IN]]
+        return ModelError.measure(self.native.wave, residual.cpu().numpy(), stars)
 
     def _identity(self) -> str:
         begun = self.start.sha256 if self.start else ""

@@ -292,7 +292,7 @@ class _Batch:
         rv = parameters[:, len(self.emulator.labels)]
         wave = self.members[0].spectrum.wave
         at_rest = wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
-        floor = self.emulator.model_error.floor(torch.as_tensor(at_rest, device=problem.device))
+        floor = self.emulator.error_floor(torch.as_tensor(at_rest, device=problem.device), parameters)
         stated = Likelihood.of(self.data, floor, continuum)
         if self.settings.robust:
             pixels = torch.tensor(wave, dtype=torch.float64, device=problem.device)  # its array is read-only

@@ -107,7 +107,7 @@ def test_model_error_is_of_the_size_of_the_residuals(toy_emulator, toy_grid):
     rows = toy_grid.rows("validation")
     theta = torch.as_tensor(np.column_stack([toy_grid.labels[rows], np.zeros(len(rows))]), dtype=torch.float32)
     residual = toy_emulator.native_flux(theta).numpy() - toy_grid.flux(rows)
-    floor = toy_emulator.model_error.floor(torch.as_tensor(toy_emulator.wave[100:3800].copy()))
-    assert floor.sigma.shape == (1, 3700)
+    floor = toy_emulator.error_floor(torch.as_tensor(toy_emulator.wave[100:3800].copy()), theta)
+    assert floor.sigma.shape == (len(rows), 3700)
     total = float((floor.sigma**2 + (floor.factor**2).sum(1)).mean().sqrt())
     assert 0.3 < total / np.sqrt((residual**2).mean()) < 1.5
