@@ -3,7 +3,7 @@
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
         --work DIR [--sun Sun_HARPS.fits]
 
-The grid is the first 1,008 models of seed 1 and, as cool stars are the hardest, those of the first 3,000 that lie
+The grid is the first 1,008 models of seed 1 and, as cool stars are the hardest, those of the first 2,502 that lie
 between 4000 and 4500 K. Training has three stages, as the shipped model's had while its grid grew, each on from the one
 before.
 With --sun the table of oscillator strengths that the Sun allows is made again first. Every step goes on where it was
@@ -24,7 +24,7 @@ import phdlspec
 SCRIPTS = Path(__file__).parent
 
 
-MODELS, COOL_MODELS = 1008, 3000  # of the grid; of which only the cool ones are made
+MODELS, COOL_MODELS = 1008, 2502  # of the grid; of which only the cool ones are made
 COOL = "4000", "4500"  # K
 STAGES = (  # training models (None: all), steps, learning rate
     ("346", "36000", "5e-3"),

@@ -38,6 +38,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: M
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(plain, temporary, metadata={"phdlspec": json.dumps(header)})
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: the checkpoint cannot be written ({error})") from error
