@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Iterable
 from functools import cached_property
@@ -167,26 +166,6 @@ class AtmosphereGrid:
         )
         params = np.array([[m.teff, m.logg, m.mh, m.vturb_kms] for m in models])
         return cls(params, structure, [m.source for m in models], source)
-
-    def save(self, path: str | Path) -> None:
-        """Write the npz file that `load` reads (`params`, `param_names`, `structure`, `columns`,
-        `titles`)."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".part")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    params=self.params,
-                    param_names=np.array([*AXES, "vturb_kms"]),
-                    structure=self.structure,
-                    columns=np.array(COLUMNS),
-                    titles=self.titles,
-                )
-            os.replace(partial, path)
-        except OSError as err:
-            partial.unlink(missing_ok=True)
-            raise UserError(f"{path}: the atmosphere grid cannot be written ({err.strerror})") from err
 
     @cached_property
     def checksum(self) -> str:

@@ -20,12 +20,6 @@ from phdlspec.errors import UserError
 log = logging.getLogger(__name__)
 
 MIN_LAYERS = 20
-BOLTZMANN = 1.380649e-16  # erg/K
-ATOMIC_MASS_UNIT = 1.66053907e-24  # g
-
-# Mean mass per nucleus of the mixture of Grevesse & Sauval (1998), split into H with He and the rest (amu).
-_MASS_H_HE = 0.9204 * 1.008 + 0.0783 * 4.0026
-_MASS_METALS = 0.0215
 
 _DECK_COLUMNS = ("RHOX", "T", "P", "XNE", "ABROSS", "ACCRAD", "VTURB")
 _POSITIVE = ("rhox", "temperature", "gas_pressure", "electron_density", "rosseland")
@@ -103,17 +97,6 @@ class Atmosphere:
         return self.rosseland[0] * self.rhox[0] + np.concatenate(
             [[0.0], np.cumsum(mean * np.diff(self.rhox))]
         )
-
-    @cached_property
-    def number_density(self) -> NDArray[np.float64]:
-        """(D,) particles other than electrons (1/cm3), from the ideal gas law."""
-        return self.gas_pressure / (BOLTZMANN * self.temperature) - self.electron_density
-
-    @cached_property
-    def density(self) -> NDArray[np.float64]:
-        """(D,) mass density (g/cm3), molecules neglected; the equation of state will refine it."""
-        mean_mass = _MASS_H_HE + _MASS_METALS * 10.0**self.mh
-        return self.number_density * mean_mass * ATOMIC_MASS_UNIT
 
 
 def read_atmospheres(path: str | Path) -> list[Atmosphere]:

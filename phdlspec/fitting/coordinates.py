@@ -63,12 +63,6 @@ class Coordinates:
         """Names of the parameters, in order."""
         return (*self.labels.names, "RV", *(("LN_RESOLUTION",) if self.resolution_width > 0 else ()))
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Units of the parameters; empty for the dimensionless one."""
-        resolution = ("",) if self.resolution_width > 0 else ()
-        return (*(label.unit for label in self.labels), "km/s", *resolution)
-
     def __len__(self) -> int:
         return len(self.lower)
 
