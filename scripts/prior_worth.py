@@ -433,7 +433,7 @@ def draw(by_method: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(all_sizes)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(by_method))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
