@@ -44,8 +44,8 @@ from phdlspec.errors import UserError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # of a row whose worker dies
-TEFF = GRID_LABELS.index("TEFF")
 HOPELESS = 8  # the build stops when the first so many models all fail
+_TEFF = GRID_LABELS.index("TEFF")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -164,7 +164,8 @@ def build(
         states = [store.prepare(labels, seed, retry_failed) for store in stores]
         done = set.intersection(*(state.done for state in states))
         failed = set.intersection(*(state.failed for state in states)) - done
-        wanted = np.flatnonzero((teff_range[0] <= labels[:, TEFF]) & (labels[:, TEFF] <= teff_range[1])).tolist()
+        low, high = teff_range
+        wanted = np.flatnonzero((labels[:, _TEFF] >= low) & (labels[:, _TEFF] <= high)).tolist()
         todo = [i for i in wanted if i not in done and i not in failed]
         made = 0
         if todo:

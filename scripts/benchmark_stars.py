@@ -75,9 +75,7 @@ def as_lamost(wave: np.ndarray, flux: np.ndarray, teff: float, snr: float, seed:
     continuum = uniform_filter1d(maximum_filter1d(level, 150), 150)
     sigma = continuum / (relative_snr(teff, LAMOST_WAVE) * snr)
     noisy = level + sigma * np.random.default_rng(seed).normal(size=len(level))
-    return Spectrum(
-        LAMOST_WAVE, noisy, sigma**-2, bad, RESOLVING_POWER, {"OBSID": name}, name, ((3700.0, 9100.0),)
-    )
+    return Spectrum(LAMOST_WAVE, noisy, sigma**-2, bad, RESOLVING_POWER, {"OBSID": name}, name, ((3700.0, 9100.0),))
 
 
 def without_balmer(spectrum: Spectrum) -> Spectrum:
@@ -88,8 +86,8 @@ def without_balmer(spectrum: Spectrum) -> Spectrum:
     return replace(spectrum, mask=bad, path=f"{spectrum.path}, no Balmer lines")
 
 
-def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
-    """Lines of text: by window, how far its pixels pull each label away from the reference."""
+def pixel_pulls_by_window(result: FitResult, reference: dict[str, float]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Where windows begin (W,), Å, and how far the pixels of each pull the labels away from the reference (W,)."""
     s = result.spectrum
     assert s is not None
     with np.errstate(all="ignore"):
@@ -100,16 +98,22 @@ def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
     width = {label.name: label.upper - label.lower for label in LABELS} | {"LN_RESOLUTION": 0.02}
     precision = np.array([12.0 / width.get(n, 1e3) ** 2 for n in result.names])
     by_pixel = pixel_pulls(residual, s.jacobian, ivar, displacement, precision)
+    edges = np.arange(3700.0, 9100.0, WINDOW)
+    sums = np.array([by_pixel[(s.wave >= low) & (s.wave < low + WINDOW)].sum(0) for low in edges])
+    return edges, dict(zip(result.names, sums.T))
+
+
+def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
+    """Lines of text: the windows that pull labels farthest away from the reference."""
+    edges, by_label = pixel_pulls_by_window(result, reference)
     names = [n for n in PULLED if n in reference]
-    columns = [result.names.index(n) for n in names]
-    scale = result.err[columns]
-    edges = np.arange(3800.0, 9100.0, WINDOW)
-    rows = [(low, by_pixel[(s.wave >= low) & (s.wave < low + WINDOW)][:, columns].sum(0)) for low in edges]
-    rows.sort(key=lambda row: -float(np.abs(row[1] / scale).max()))
+    scale = result.err[[result.names.index(n) for n in names]]
+    table = np.column_stack([by_label[n] for n in names])
+    strongest = np.sort(np.argsort(-np.abs(table / scale).max(1))[:10])
     lines = ["  pulls by window (Å)  " + " ".join(f"{n:>9s}" for n in names)]
-    for low, pull in sorted(rows[:10], key=lambda row: row[0]):
-        lines.append(f"  {low:8.0f}-{low + WINDOW:.0f}        " + " ".join(f"{v:9.3f}" for v in pull))
-    lines.append("  all pixels           " + " ".join(f"{v:9.3f}" for v in by_pixel[:, columns].sum(0)))
+    for i in strongest:
+        lines.append(f"  {edges[i]:8.0f}-{edges[i] + WINDOW:.0f}        " + " ".join(f"{v:9.3f}" for v in table[i]))
+    lines.append("  all pixels           " + " ".join(f"{v:9.3f}" for v in table.sum(0)))
     return lines
 
 

@@ -194,7 +194,11 @@ class Emulator:
         return values
 
     def error_floor(self, wave: Tensor, theta: Tensor) -> ErrorFloor:
-        """The emulator's own error at observed pixels, wave (P,) or (S, P) in Å at rest, for labels (S, L)."""
+        """The emulator's own error in normalised flux, sigma (S, P) and factor (S, M, P), for S stars.
+
+        wave (P,) or (S, P) is the rest wavelength of their pixels, vacuum Å; theta (S, L or more) begins with the
+        labels in their units. Measured on held-out models, see `phdlspec.emulator.model_error`.
+        """
         columns = [self.labels.index(name) for name in TREND_IN]
         return self.model_error.floor(wave, theta[:, columns].detach().cpu().numpy())
 

@@ -16,8 +16,8 @@ MEASURED_AT = 2000.0  # resolving power at which the residuals are taken
 _SMOOTHING_PIXELS = 25  # a few stars do not tell the variance of one pixel
 _SHARE = 0.6  # of the variance at most that goes into the low-rank part
 
-
 TREND_IN = ("TEFF", "LOGG", "FE_H")
+_N_FEATURES = 6  # of the trend
 _ORIGIN, _UNIT = np.array([5500.0, 3.0, -0.5]), np.array([1000.0, 1.0, 1.0])
 _MIN_MODELS = 20  # for a trend; fewer have one amplitude for all
 _RIDGE = 1.0  # models' worth of evidence against a trend
@@ -46,7 +46,9 @@ class ModelError:
 
     @classmethod
     def measure(cls, wave: NDArray[np.float64], residuals: ArrayLike, stars: ArrayLike, rank: int = 8) -> ModelError:
-        """From residuals (N, P), emulator minus ab initio at `MEASURED_AT`, of N models of `TREND_IN` (N, 3).
+        """From residuals (N, P), emulator minus ab initio in normalised flux at `MEASURED_AT`, on wave (P,), vacuum Å.
+
+        stars (N, 3) are the models' `TREND_IN`, in K and dex.
 
         With few models only a part of the leading directions is trusted: each is scaled down by what as many models
         of independent noise would have shown.
@@ -68,12 +70,12 @@ class ModelError:
         return cls(np.asarray(wave), sigma, factor, trend, stars.min(0), stars.max(0))
 
     def amplitude(self, stars: ArrayLike) -> NDArray[np.float64]:
-        """How much larger the error is (S,) for stars of `TREND_IN` (S, 3)."""
+        """The factor (S,) on sigma and factor for stars of `TREND_IN` (S, 3), K and dex."""
         inside = np.clip(np.asarray(stars, dtype=float), self.lowest, self.highest)
         return np.exp(_features(inside) @ self.trend)
 
     def floor(self, wave: Tensor, stars: ArrayLike) -> ErrorFloor:
-        """The error at observed pixels: wave (P,) or (S, P), for S stars of `TREND_IN` (S, 3)."""
+        """The error at rest wavelengths (P,) or (S, P), vacuum Å, for S stars of `TREND_IN` (S, 3), K and dex."""
         observed = wave.detach().cpu().numpy()
         amplitude = self.amplitude(stars)[:, None]
 
@@ -88,7 +90,10 @@ class ModelError:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], wave: NDArray[np.float64]) -> ModelError:
-        """From a checkpoint. Those of version 1 know no trend."""
+        """From a checkpoint's tensors, for its native wavelengths (P,), vacuum Å. Those of version 1 know no trend.
+
+        Raises `KeyError` where sigma or factor is missing.
+        """
         stored = {name: tensors[f"model_error.{name}"].double().numpy() for name in ("sigma", "factor")}
         none = {"trend": np.zeros(_N_FEATURES), "lowest": np.full(3, -np.inf), "highest": np.full(3, np.inf)}
         for name, value in none.items():
@@ -102,9 +107,6 @@ class ModelError:
             f"model_error.{name}": torch.as_tensor(getattr(self, name), dtype=torch.float32)
             for name in ("sigma", "factor", "trend", "lowest", "highest")
         }
-
-
-_N_FEATURES = 6
 
 
 def _features(stars: NDArray[np.float64]) -> NDArray[np.float64]:

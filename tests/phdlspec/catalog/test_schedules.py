@@ -128,6 +128,7 @@ def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, toy_checkpoint
     assert_same(make_catalog(job(tmp_path / "c.fits", toy_checkpoint), resume=True, progress=False), alone)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="children of a process are read from /proc, Linux only")
 def test_workers_end_with_a_parent_that_is_killed(toy_checkpoint, tmp_path):
     """They hold a pipe of ours: it closes when the last of them is gone."""
     code = (

@@ -52,5 +52,5 @@ def test_it_survives_a_checkpoint_and_checkpoints_without_a_trend_are_read():
     tensors = error.tensors()
     again = ModelError.of(tensors, WAVE)
     np.testing.assert_allclose(again.amplitude(stars), error.amplitude(stars), rtol=1e-5)
-    old = ModelError.of({name: t for name, t in tensors.items() if name[12:] in ("sigma", "factor")}, WAVE)
+    old = ModelError.of({name: tensors[name] for name in ("model_error.sigma", "model_error.factor")}, WAVE)
     assert np.array_equal(old.amplitude(stars), np.ones(len(stars)))
