@@ -157,6 +157,10 @@ def build(
         raise UserError(f"{workers} workers were asked for, expected at least one")
     started = time.monotonic()
     labels = sample_labels(n, seed, contains)
+    low, high = teff_range
+    wanted = np.flatnonzero((labels[:, _TEFF] >= low) & (labels[:, _TEFF] <= high)).tolist()
+    if not wanted:
+        raise UserError(f"none of the {n} models lies at {low:g}-{high:g} K, expected a range that holds some, low first")
     stores = [_Store(FORMS[name], Path(path)) for name, path in outputs.items()]
     with ExitStack() as stack:
         for store in stores:
@@ -164,8 +168,6 @@ def build(
         states = [store.prepare(labels, seed, retry_failed) for store in stores]
         done = set.intersection(*(state.done for state in states))
         failed = set.intersection(*(state.failed for state in states)) - done
-        low, high = teff_range
-        wanted = np.flatnonzero((labels[:, _TEFF] >= low) & (labels[:, _TEFF] <= high)).tolist()
         todo = [i for i in wanted if i not in done and i not in failed]
         made = 0
         if todo:

@@ -9,8 +9,10 @@ differences of PySME over 0.2 dex. `cost`: CPU seconds of flux and 32 derivative
 
 PySME is driven through its SMElib with our layers, its own solution of the equation of state (all densities
 adopted), three Gaussian angles and the wavelengths of our grid. It gets the widths that our reader made of the list
-(ABO as cross section and exponent, others as log gamma at 10^4 K). Chemistry and continuous opacity are SMElib's on
-both sides: what is compared are lines, profiles, cuts and transfer. Continuum scattering counts as absorption on both
+(ABO as cross section and exponent, others as log gamma at 10^4 K). Lines of species that SMElib's equation of state
+gives no populations for (Ru, Pd, Mo, Nb, Th, ZrO ...) are left out: our synthesis has none of them, and PySME makes
+those of Ru I and Pd I at 4213-4214 Å nearly black in a giant. Chemistry and continuous opacity are SMElib's on both
+sides: what is compared are lines, profiles, cuts and transfer. Continuum scattering counts as absorption on both
 sides, PySME's default; with `--scattering` both treat it as such, but then PySME's flux between lines does not reach
 its own continuum (0.994 of it at 5000 K, logg 3, [M/H] -1.5, 4990 Å).
 """
@@ -75,7 +77,7 @@ class PySme:
         self._model, self._star = model, star
         self._grid, self._scattering = synthesizer.grid, synthesizer.settings.scattering
         known = np.isin(lines.species, list(model.equilibrium.population))
-        self._lines, self._other = lines.select(known), lines.select(~known)
+        self._lines = lines.select(known)
         self.state = _kept(self._lines, model, self._grid, cut)
 
     def wave(self, low: float, high: float) -> Array:
@@ -91,8 +93,7 @@ class PySme:
         centre, reach = self.state.centre.numpy(), self.state.reach.numpy().clip(min=40)
         near = (centre + reach >= first) & (centre - reach <= last)
         mine = self._lines.select(np.sort(self.state.index.numpy()[near]))
-        tables = [_rows(mine), _rows(self._other.within(low - 1.0, high + 1.0)), _hydrogen_rows()]
-        return pd.concat(tables).sort_values("wlcent").reset_index(drop=True)
+        return pd.concat([_rows(mine), _hydrogen_rows()]).sort_values("wlcent").reset_index(drop=True)
 
     def flux(self, table, wave: Array | None, bounds: tuple[float, float], abundances: dict[str, float]) -> Array:
         """Normalised flux at vacuum wavelengths, or on PySME's own adaptive grid."""

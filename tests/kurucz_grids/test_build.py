@@ -72,6 +72,11 @@ def test_a_range_of_teff_first_and_the_rest_later(tmp_path):
     _assert_same(path, tmp_path / "whole.h5")
 
 
+def test_a_range_without_models_is_refused(tmp_path):
+    with pytest.raises(UserError, match="none of the 8 models lies at 5000-4000 K"):
+        _build(tmp_path / "grid.h5", 8, FakeFactory(), teff_range=(5000.0, 4000.0))
+
+
 def test_models_that_fail_become_rows_with_a_reason(tmp_path):
     path = tmp_path / "grid.h5"
     factory = FakeFactory(fail=(_key(1),), crash=(_key(2),), nan=(_key(4),), hang=(_key(5),))
