@@ -160,7 +160,7 @@ def build(
     low, high = teff_range
     wanted = np.flatnonzero((labels[:, _TEFF] >= low) & (labels[:, _TEFF] <= high)).tolist()
     if not wanted:
-        raise UserError(f"none of the {n} models lies at {low:g}-{high:g} K, expected a range that holds some, low first")
+        raise UserError(f"none of the {n} models lies at {low:g}-{high:g} K, expected a range with models, low first")
     stores = [_Store(FORMS[name], Path(path)) for name, path in outputs.items()]
     with ExitStack() as stack:
         for store in stores:
