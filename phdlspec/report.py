@@ -44,7 +44,7 @@ def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, A
             "<h2>Spectrum</h2>", _picture(_spectrum_figure(result.spectrum)),
             "<p>Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
             "no noise explains. Below each panel: residual in units of the noise.</p>",
-            "<h2>What carries each element</h2>", _picture(_zoom_figure(result)),
+            "<h2>What carries each element</h2>", _picture(zoom_figure(result)),
             "<p>The window that says most about the element, all other labels being free. Orange: the model with the "
             "element changed by 0.2 dex.</p>",
             "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
@@ -143,7 +143,11 @@ def _element_window(result: FitResult, column: int, weight: np.ndarray) -> float
     return float(s.wave[np.argmax(cumulative[right] - cumulative[:-1])] + 0.5 * ZOOM_WIDTH)
 
 
-def _zoom_figure(result: FitResult) -> Figure:
+def zoom_figure(result: FitResult) -> Figure:
+    """The window that says most about each of the 16 best measured elements; orange: it is changed by 0.2 dex.
+
+    The result must have been made with `keep`.
+    """
     s = result.spectrum
     assert s is not None
     with np.errstate(all="ignore"):

@@ -1,8 +1,10 @@
 """The bundled example: a mock LAMOST spectrum of a K giant, from an ab initio model (not from the emulator).
 
-The labels of the star are in the table beside it, so that anyone can see how well the fit does.
+The labels of the star are in the table beside it, so that anyone can see how well the fit does. With --figure the
+shipped emulator is fitted to it and the windows that carry each element are drawn, as in its report.
 
-    python scripts/make_example.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz
+    python scripts/make_example.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
+        --figure docs/figures/example_zooms.png
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import read_line_list
 from kurucz_grids.linelists.solar_gf import with_solar_gf
 from kurucz_grids.synthesis import Synthesizer
-from phdlspec.io import write_lamost
+from phdlspec import load_emulator
+from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.io import read_spectrum, write_lamost
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.mock import mock_lamost
+from phdlspec.report import zoom_figure
 
 STAR = {
     "TEFF": 4810.0, "LOGG": 2.55, "VMIC": 1.45, "FE_H": -0.32, "C_FE": -0.12, "N_FE": 0.22, "O_FE": 0.18,
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--atmospheres", required=True)
     parser.add_argument("--line-list", required=True)
     parser.add_argument("--out", type=Path, default=Path(phdlspec.__file__).parent / "data")
+    parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     synthesizer = Synthesizer(AtmosphereGrid.load(args.atmospheres), with_solar_gf(read_line_list(args.line_list)))
     theta = GRID_LABELS.complete(STAR)
@@ -52,6 +58,10 @@ def main() -> None:
     truth = Table([[*GRID_LABELS.names, "VBROAD", "RV"], values], names=("label", "value"))
     truth.meta.update(snr=SNR, seed=SEED, red_arm_km_s=6.0)
     truth.write(args.out / "example_truth.ecsv", overwrite=True)
+    if args.figure:
+        settings = FitSettings(mode="fast")
+        result = fit_batch([read_spectrum(args.out / "example.fits.gz")], load_emulator(), settings, keep=True)[0]
+        zoom_figure(result).savefig(args.figure, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

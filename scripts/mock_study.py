@@ -6,6 +6,8 @@ Cramer-Rao bound is below --informative: scatter of (fit - truth) over the bound
 68% and 95% intervals, and a chi2 of the rank histogram (simulation-based calibration; 10 bins, so about 9 is good).
 
     python scripts/mock_study.py grid.h5 --split test --snr 100 --n 150
+
+Ctrl-C ends the fits; the table is then of those that are done.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from tqdm import tqdm
 from kurucz_grids.grid import Grid
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.result import FitResult
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost
 
@@ -60,15 +64,18 @@ def main() -> None:
     truth = np.column_stack([grid.labels[rows], rotation, velocity])
     names = (*grid.label_names, "VBROAD", "RV")
     start = time.time()
-    results = []
-    for first in tqdm(range(0, len(rows), args.batch)):
-        part = range(first, min(first + args.batch, len(rows)))
-        mocks = [
-            mock_lamost(grid.flux(int(rows[i])), native, truth[i, 0], args.snr, 1000 + i, rv=velocity[i],
-                        vbroad=rotation[i], red_velocity=float(random.normal(5.0, 3.0)), identifier=f"{rows[i]}-{i}")
-            for i in part
-        ]  # fmt: skip
-        results += fit_batch(mocks, emulator, settings, keep=True)
+    results: list[FitResult] = []
+    with suppress(KeyboardInterrupt):
+        for first in tqdm(range(0, len(rows), args.batch)):
+            part = range(first, min(first + args.batch, len(rows)))
+            mocks = [
+                mock_lamost(grid.flux(int(rows[i])), native, truth[i, 0], args.snr, 1000 + i, rv=velocity[i],
+                            vbroad=rotation[i], red_velocity=float(random.normal(5.0, 3.0)),
+                            identifier=f"{rows[i]}-{i}")
+                for i in part
+            ]  # fmt: skip
+            results += fit_batch(mocks, emulator, settings, keep=True)
+    rows, truth = rows[: len(results)], truth[: len(results)]
     seconds = (time.time() - start) / len(rows)
     report(names, truth, results, args.informative)
     modes = {m: sum(r.mode == m for r in results) for m in {r.mode for r in results}}

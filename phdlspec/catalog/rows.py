@@ -25,7 +25,7 @@ _PER_LABEL = {
 }  # fmt: skip
 _META = {"OBSID": "S", "RA": "f8", "DEC": "f8", "SNRG": "f4", "Z": "f4", "CLASS": "S", "SUBCLASS": "S"}
 _DIAGNOSTICS = {
-    "pareto_k": ("PARETO_K", "shape of the importance weights' tail; above 0.7 the fast posterior is doubtful"),
+    "pareto_k": ("PARETO_K", "shape of the importance weights' tail; above 0.63 the fast posterior is doubtful"),
     "ess": ("ESS", "effective number of draws of the posterior"),
     "outliers": ("NOUTLIER", "pixels left out because no noise explains them"),
     "red_arm_km_s": ("RED_SHIFT", "velocity of the last arm against the first, km/s, taken out"),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phdlspec.errors import UserError
 
-FORMAT, VERSION = "phdlspec-emulator", 2  # 2: the model error has a trend with the labels
+FORMAT, VERSION = "phdlspec-emulator", 3  # 3: the model error is told in label space
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.func import jvp
 
 from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.checkpoint import Checkpoint, load_checkpoint
-from phdlspec.emulator.model_error import TREND_IN, ModelError
+from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError
 from phdlspec.labels import LABELS, LabelSet
@@ -92,10 +92,10 @@ class Emulator:
         self.native = NativeGrid(**self.metadata["native"])
         try:
             self._parts = _assemble(checkpoint, self.native, device)
+            self.model_error = ModelError.of(checkpoint.tensors, self.native.wave)
         except (KeyError, RuntimeError, TypeError) as error:
             what = str(error).splitlines()[0]
             raise UserError(f"the checkpoint's tensors do not fit its description ({what}); train it again") from error
-        self.model_error = ModelError.of(checkpoint.tensors, self.native.wave)
         self.resolving_power = float(resolving_power)
         self.wave: NDArray[np.float64] = np.asarray(LAMOST_WAVE if wave is None else wave, dtype=float)
         self._lower = torch.as_tensor(self.labels.lower, dtype=torch.float32, device=device)
@@ -199,8 +199,11 @@ class Emulator:
         wave (P,) or (S, P) is the rest wavelength of their pixels, vacuum Å; theta (S, L or more) begins with the
         labels in their units. Measured on held-out models, see `phdlspec.emulator.model_error`.
         """
-        columns = [self.labels.index(name) for name in TREND_IN]
-        return self.model_error.floor(wave, theta[:, columns].detach().cpu().numpy())
+        stars = theta[:, [self.labels.index(name) for name in TREND_IN]]
+        native, by_label = self._native_by_label(theta[:, : len(self.labels)].float())
+        pixels = torch.as_tensor(self.native.wave, device=self.device)
+        flux, jacobian = (project(x, self.native, pixels, MEASURED_AT).cpu().numpy() for x in (native, by_label))
+        return self.model_error.floor(wave, stars.detach().cpu().numpy(), flux, jacobian)
 
     def trusted(self, theta: ArrayLike | Tensor) -> NDArray[np.bool_]:
         """True (B,) for labels within the bounds and within the range that the model card trusts."""

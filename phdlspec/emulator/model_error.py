@@ -1,20 +1,30 @@
-"""How wrong the emulator is, pixel by pixel and together, for which stars: measured on models it was not trained on."""
+"""How wrong the emulator is, and for which stars: measured on models that it was not trained on.
+
+It errs in two ways. Pixel by pixel, without much order; and as if the labels were a little off, for a network that is
+not quite right in a line of oxygen is right for another abundance of oxygen. The first is noise among noise, the second
+goes into the labels at any signal-to-noise ratio. It is told in units of a reference, the Cramer-Rao bounds of a
+spectrum with the same S/N of 100 everywhere: what a star's spectrum hardly shows may be off by much.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from phdlspec.continuum import continuum_basis
 from phdlspec.likelihood import ErrorFloor
 
+Array = NDArray[np.float64]
+
 MEASURED_AT = 2000.0  # resolving power at which the residuals are taken
+_REFERENCE_NOISE, _REFERENCE_PIXEL = 0.01, 2.3e-4  # of normalised flux, in a pixel of LAMOST's width in ln(wave)
 _SMOOTHING_PIXELS = 25  # a few stars do not tell the variance of one pixel
-_SHARE = 0.6  # of the variance at most that goes into the low-rank part
+_RANK = 16  # directions in label space that are kept
 
 TREND_IN = ("TEFF", "LOGG", "FE_H")
 _N_FEATURES = 6  # of the trend
@@ -25,98 +35,127 @@ _RIDGE = 1.0  # models' worth of evidence against a trend
 
 @dataclass(frozen=True)
 class ModelError:
-    """Covariance of the model error in normalised flux: a(labels)^2 (diag(sigma^2) + factor^T factor).
+    """Covariance of the model error in normalised flux: a(labels)^2 (diag(sigma^2) + J B shifts^T shifts B J^T).
+
+    J are the star's derivatives by label, B its `reference_bounds` on the diagonal.
 
     Attributes
     ----------
     wave : (P,) vacuum Å of the native grid
     sigma : (P,) independent part
-    factor : (M, P) the directions in which pixels err together
+    shifts : (M, L) the directions in which labels are off, in units of the bounds
+    span : (L,) ranges of the labels, their units
     trend : (6,) of ln a, the amplitude: constant, Teff, its square, log g, [Fe/H] and its square, from 5500 K, 3, -0.5
         in units of 1000 K and 1 dex; cool stars are emulated far worse than others
     lowest, highest : (3,) Teff, log g, [Fe/H] of the models measured, beyond which the trend is not followed
     """
 
-    wave: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    factor: NDArray[np.float64]
-    trend: NDArray[np.float64]
-    lowest: NDArray[np.float64]
-    highest: NDArray[np.float64]
+    wave: Array
+    sigma: Array
+    shifts: Array
+    span: Array
+    trend: Array
+    lowest: Array
+    highest: Array
 
     @classmethod
-    def measure(cls, wave: NDArray[np.float64], residuals: ArrayLike, stars: ArrayLike, rank: int = 8) -> ModelError:
-        """From residuals (N, P), emulator minus ab initio in normalised flux at `MEASURED_AT`, on wave (P,), vacuum Å.
+    def measure(
+        cls,
+        wave: Array,
+        residuals: ArrayLike,
+        stars: ArrayLike,
+        spectra: Iterable[tuple[Array, Array]],
+        span: ArrayLike,
+    ) -> ModelError:
+        """From N models that the emulator has not seen, at `MEASURED_AT` on wave (P,), vacuum Å.
 
-        stars (N, 3) are the models' `TREND_IN`, in K and dex.
-
-        With few models only a part of the leading directions is trusted: each is scaled down by what as many models
-        of independent noise would have shown.
+        Parameters
+        ----------
+        residuals : (N, P) emulator minus ab initio, normalised flux
+        stars : (N, 3) the models' `TREND_IN`, K and dex
+        spectra : ab initio flux (P,) and derivatives (L, P), per label unit, of each model
+        span : (L,) ranges of the labels, their units
         """
-        r, stars = np.asarray(residuals, dtype=float), np.asarray(stars, dtype=float)
+        r, stars, span = (np.asarray(x, dtype=float) for x in (residuals, stars, span))
         trend = _fit_trend(stars, np.log(np.sqrt((r**2).mean(1))))
         r = r / np.exp(_features(stars) @ trend)[:, None]
         variance = np.convolve(np.pad((r**2).mean(0), _SMOOTHING_PIXELS, mode="edge"), _box(), mode="valid")
-        variance = np.maximum(variance[: len(wave)], 1e-10)
-        scaled = r / np.sqrt(variance)
-        _, size, directions = np.linalg.svd(scaled, full_matrices=False)
-        rank = min(rank, max(len(r) // 4, 0))
-        excess = np.sqrt(np.maximum(size[:rank] ** 2 / len(r) - (size**2).mean() / len(r), 0.0))
-        factor = excess[:, None] * directions[:rank]
-        explained = (factor**2).sum(0)
-        factor *= np.sqrt(np.minimum(1.0, _SHARE / np.maximum(explained, 1e-12)))
-        left = 1.0 - (factor**2).sum(0)
-        sigma, factor = np.sqrt(variance * left), factor * np.sqrt(variance)
-        return cls(np.asarray(wave), sigma, factor, trend, stars.min(0), stars.max(0))
+        sigma = np.sqrt(np.maximum(variance[: len(wave)], 1e-10))
+        basis = continuum_basis(wave)
+        pulls = np.array([_pull(one, *spectrum, wave, basis, span) for one, spectrum in zip(r, spectra)])
+        _, size, directions = np.linalg.svd(pulls / len(pulls) ** 0.5, full_matrices=False)
+        shifts = (size[:, None] * directions)[:_RANK]
+        return cls(np.asarray(wave), sigma, shifts, span, trend, stars.min(0), stars.max(0))
 
-    def amplitude(self, stars: ArrayLike) -> NDArray[np.float64]:
-        """The factor (S,) on sigma and factor for stars of `TREND_IN` (S, 3), K and dex."""
+    def amplitude(self, stars: ArrayLike) -> Array:
+        """The factor (S,) on sigma and shifts for stars of `TREND_IN` (S, 3), K and dex."""
         inside = np.clip(np.asarray(stars, dtype=float), self.lowest, self.highest)
         return np.exp(_features(inside) @ self.trend)
 
-    def floor(self, wave: Tensor, stars: ArrayLike) -> ErrorFloor:
-        """The error at rest wavelengths (P,) or (S, P), vacuum Å, for S stars of `TREND_IN` (S, 3), K and dex."""
-        observed = wave.detach().cpu().numpy()
-        amplitude = self.amplitude(stars)[:, None]
+    def floor(self, wave: Tensor, stars: ArrayLike, flux: ArrayLike, jacobian: ArrayLike) -> ErrorFloor:
+        """The error of S stars in normalised flux at rest wavelengths (P,) or (S, P), vacuum Å.
 
-        def at(values: NDArray[np.float64]) -> Tensor:
-            found = amplitude * np.atleast_2d(np.interp(observed, self.wave, values))
-            return torch.as_tensor(found, dtype=torch.float32, device=wave.device)
-
-        sigma = at(self.sigma)
-        rows = [at(row) for row in self.factor]
-        factor = torch.stack(rows, dim=1) if rows else sigma.new_zeros(len(sigma), 0, sigma.shape[1])
-        return ErrorFloor(sigma, factor)
+        stars (S, 3) are their `TREND_IN`, K and dex; flux (S, Pn) and jacobian (S, L, Pn), per label unit, their
+        spectra on the native grid at `MEASURED_AT`.
+        """
+        pixels = np.atleast_2d(wave.detach().cpu().numpy())
+        amplitude, basis = self.amplitude(stars), continuum_basis(self.wave)
+        sigmas, factors = [], []
+        for s, (a, f, j) in enumerate(zip(amplitude, np.asarray(flux, float), np.asarray(jacobian, float))):
+            observed = pixels[min(s, len(pixels) - 1)]
+            rows = a * (self.shifts * reference_bounds(f, j, self.wave, basis, self.span)) @ j
+            sigmas.append(np.interp(observed, self.wave, a * self.sigma))
+            factors.append(np.array([np.interp(observed, self.wave, row) for row in rows]))
+        both = (torch.as_tensor(np.array(x), dtype=torch.float32, device=wave.device) for x in (sigmas, factors))
+        return ErrorFloor(*both)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], wave: NDArray[np.float64]) -> ModelError:
-        """From a checkpoint's tensors, for its native wavelengths (P,), vacuum Å. Those of version 1 know no trend.
-
-        Raises `KeyError` where sigma or factor is missing.
-        """
-        stored = {name: tensors[f"model_error.{name}"].double().numpy() for name in ("sigma", "factor")}
-        none = {"trend": np.zeros(_N_FEATURES), "lowest": np.full(3, -np.inf), "highest": np.full(3, np.inf)}
-        for name, value in none.items():
-            tensor = tensors.get(f"model_error.{name}")
-            stored[name] = value if tensor is None else tensor.double().numpy()
+    def of(cls, tensors: Mapping[str, Tensor], wave: Array) -> ModelError:
+        """From a checkpoint's tensors, for its native wavelengths (P,), vacuum Å; `KeyError` where one is missing."""
+        stored = {f.name: tensors[f"model_error.{f.name}"].double().numpy() for f in fields(cls) if f.name != "wave"}
         return cls(wave, **stored)
 
     def tensors(self) -> dict[str, Tensor]:
         """For the checkpoint."""
-        return {
-            f"model_error.{name}": torch.as_tensor(getattr(self, name), dtype=torch.float32)
-            for name in ("sigma", "factor", "trend", "lowest", "highest")
-        }
+        names = [f.name for f in fields(self) if f.name != "wave"]
+        return {f"model_error.{name}": torch.as_tensor(getattr(self, name), dtype=torch.float32) for name in names}
 
 
-def _features(stars: NDArray[np.float64]) -> NDArray[np.float64]:
+def _information(flux: Array, jacobian: Array, wave: Array, basis: Array, span: Array) -> tuple[Array, Array]:
+    """Fisher matrix (L, L) of the labels and their score (L, P) for a residual, with the continuum marginalised.
+
+    The ranges of the labels are a Gaussian prior of the same variance.
+    """
+    weight = np.mean(np.diff(np.log(wave))) / _REFERENCE_PIXEL / _REFERENCE_NOISE**2
+    continuum = np.linalg.qr((flux * basis).T)[0]  # (P, K)
+    score = weight * (jacobian - (jacobian @ continuum) @ continuum.T)
+    return score @ jacobian.T + np.diag(12.0 / span**2), score
+
+
+def reference_bounds(flux: Array, jacobian: Array, wave: Array, basis: Array, span: Array) -> Array:
+    """Cramer-Rao bounds (L,) in label units at a signal-to-noise ratio of 100 in every pixel of LAMOST's width.
+
+    flux (P,), jacobian (L, P) on wave (P,), vacuum Å; basis (K, P) of the continuum, span (L,) of the labels.
+    """
+    fisher, _ = _information(flux, jacobian, wave, basis, span)
+    return np.sqrt(np.diag(np.linalg.inv(fisher)))
+
+
+def _pull(residual: Array, flux: Array, jacobian: Array, wave: Array, basis: Array, span: Array) -> Array:
+    """How far the labels of a fit are off (L,), in units of the bounds, where the model errs by residual (P,)."""
+    fisher, score = _information(flux, jacobian, wave, basis, span)
+    covariance = np.linalg.inv(fisher)
+    return covariance @ (score @ residual) / np.sqrt(np.diag(covariance))
+
+
+def _features(stars: Array) -> Array:
     """(N, 6)"""
     teff, logg, fe_h = ((stars - _ORIGIN) / _UNIT).T
     return np.column_stack([np.ones(len(stars)), teff, teff**2, logg, fe_h, fe_h**2])
 
 
-def _fit_trend(stars: NDArray[np.float64], ln_rms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ridge regression of ln rms about its mean, which sigma and factor carry."""
+def _fit_trend(stars: Array, ln_rms: Array) -> Array:
+    """Ridge regression of ln rms about its mean, which sigma and shifts carry."""
     if len(stars) < _MIN_MODELS:
         return np.zeros(_N_FEATURES)
     x = _features(stars)
@@ -125,5 +164,5 @@ def _fit_trend(stars: NDArray[np.float64], ln_rms: NDArray[np.float64]) -> NDArr
     return np.linalg.solve(x.T @ x + penalty, x.T @ (ln_rms - ln_rms.mean()))
 
 
-def _box() -> NDArray[np.float64]:
+def _box() -> Array:
     return np.full(2 * _SMOOTHING_PIXELS + 1, 1.0 / (2 * _SMOOTHING_PIXELS + 1))

@@ -363,13 +363,19 @@ class Trainer:
 
     @torch.no_grad()
     def _model_error(self) -> ModelError:
-        rows = self.grid.rows("validation")
-        truth = torch.as_tensor(self.grid.flux(rows)).to(self.device)
-        guess = self.basis.decode(self.network(self.validation.x.to(self.device)))
-        wave = torch.as_tensor(self.native.wave, device=self.device)
-        residual = project(guess - truth, self.native, wave, MEASURED_AT)
+        rows, native = self.grid.rows("validation"), self.native
+        wave = torch.as_tensor(native.wave)
+
+        def seen_from_afar(spectra: NDArray[np.float32]) -> Array:
+            return project(torch.as_tensor(spectra), native, wave, MEASURED_AT).double().numpy()
+
+        truth = self.grid.flux(rows)
+        guess = self.basis.decode(self.network(self.validation.x.to(self.device))).cpu().numpy()
+        spectra = ((seen_from_afar(truth[i : i + 1])[0], seen_from_afar(self.grid.jacobian(int(row))))
+                   for i, row in enumerate(rows))  # fmt: skip
         stars = self.grid.labels[rows][:, [self.label_set.index(name) for name in TREND_IN]]
-        return ModelError.measure(self.native.wave, residual.cpu().numpy(), stars)
+        span = self.label_set.upper - self.label_set.lower
+        return ModelError.measure(native.wave, seen_from_afar(guess - truth), stars, spectra, span)
 
     def _identity(self) -> str:
         begun = self.start.sha256 if self.start else ""

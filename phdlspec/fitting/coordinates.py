@@ -98,15 +98,15 @@ class Coordinates:
         steepness = self.resolution_width / RESOLUTION_BOUND
         return torch.cat([z[..., :n], 2.0 * steepness * torch.tanh(z[..., n:] * steepness)], dim=-1)
 
-    def coordinates(self, p: Tensor) -> Tensor:
-        """Inverse of `parameters`; values at or beyond a bound are put just inside."""
+    def coordinates(self, p: Tensor, edge: float = EDGE) -> Tensor:
+        """Inverse of `parameters`; values at or beyond a bound are put `edge` of the range inside."""
         p = p.to(torch.float64)
         lower, upper = self._bounds(p.ndim)
         n = self.lower.shape[1]
-        unit = ((p[..., :n] - lower) / (upper - lower)).clamp(EDGE, 1.0 - EDGE)
+        unit = ((p[..., :n] - lower) / (upper - lower)).clamp(edge, 1.0 - edge)
         rest = p[..., n:]
         if self.resolution_width > 0:
-            bounded = (rest / RESOLUTION_BOUND).clamp(-1.0 + EDGE, 1.0 - EDGE)
+            bounded = (rest / RESOLUTION_BOUND).clamp(-1.0 + edge, 1.0 - edge)
             rest = torch.atanh(bounded) * (RESOLUTION_BOUND / self.resolution_width)
         return torch.cat([torch.special.ndtri(unit), rest], dim=-1)
 

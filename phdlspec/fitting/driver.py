@@ -46,12 +46,14 @@ log = logging.getLogger(__name__)
 
 MODES = ("full", "fast")
 SAMPLERS = ("emcee", "hmc")
+MAIN_LABELS = "TEFF", "LOGG", "FE_H"
+AT_BOUND = 0.02  # of a label's range
 LOW_SNR = 10.0
 POOR_RCHI2 = 3.0
 MANY_OUTLIERS = 0.03
 MAX_ARM_SHIFT = 40.0  # km/s
 STARTS = 2  # entries of the look-up that are climbed from
-DRAWS, ROUNDS = 512, 3
+DRAWS = 512
 AT_ONCE = {"cpu": 64, "cuda": 2048}  # model spectra
 KEPT_DRAWS = 400
 FULL_ESS, FALLBACK_ESS = 400.0, 100.0
@@ -226,7 +228,7 @@ class _Batch:
         labels = Lookup.of(self.emulator).nearest(self.data, rv, 12).double()  # (S, 12, L)
         # The second start is the best entry that is a different star.
         scale = torch.tensor([300.0, 0.5, 0.4], dtype=torch.float64, device=labels.device)
-        main = [self.emulator.labels.index(n) for n in ("TEFF", "LOGG", "FE_H")]
+        main = [self.emulator.labels.index(n) for n in MAIN_LABELS]
         distance = ((labels[..., main] - labels[:, :1, main]) / scale).norm(dim=-1)
         far = torch.where(distance > 1.0, 1.0, 0.0)
         second = torch.where(far.any(1), far.argmax(1), torch.ones_like(far.argmax(1)))
@@ -307,13 +309,14 @@ class _Batch:
         return _best_of([local, polish(problem, found.z)])
 
     def _posterior(self, problem: Problem, best: Polished) -> tuple[Posterior, list[str]]:
-        sample = importance_sample(problem, best, self.random, DRAWS, ROUNDS)
+        sample = importance_sample(problem, best, self.random, DRAWS)
         draws = [_Draws(sample.z[s], sample.weight[s]) for s in range(len(problem))]
         diagnostics = [{"pareto_k": float(k), "ess": float(e)} for k, e in zip(sample.pareto_k, sample.ess)]
         reliable = sample.reliable.clone()
         mode = ["fast"] * len(problem)
         full = self.settings.mode == "full"
-        todo = torch.arange(len(problem), device=problem.device) if full else torch.nonzero(~reliable)[:, 0]
+        # A star outside the models is flagged; its posterior is a corner that is not worth a sampler's price.
+        todo = torch.nonzero(reliable.new_ones(len(problem)) if full else ~reliable & self._inside(problem, best))[:, 0]
         if full and self.settings.sampler == "emcee":
             for s in todo.tolist():
                 one = problem.select(torch.tensor([s], device=problem.device))
@@ -338,9 +341,15 @@ class _Batch:
                 mode[s] = "hmc"
                 diagnostics[s] |= {
                     "ess": float(chains.ess[i]), "rhat": float(chains.rhat[i]),
-                    "acceptance": float(chains.acceptance[i]), "steps": float(chains.steps),
+                    "acceptance": float(chains.acceptance[i]), "steps": float(chains.steps[i]),
                 }  # fmt: skip
         return Posterior(draws, reliable, diagnostics), mode
+
+    def _inside(self, problem: Problem, best: Polished) -> Tensor:
+        """(S,) True where no main label of the optimum is at its bound."""
+        labels = problem.coordinates.parameters(best.z)[:, : len(self.emulator.labels)].cpu().numpy()
+        unit = self.emulator.labels.to_unit(labels)[:, [self.emulator.labels.index(n) for n in MAIN_LABELS]]
+        return torch.as_tensor((np.abs(unit - 0.5) < 0.5 - AT_BOUND).all(axis=1), device=problem.device)
 
     def _refined(self, problem: Problem, best: Polished) -> list[Refined | None]:
         if self.direct is None:
@@ -523,7 +532,7 @@ def _label_flags(
     prior_sigma = np.full(len(p50), coordinates.resolution_width)
     prior_sigma[:n] = width / np.sqrt(12.0)
     informed = err < 0.75 * prior_sigma
-    at_bound = (p16[:n] - lower < 0.02 * width) | (upper - p84[:n] < 0.02 * width)
+    at_bound = (p16[:n] - lower < AT_BOUND * width) | (upper - p84[:n] < AT_BOUND * width)
     flag[:n] |= np.where(at_bound & informed[:n], int(LabelFlag.AT_BOUND), 0)
     flag |= np.where(informed, 0, int(LabelFlag.PRIOR_DOMINATED))
     flag |= np.where(err < 0.8 * crlb, int(LabelFlag.BELOW_BOUND), 0)
@@ -545,7 +554,7 @@ def _star_flag(
     converged: bool,
     trusted: bool,
 ) -> int:
-    main = [names.index(n) for n in ("TEFF", "LOGG", "FE_H")]
+    main = [names.index(n) for n in MAIN_LABELS]
     star_class = str(spectrum.meta.get("CLASS", "STAR")).upper() or "STAR"
     conditions = {
         StarFlag.LOW_SNR: not spectrum.snr >= LOW_SNR,

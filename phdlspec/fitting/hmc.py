@@ -13,7 +13,8 @@ so that no period is met. Rounds are added until every star has the effective sa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,18 +37,29 @@ RHAT_LIMIT = 1.02
 
 @dataclass(frozen=True)
 class Chains:
-    """Draws z (S, N, D) of all chains of each star, and their convergence.
+    """Draws of all chains of each star, and their convergence.
 
-    ess (S,) smallest effective sample size of any parameter; rhat (S,) largest split R-hat; acceptance (S,);
-    steps : transitions of each chain; converged (S,)
+    z : S tensors (N, D); ess (S,) smallest effective sample size of any parameter; rhat (S,) largest split R-hat;
+    acceptance (S,); steps (S,) transitions of each chain; converged (S,)
     """
 
-    z: Tensor
+    z: list[Tensor]
     ess: Tensor
     rhat: Tensor
     acceptance: Tensor
-    steps: int
+    steps: Tensor
     converged: Tensor
+
+    def star(self, i: int) -> Chains:
+        """The chains of one star."""
+        rest = (getattr(self, f.name)[i : i + 1] for f in fields(self))
+        return Chains(*rest)
+
+    @classmethod
+    def together(cls, parts: list[Chains]) -> Chains:
+        """Those of several stars."""
+        numbers = (torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)[1:])
+        return cls([z for part in parts for z in part.z], *numbers)
 
 
 def sample_hmc(
@@ -58,71 +70,141 @@ def sample_hmc(
     min_ess: float = 400.0,
     max_draws: int = 600,
 ) -> Chains:
-    """Sample the posteriors of S stars from their optima (S, D) and Hessians (S, D, D)."""
-    stars, n_dim = mean.shape
-    scale = torch.linalg.inv(torch.linalg.cholesky(hessian)).mT  # covariance = scale scale^T
+    """Sample the posteriors of S stars from their optima (S, D) and Hessians (S, D, D).
 
-    def place(x: Tensor) -> Tensor:
-        return mean[:, None] + x @ scale.mT
-
-    def whitened(z: Tensor) -> Tensor:
-        return torch.linalg.solve(scale, (z - mean[:, None]).mT).mT
-
-    def value_and_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
-        # x (S, C, D) whitened; the gradient is pulled back through z = mean + scale x.
-        value, gradient = problem.log_posterior_and_gradient(place(x))
-        return value.nan_to_num(nan=-math.inf), (gradient @ scale).nan_to_num(nan=0.0)
-
-    proposals = LinearProposals(problem, mean, random)
-    x = random.normal(CHAINS, n_dim)
-    value, gradient = value_and_gradient(x)
-    step = torch.full((stars,), 0.5 * n_dim**-0.25 * 2.0, dtype=mean.dtype, device=mean.device)
-    averaging = _DualAveraging(step)
-    kept: list[Tensor] = []
-    accepted = torch.zeros(stars, dtype=mean.dtype, device=mean.device)
-    total = 0
-    for iteration in range(WARM_UP + max_draws):
-        x = whitened(_jump(problem, proposals, place(x), value, random))
-        value, gradient = value_and_gradient(x)
-        momentum = random.normal(CHAINS, n_dim)
-        length = LENGTH * (0.5 + random.uniform(1)[:, 0])
-        leaps = int((length / step).max().clamp(1, MAX_LEAPS).ceil())
-        jump = torch.minimum(step, length / leaps)[:, None, None]
-        new_x, new_value, new_gradient = x, value, gradient
-        p = momentum + 0.5 * jump * new_gradient
-        for leap in range(leaps):
-            new_x = new_x + jump * p
-            new_value, new_gradient = value_and_gradient(new_x)
-            p = p + (jump if leap + 1 < leaps else 0.5 * jump) * new_gradient
-        energy = (new_value - 0.5 * (p**2).sum(-1)) - (value - 0.5 * (momentum**2).sum(-1))
-        probability = torch.exp(energy.clamp(max=0.0)).nan_to_num(nan=0.0)  # (S, C)
-        take = random.uniform(CHAINS) < probability
-        x = torch.where(take[..., None], new_x, x)
-        value = torch.where(take, new_value, value)
-        gradient = torch.where(take[..., None], new_gradient, gradient)
-        kept.append(x)
-        if iteration < WARM_UP:
-            step = averaging.update(probability.mean(1), final=iteration + 1 == WARM_UP)
-            if iteration + 1 == WHITEN_AT:
-                wider = _whitening(torch.stack(kept[WHITEN_FROM:], dim=2))
-                x = torch.linalg.solve(wider, x.mT).mT
-                scale, gradient = scale @ wider, gradient @ wider
-                averaging = _DualAveraging(step)
-            if iteration + 1 == WARM_UP:
-                kept.clear()
+    A star with enough effective draws leaves the batch.
+    """
+    walk = _Walk.start(problem, mean, hessian, random)
+    for iteration in range(WARM_UP):
+        walk.transition()
+        walk.adapt(final=iteration + 1 == WARM_UP)
+        if iteration + 1 == WHITEN_AT:
+            walk.whiten_again()
+    walk.forget()
+    left, found = list(range(len(mean))), dict[int, Chains]()
+    for total in range(1, max_draws + 1):
+        walk.transition()
+        if total % ROUND and total < max_draws:
             continue
-        accepted += probability.mean(1)
-        total += 1
-        if total % ROUND == 0:
-            chains = torch.stack(kept, dim=2)  # (S, C, N, D)
-            ess = effective_sample_size(chains).amin(-1)
-            rhat = split_rhat(chains).amax(-1)
-            if ((ess >= min_ess) & (rhat < RHAT_LIMIT)).all():
-                break
-    chains = torch.stack(kept, dim=2)
-    ess, rhat = effective_sample_size(chains).amin(-1), split_rhat(chains).amax(-1)
-    z = place(chains.reshape(stars, -1, n_dim))
-    return Chains(z, ess, rhat, accepted / total, total + WARM_UP, (ess >= 0.5 * min_ess) & (rhat < 1.05))
+        result = walk.result(min_ess)
+        done = (result.ess >= min_ess) & (result.rhat < RHAT_LIMIT)
+        if total == max_draws:
+            done = torch.ones_like(done)
+        for i in torch.nonzero(done)[:, 0].tolist():
+            found[left[i]] = result.star(i)
+        stay = torch.nonzero(~done)[:, 0]
+        left = [left[i] for i in stay.tolist()]
+        if not left:
+            break
+        walk = walk.select(stay)
+    return Chains.together([found[s] for s in range(len(mean))])
+
+
+@dataclass
+class _Walk:
+    """The chains of S stars on their way: places x (S, C, D) in whitened coordinates, z = mean + scale x.
+
+    value (S, C) and gradient (S, C, D) of the log posterior at x; kept : places of all transitions; averaging : of the
+    step sizes; probability : (S,) mean of the last transition's acceptance, accepted (S,) its sum since `forget`
+    """
+
+    problem: Problem
+    random: StarRandom
+    proposals: LinearProposals
+    mean: Tensor
+    scale: Tensor
+    x: Tensor
+    value: Tensor
+    gradient: Tensor
+    averaging: _DualAveraging
+    step: Tensor
+    probability: Tensor
+    accepted: Tensor
+    kept: list[Tensor]
+    steps: int = 0
+
+    @classmethod
+    def start(cls, problem: Problem, mean: Tensor, hessian: Tensor, random: StarRandom) -> _Walk:
+        """From draws of the Gaussian that the Hessians (S, D, D) at the optima (S, D) describe."""
+        stars, n_dim = mean.shape
+        scale = torch.linalg.inv(torch.linalg.cholesky(hessian)).mT  # covariance = scale scale^T
+        proposals = LinearProposals.around(problem, mean, random)
+        x = random.normal(CHAINS, n_dim)
+        value, gradient = _value_and_gradient(problem, mean, scale, x)
+        step = torch.full((stars,), n_dim**-0.25, dtype=mean.dtype, device=mean.device)
+        averaging, zero = _DualAveraging.around(step), torch.zeros_like(step)
+        return cls(problem, random, proposals, mean, scale, x, value, gradient, averaging, step, zero, zero, [])
+
+    def select(self, index: Tensor) -> _Walk:
+        """Some of the stars."""
+        tensors: dict[str, Any] = {name: x[index] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(
+            self, problem=self.problem.select(index), random=self.random.select(index),
+            proposals=self.proposals.select(index), averaging=self.averaging.select(index),
+            kept=[x[index] for x in self.kept], **tensors,
+        )  # fmt: skip
+
+    def _place(self, x: Tensor) -> Tensor:
+        return self.mean[:, None] + x @ self.scale.mT
+
+    def transition(self) -> None:
+        """One step of every chain: proposals of the linearised posterior, then a trajectory."""
+        z = _jump(self.problem, self.proposals, self._place(self.x), self.value, self.random)
+        self.x = torch.linalg.solve(self.scale, (z - self.mean[:, None]).mT).mT
+        self.value, self.gradient = _value_and_gradient(self.problem, self.mean, self.scale, self.x)
+        momentum = self.random.normal(CHAINS, self.x.shape[-1])
+        length = LENGTH * (0.5 + self.random.uniform(1)[:, 0])
+        leaps = (length / self.step).clamp(1, MAX_LEAPS).ceil()  # each star its own: company must not change a result
+        jump = torch.minimum(self.step, length / leaps)[:, None, None]
+        x, value, gradient = self.x.clone(), self.value.clone(), self.gradient.clone()
+        p = momentum + 0.5 * jump * gradient
+        for leap in range(int(leaps.max())):
+            on = torch.nonzero(leaps > leap)[:, 0]
+            x[on] += jump[on] * p[on]
+            problem = self.problem if len(on) == len(x) else self.problem.select(on)
+            value[on], gradient[on] = _value_and_gradient(problem, self.mean[on], self.scale[on], x[on])
+            share = torch.where(leaps[on] == leap + 1, 0.5, 1.0)[:, None, None]
+            p[on] += share * jump[on] * gradient[on]
+        energy = (value - 0.5 * (p**2).sum(-1)) - (self.value - 0.5 * (momentum**2).sum(-1))
+        probability = torch.exp(energy.clamp(max=0.0)).nan_to_num(nan=0.0)  # (S, C)
+        take = self.random.uniform(CHAINS) < probability
+        self.x = torch.where(take[..., None], x, self.x)
+        self.value = torch.where(take, value, self.value)
+        self.gradient = torch.where(take[..., None], gradient, self.gradient)
+        self.kept.append(self.x)
+        self.probability = probability.mean(1)
+        self.accepted = self.accepted + self.probability
+        self.steps += 1
+
+    def adapt(self, final: bool) -> None:
+        """Change the step sizes by the last transition's acceptance."""
+        self.step = self.averaging.update(self.probability, final)
+
+    def whiten_again(self) -> None:
+        """Whiten by the covariance of the draws made so far."""
+        wider = _whitening(torch.stack(self.kept[WHITEN_FROM:], dim=2))
+        self.x = torch.linalg.solve(wider, self.x.mT).mT
+        self.scale, self.gradient = self.scale @ wider, self.gradient @ wider
+        self.averaging = _DualAveraging.around(self.step)
+
+    def forget(self) -> None:
+        """Leave the warm-up behind."""
+        self.kept, self.accepted = [], torch.zeros_like(self.accepted)
+
+    def result(self, min_ess: float) -> Chains:
+        """What has been drawn since `forget`."""
+        chains = torch.stack(self.kept, dim=2)  # (S, C, N, D)
+        ess, rhat = effective_sample_size(chains).amin(-1), split_rhat(chains).amax(-1)
+        z = self._place(chains.flatten(1, 2))
+        steps = torch.full_like(ess, self.steps)
+        converged = (ess >= 0.5 * min_ess) & (rhat < 1.05)
+        return Chains(list(z), ess, rhat, self.accepted / len(self.kept), steps, converged)
+
+
+def _value_and_gradient(problem: Problem, mean: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    # Log posterior at z = mean + scale x, (S, C), and its gradient in x, (S, C, D).
+    value, gradient = problem.log_posterior_and_gradient(mean[:, None] + x @ scale.mT)
+    return value.nan_to_num(nan=-math.inf), (gradient @ scale).nan_to_num(nan=0.0)
 
 
 def _jump(problem: Problem, proposals: LinearProposals, z: Tensor, value: Tensor, random: StarRandom) -> Tensor:
@@ -148,16 +230,26 @@ def _whitening(chains: Tensor) -> Tensor:
     return torch.linalg.cholesky((centred.mT @ centred + (n_dim + 10) * unit) / (c * n + n_dim + 10))
 
 
+@dataclass
 class _DualAveraging:
     """Step sizes (S,) that reach the target acceptance."""
 
-    def __init__(self, start: Tensor):
-        self.centre = torch.log(10.0 * start)
-        self.error = torch.zeros_like(start)
-        self.mean = torch.zeros_like(start)
-        self.count = 0
+    centre: Tensor
+    error: Tensor
+    mean: Tensor
+    count: int = 0
+
+    @classmethod
+    def around(cls, start: Tensor) -> _DualAveraging:
+        """From step sizes (S,)."""
+        return cls(torch.log(10.0 * start), torch.zeros_like(start), torch.zeros_like(start))
+
+    def select(self, index: Tensor) -> _DualAveraging:
+        """Some of the stars."""
+        return _DualAveraging(self.centre[index], self.error[index], self.mean[index], self.count)
 
     def update(self, acceptance: Tensor, final: bool) -> Tensor:
+        """The next step sizes, or the final ones, after transitions with this acceptance (S,)."""
         self.count += 1
         rate = 1.0 / (self.count + 10.0)
         self.error = (1.0 - rate) * self.error + rate * (TARGET_ACCEPTANCE - acceptance)

@@ -10,7 +10,7 @@ conditional is a Gaussian in its square, drawn by inverting its distribution fun
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from phdlspec.fitting.random import StarRandom
 
 SWEEPS = 60
 WIDEN = 0.9  # of the precision: proposals a little wider than the posterior keep the weights bounded
+DRAWN_EDGE = 1e-9  # of the range: draws come as close to a bound
+FAR = 20.0  # standard deviations beyond a bound, from which a tail is drawn as an exponential
 LEAST_VBROAD = 6.0  # km/s at which d/d(VBROAD^2) is taken for slower stars
 _GRID = 96
 
@@ -54,8 +56,10 @@ class LinearPosterior:
         if z.shape[1] > n:
             edge = torch.full_like(z[:, n:], RESOLUTION_BOUND)
             lower, upper = torch.cat([lower, -edge], 1), torch.cat([upper, edge], 1)
-            precision[:, n, n] += coordinates.resolution_width**-2
-            gradient[:, n] -= parameters[:, n] * coordinates.resolution_width**-2
+            # Its prior, to second order as a density of the parameter: far from Gaussian where its bound is near.
+            bend = coordinates.bend(z)[:, n]
+            precision[:, n, n] += (1.0 + z[:, n] * bend).clamp(min=1.0) / scale[:, n] ** 2
+            gradient[:, n] += (bend - z[:, n]) / scale[:, n]
         squared = coordinates.labels.index("VBROAD")
         slope = 1.0 / (2.0 * parameters[:, squared].clamp(min=LEAST_VBROAD))  # d VBROAD / d VBROAD^2
         chain = torch.ones_like(z)
@@ -68,6 +72,10 @@ class LinearPosterior:
         least[:, squared] = 1e-4 / upper[:, squared] ** 4
         precision = WIDEN * precision + torch.diag_embed(least)
         return cls(centre, gradient * WIDEN, precision, lower, upper, squared)
+
+    def select(self, index: Tensor) -> LinearPosterior:
+        """Those of some stars."""
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "squared"})
 
     def features(self, parameters: Tensor) -> Tensor:
         """Parameters (S, N, D) with VBROAD squared."""
@@ -123,7 +131,7 @@ class LinearPosterior:
 
 
 def _truncated_normal(mean: Tensor, sigma: Tensor, low: Tensor, high: Tensor, uniform: Tensor) -> Tensor:
-    # Inverse of the distribution function; far in a tail, where it has no digits left, the nearest bound.
+    # Inverse of the distribution function; far beyond a bound, where it has no digits left, the tail is exponential.
     a, b = torch.special.ndtr((low - mean) / sigma), torch.special.ndtr((high - mean) / sigma)
     # Use the tail in which numbers are small.
     upper_tail = (low - mean) > 0
@@ -133,5 +141,8 @@ def _truncated_normal(mean: Tensor, sigma: Tensor, low: Tensor, high: Tensor, un
         mean - sigma * torch.special.ndtri((a2 + uniform * (b2 - a2)).clamp(min=1e-300)),
         mean + sigma * torch.special.ndtri((a + uniform * (b - a)).clamp(min=1e-300, max=1.0 - 1e-16)),
     )
-    margin = 1e-9 * (high - low)
+    decay = -torch.log1p(-uniform) * sigma
+    for bound, beyond, side in ((low, (low - mean) / sigma, 1.0), (high, (mean - high) / sigma, -1.0)):
+        x = torch.where(beyond > FAR, bound + side * decay / beyond.clamp(min=FAR), x)
+    margin = DRAWN_EDGE * (high - low)
     return torch.maximum(torch.minimum(x, high - margin), low + margin).nan_to_num(nan=math.nan)

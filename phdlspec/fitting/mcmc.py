@@ -73,7 +73,7 @@ def sample_emcee(
         return np.where(np.isfinite(values), values, -np.inf)
 
     stream = StarRandom(seed, ["linear proposals"], draws.device)
-    proposals = LinearProposals(problem, draws.mean(0, keepdim=True), stream)
+    proposals = LinearProposals.around(problem, draws.mean(0, keepdim=True), stream)
     moves = [(_linear_move(proposals), LINEAR_SHARE), (emcee.moves.DEMove(), 1.0 - LINEAR_SHARE)]
     store = emcee.backends.HDFBackend(str(backend)) if backend is not None else None
     if store is not None:

@@ -77,9 +77,23 @@ def test_hmc_is_reproducible():
     problem = Skewed()
     hessian = problem.expand(OPTIMUM[None]).hessian
     one, two = (
-        sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), max_draws=5).z for _ in range(2)
+        sample_hmc(problem, OPTIMUM[None], hessian, StarRandom(3, ["star"]), max_draws=5).z[0] for _ in range(2)
     )
     assert torch.equal(one, two)
+
+
+def test_company_does_not_change_a_star():
+    """One star is through long before the other: it leaves, with the draws that it has alone."""
+    problem, truth = make_problem(2, snr=100.0, seed=5)
+    best = polish(problem, problem.coordinates.coordinates(truth))
+    hessian = best.expansion.hessian
+    both = sample_hmc(problem, best.z, hessian, StarRandom(5, ["a", "b"]), min_ess=100.0, max_draws=80)
+    for s, name in enumerate("ab"):
+        one = torch.tensor([s])
+        alone = sample_hmc(problem.select(one), best.z[one], hessian[one], StarRandom(5, [name]), 100.0, 80)
+        assert torch.equal(both.steps[one], alone.steps)
+        sigma = alone.z[0].std(0)
+        assert ((both.z[s].mean(0) - alone.z[0].mean(0)).abs() / sigma).max() < 0.1
 
 
 def test_trajectories_alone_mend_a_hessian_that_is_far_off(monkeypatch):
