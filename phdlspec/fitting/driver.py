@@ -27,7 +27,7 @@ from phdlspec.fitting.hmc import sample_hmc
 from phdlspec.fitting.laplace import importance_sample
 from phdlspec.fitting.lookup import Lookup, velocity_templates
 from phdlspec.fitting.mcmc import sample_emcee
-from phdlspec.fitting.misfit import enlarged, misfit
+from phdlspec.fitting.misfit import with_misfit
 from phdlspec.fitting.polish import Polished, polish
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.problem import Expansion, Problem
@@ -298,7 +298,7 @@ class _Batch:
         stated = Likelihood.of(self.data, floor, continuum)
         if self.settings.robust:
             pixels = torch.tensor(wave, dtype=torch.float64, device=problem.device)  # its array is read-only
-            floor = enlarged(floor, misfit(stated, flux, pixels, problem.n_dim))
+            floor = with_misfit(floor, stated, flux, pixels, problem.n_dim)
         return problem.with_likelihood(Likelihood.of(self.data, floor, continuum)), stated, outliers
 
     def _search(self, problem: Problem, first: Polished) -> Polished:

@@ -1,10 +1,15 @@
 """What noise and emulator do not explain: errors of line lists, atmospheres and calibration, star by star.
 
-Ab initio spectra miss real ones by a per cent or two, window by window, and at high signal-to-noise ratio that is far
-more than photons and emulator account for. Where the residuals of a first fit are significantly larger than the stated
-noise, noise is added, so that such windows lose weight and errors are not those of a perfect model. A line that is too
-strong is too strong in all its pixels: the noise of the missing size is enlarged by the number of pixels that err
-together, as the star's own residuals show it, and then counts as independent.
+Ab initio spectra miss real ones by a per cent or two, and at high signal-to-noise ratio that is far more than photons
+and emulator account for. The residuals of a first fit tell how, in two steps.
+
+* **Contrast**: over a stretch of the spectrum all lines are too strong or too weak by some share, for want of
+  continuous opacity, of the haze of faint lines, or for stray light. How far the shares of the windows scatter is a
+  number of the star; each window's contrast is then free by that much, so that no stretch decides by the depth of its
+  lines alone.
+* **The rest**: where the residuals that remain are significantly larger than the stated noise, noise is added. A line
+  that is too strong is too strong in all its pixels: the noise of the missing size is enlarged by the number of pixels
+  that err together, and then counts as independent.
 """
 
 from __future__ import annotations
@@ -14,10 +19,63 @@ from torch import Tensor
 
 from phdlspec.likelihood import ErrorFloor, Likelihood
 
+CONTRAST_WINDOW = 0.05  # in ln(wavelength)
 WINDOW = 0.025  # in ln(wavelength): 120 Å at 5000 Å, some hundred pixels
-SIGNIFICANCE = 3.0  # excess of the mean squared residual, in units of its own error
+SIGNIFICANCE = 3.0  # of an excess, in units of its own error
 LEAST_PIXELS = 30
 LAGS = 10  # pixels, beyond which residuals are not compared
+
+
+def with_misfit(
+    floor: ErrorFloor, likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
+) -> ErrorFloor:
+    """The error floor, and what the residuals of S stars show besides.
+
+    Parameters
+    ----------
+    likelihood : with the stated noise and `floor`
+    flux : (S, P) models fitted with `n_parameters`
+    wave : (P,) pixels, cut into windows that all stars share
+    """
+    share, size, templates = contrast(likelihood, flux, wave)
+    extra = misfit(likelihood, flux + share * (1.0 - flux), wave, n_parameters)
+    factor = torch.cat([floor.factor, size[:, None, None] * templates], dim=1)
+    return ErrorFloor((floor.sigma**2 + extra**2).sqrt(), factor)
+
+
+def contrast(likelihood: Likelihood, flux: Tensor, wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By which share lines are too weak in the models (S, P), window by window.
+
+    Returns
+    -------
+    the share at each pixel (S, P); its scatter (S,) from window to window, 0 where noise explains it; the change of the
+    normalised flux (S, W, P) by a share of 1 in each window
+    """
+    window = _windows(wave, CONTRAST_WINDOW)
+    member = torch.nn.functional.one_hot(window).T.to(flux.dtype)  # (W, P)
+    templates = (1.0 - flux)[:, None] * member
+    continuum = likelihood.continuum(flux[:, None])
+    weight = (likelihood.weight[:, None] * member).double()  # (S, W, P)
+    residual = (likelihood.data.flux[:, None] - flux[:, None] * continuum).double()
+    total = weight.sum(-1, keepdim=True).clamp(min=1e-30)
+
+    def centred(x: Tensor) -> Tensor:
+        # Each window's continuum is its own affair.
+        return x - (weight * x).sum(-1, keepdim=True) / total
+
+    depth, residual = centred(((1.0 - flux)[:, None] * continuum).double()), centred(residual)
+    information = (weight * depth**2).sum(-1).clamp(min=1e-12)
+    share = (weight * depth * residual).sum(-1) / information
+    left = (weight * (residual - share[..., None] * depth) ** 2).sum(-1) / (weight > 0).sum(-1).clamp(min=1)
+    variance = left.clamp(min=1.0) / information
+    known = (variance < 0.01) & ((weight > 0).sum(-1) >= LEAST_PIXELS)
+    chi2, number = (torch.where(known, x, 0.0 * x).sum(-1) for x in (share**2 / variance, torch.ones_like(share)))
+    precision = torch.where(known, 1.0 / (variance + 0.0025), torch.zeros_like(variance))
+    scatter = (precision * (share**2 - variance)).sum(-1) / precision.sum(-1).clamp(min=1e-12)
+    significant = chi2 - number > SIGNIFICANCE * (2.0 * number).sqrt()
+    size = torch.where(significant, scatter.clamp(min=0.0), torch.zeros_like(scatter)).sqrt()
+    taken = torch.where(known & significant[:, None], share, torch.zeros_like(share))
+    return taken[:, window].to(flux.dtype), size.to(flux.dtype), templates
 
 
 def misfit(likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int) -> Tensor:
@@ -30,7 +88,7 @@ def misfit(likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
     z = z / (1.0 - n_parameters / used.sum(-1, keepdim=True)).clamp(min=0.5).sqrt()
     continuum = likelihood.continuum(flux[:, None])[:, 0].double()
     noise2 = torch.where(used, 1.0 / likelihood.weight.clamp(min=1e-30), torch.zeros_like(continuum)) / continuum**2
-    window = ((torch.log(wave) - torch.log(wave[0])) / WINDOW).long()
+    window = _windows(wave, WINDOW)
     n_windows = int(window[-1]) + 1
 
     def mean(x: Tensor) -> Tensor:
@@ -45,6 +103,11 @@ def misfit(likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
     variance = torch.where(significant, excess * mean(noise2), torch.zeros_like(excess))
     variance = variance * _pixels_together(z, used & significant[:, window])[:, None]
     return variance.sqrt()[:, window].to(flux.dtype)
+
+
+def _windows(wave: Tensor, width: float) -> Tensor:
+    # The window (P,) of each pixel; widths are in ln(wavelength).
+    return ((torch.log(wave) - torch.log(wave[0])) / width).long()
 
 
 def _pixels_together(z: Tensor, where: Tensor) -> Tensor:
@@ -63,8 +126,3 @@ def _pixels_together(z: Tensor, where: Tensor) -> Tensor:
     correlation = torch.stack([product(lag) for lag in range(1, LAGS + 1)], dim=-1) / excess[:, None]
     positive = torch.cumprod((correlation > 0).double(), dim=-1)
     return 1.0 + 2.0 * (correlation.clamp(max=1.0) * positive).sum(-1)
-
-
-def enlarged(floor: ErrorFloor, extra: Tensor) -> ErrorFloor:
-    """An error floor with additional independent errors (S, P)."""
-    return ErrorFloor((floor.sigma**2 + extra**2).sqrt(), floor.factor)

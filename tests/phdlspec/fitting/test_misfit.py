@@ -1,4 +1,4 @@
-"""Noise is added where the model misfits, and only there."""
+"""What the model misfits is found, as contrast of lines or as noise, and only where it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from phdlspec.fitting.misfit import enlarged, misfit
+from phdlspec.fitting.misfit import contrast, misfit, with_misfit
 from phdlspec.likelihood import ErrorFloor, Likelihood
 from tests.phdlspec.fitting.test_problem import make_problem
 
@@ -49,6 +49,34 @@ def test_pixels_that_err_together_count_as_fewer():
     assert 2.8 < sizes[1] / sizes[0] < 6.5  # the fitted continuum takes a part
 
 
-def test_added_noise_adds_in_quadrature():
-    floor = ErrorFloor(torch.tensor([[3.0, 1.0]]), torch.zeros(1, 0, 2))
-    assert torch.allclose(enlarged(floor, torch.tensor([[4.0, 0.0]])).sigma, torch.tensor([[5.0, 1.0]]))
+def _too_shallow(problem, flux, shares):
+    """The likelihood of stars whose lines are deeper than the models' by these shares, one for each third of pixels."""
+    data = problem.likelihood.data
+    continuum = problem.likelihood.continuum(flux[:, None])[:, 0]
+    third = torch.arange(flux.shape[1]) * len(shares) // flux.shape[1]
+    share = torch.tensor(shares).to(flux)[third]
+    return Likelihood.of(replace(data, flux=data.flux - share * (1.0 - flux) * continuum))
+
+
+def test_lines_that_are_too_strong_by_stretches_are_found_as_such(monkeypatch):
+    monkeypatch.setattr("phdlspec.fitting.misfit.CONTRAST_WINDOW", 0.02)
+    problem, truth = make_problem(2, snr=300.0, seed=5)
+    flux, wave = problem.flux(problem.coordinates.coordinates(truth)), problem.likelihood.data.wave.double()
+    _, none, _ = contrast(problem.likelihood, flux, wave)
+    assert (none < 0.02).all()
+    shares = [0.3, -0.2, 0.25]
+    share, size, templates = contrast(_too_shallow(problem, flux, shares), flux, wave)
+    within = share[:, [120, 220, 400]]  # pixels of windows that lie in one third
+    assert torch.allclose(within, -torch.tensor(shares).to(flux).expand(2, 3), atol=0.06)
+    assert ((size > 0.15) & (size < 0.4)).all()
+    assert torch.allclose(templates.sum(1), 1.0 - flux)
+
+
+def test_what_misfits_widens_the_floor_and_nothing_else_does():
+    problem, truth = make_problem(1, snr=300.0, seed=5)
+    flux, wave = problem.flux(problem.coordinates.coordinates(truth)), problem.likelihood.data.wave.double()
+    floor = ErrorFloor(torch.zeros_like(flux), flux.new_zeros(1, 0, flux.shape[1]))
+    clean = with_misfit(floor, problem.likelihood, flux, wave, problem.n_dim)
+    assert (clean.sigma > 0).double().mean() < 0.1
+    wide = with_misfit(floor, _too_shallow(problem, flux, [0.3, -0.2, 0.25]), flux, wave, problem.n_dim)
+    assert (wide.sigma**2 + (wide.factor**2).sum(1)).mean() > 100.0 * (clean.sigma**2).mean().clamp(min=1e-10)
