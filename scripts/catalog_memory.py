@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,13 @@ def measure(folder: Path, out: Path, quick: bool) -> tuple[float, float, float, 
     peaks = [peak()]
     if quick:
         run_module.fit_batch = quick_fit
-    join = ChunkStore.read
+    join = ChunkStore.chunks
 
-    def noting_the_peak(store: ChunkStore, indices: Sequence[int]) -> dict[str, Any]:
+    def noting_the_peak(store: ChunkStore, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
         peaks.append(peak())
         return join(store, indices)
 
-    ChunkStore.read = noting_the_peak  # type: ignore[method-assign]
+    ChunkStore.chunks = noting_the_peak  # type: ignore[method-assign]
     start = time.time()
     job = CatalogJob(tuple(expand_inputs([folder])), str(out), FitSettings(mode="fast"), device="cpu")
     make_catalog(job, progress=False)
