@@ -183,6 +183,8 @@ _COOL = {"C1": "C", "Mg1": "Mg", "Al1": "Al", "Si1": "Si", "Fe1": "Fe", "CH": "C
 _SCATTERING = {"SIGH": ("H",), "SIGEL": ("e",), "SIGH2": ("H2",)}
 # All sources on, except He+ free-free, Lukewarm/Hot are on as in ATLAS9; the flags are those of ATLAS.
 _OPACITY_FLAGS = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 0, 0, 0])
+# Of hydrogen and its ions alone: what SMElib weighs hydrogen lines against, where only the lines are asked for.
+_HYDROGEN_FLAGS = np.array([1, 1, 1, 1] + [0] * 16)
 
 
 def sme_name(species: str) -> str:
@@ -252,6 +254,8 @@ class Chemistry:
             warnings.simplefilter("ignore")  # that the electrons differ from those of the model: they should
             self._sme.Ionization(7)  # adopt atoms, electrons and density from the equation of state
         self._sme.Opacity()
+        solved = {"xne": self._sme.GetNelec(), "xna": self._sme.GetNatom(), "rho": self._sme.GetDensity()}
+        self._model = teff, logg, vmic, {**atmosphere, **{key: value.copy() for key, value in solved.items()}}
         number, population = {}, {}
         for name in self.species:
             if name == "H+":
@@ -300,9 +304,20 @@ class Chemistry:
         )
 
     def hydrogen_opacity(self, wave: Array) -> Array:
-        """(M, D) opacity of the hydrogen lines (cm2/g) of the last solved model at vacuum wavelengths (M,) Å."""
+        """(M, D) opacity of the hydrogen lines (cm2/g) of the last solved model at vacuum wavelengths (M,) Å.
+
+        SMElib computes the continuum with every line opacity; without the metals' part that takes half the time.
+        """
+        self._set_continuum(_HYDROGEN_FLAGS)
         self._prepare_lines()
-        return np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)])
+        answer = np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)])
+        self._set_continuum(_OPACITY_FLAGS)
+        return answer
+
+    def _set_continuum(self, flags: Array) -> None:
+        teff, logg, vmic, atmosphere = self._model
+        self._sme.InputModel(teff, logg, vmic, {**atmosphere, "opflag": flags})
+        self._sme.Opacity()
 
     @cached_property
     def self_broadening(self) -> Array:

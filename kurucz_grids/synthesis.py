@@ -14,7 +14,7 @@ No label costs a synthesis of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -47,8 +47,8 @@ from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 Array = NDArray[np.float64]
 
 LN10 = float(np.log(10.0))
-TEMPERATURE_STEP = 0.003  # relative step of the second equation of state
 NO_OPACITY = 1e-30  # cm2/g
+TINY = 1e-60  # cm2/g or 1/cm3: what is below does not count as changed
 METAL_STEP = 0.05  # dex, of the third
 LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # for the derivative of the interpolated atmosphere
 WING = 150.0  # Å beyond the range from which lines still reach into it
@@ -83,8 +83,10 @@ class BackgroundTangents:
     """Logarithmic changes along the K labels of what makes the background opacity.
 
     absorption, scattering : (K, M, D) changes of the continuum nodes (cm2/g).
-    hydrogen : (K, D) of the hydrogen-line opacity by its populations, at fixed T.
-    electrons, atoms : (K, D) ln n_e and ln n(H I) at fixed T, which broaden hydrogen lines; temperature (K, D) ln T.
+    hydrogen : (K, D) of the hydrogen-line opacity by its populations, along abundances.
+    electrons, atoms : (K, D) ln n_e and ln n(H I) along abundances, which broaden hydrogen lines.
+    neighbours : labels (indices) whose neighbouring atmospheres were solved; neighbour_hydrogen (len, H, D) change of
+    ln(hydrogen-line opacity) along them.
     """
 
     absorption: Array
@@ -92,7 +94,24 @@ class BackgroundTangents:
     hydrogen: Array
     electrons: Array
     atoms: Array
-    temperature: Array
+    neighbours: tuple[int, ...]
+    neighbour_hydrogen: Array
+
+
+@dataclass(frozen=True)
+class _Neighbour:
+    """The gas a small step along a label that changes the atmosphere, with its opacities at nodes of wavelength."""
+
+    label: int
+    step: float
+    gas: Equilibrium
+    continuum: Continuum
+    hydrogen: Array
+
+    def change(self, here: Array, base: Array) -> Array:
+        """d ln(a quantity) / d label, from its value here and in the base."""
+        known = np.minimum(here, base) > TINY
+        return np.log(np.divide(here, base, out=np.ones_like(base), where=known)) / self.step
 
 
 @dataclass(frozen=True)
@@ -103,8 +122,8 @@ class StellarModel:
     ----------
     labels : (32,) or None for an atmosphere from elsewhere
     equilibrium : the layers; vmic : km/s
-    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g, and its derivatives with respect to ln n_e,
-    ln n(H I) (both through broadening alone) and ln T (at fixed pressure), (H, D)
+    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g, and the derivatives of its logarithm with
+    respect to ln n_e and ln n(H I), both through broadening alone, (H, D)
     populations : (K, S, D) change of ln(population / density) of the S species of the line list along the K labels
     tangents : of the layers along the K labels, (K, D) each; log_column (K, D)
     """
@@ -118,7 +137,6 @@ class StellarModel:
     hydrogen: Array
     hydrogen_by_electrons: Array
     hydrogen_by_atoms: Array
-    hydrogen_by_temperature: Array
     populations: Array
     temperature: Array
     electrons: Array
@@ -265,71 +283,60 @@ class Synthesizer:
         n_e = atmosphere.electron_density[keep]
         solve = self.chemistry.solve
         nodes = sampling_nodes(self._hydrogen, self.settings.wave_min, self.settings.wave_max * 1.01)
-        # The warmer state first, so that SMElib is left with the model itself.
-        dln_t = np.log1p(TEMPERATURE_STEP)
-        warm = solve(
-            t * (1 + TEMPERATURE_STEP), p, rhox, n_e, abundances, atmosphere.teff, atmosphere.logg, vmic
-        )
-        warm_continuum = self.chemistry.continuum(self._nodes, parts=False)
-        sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
-        warm_hydrogen = self.chemistry.hydrogen_opacity(sparse)
-        rich = solve(t, p, rhox, n_e, _enriched(abundances), atmosphere.teff, atmosphere.logg, vmic)
-        rich_hydrogen = self.chemistry.hydrogen_opacity(sparse)
-        base = solve(t, p, rhox, n_e, abundances, atmosphere.teff, atmosphere.logg, vmic)
+        star = atmosphere.teff, atmosphere.logg, vmic
+        base = solve(t, p, rhox, n_e, abundances, *star)
         continuum = self.chemistry.continuum(self._nodes)
         hydrogen = self.chemistry.hydrogen_opacity(nodes)
-        position = np.searchsorted(nodes, sparse)
-        by_temperature = _log_ratio(warm_hydrogen, hydrogen[position]) / dln_t
-        # What the metals change through the electrons, apart from the populations of hydrogen.
-        own = np.log(rich.population["H"] / base.population["H"] * base.density / rich.density)
-        d_ln_e = np.log(rich.electron_density / base.electron_density)
-        # Holtsmark's wing goes with n_e, a Stark-broadened centre with n_e^(-2/3): the rest is rounding error of a
-        # layer whose electrons do not come from metals.
-        by_electrons = np.clip(
-            (_log_ratio(rich_hydrogen, hydrogen[position]) - own) / np.where(d_ln_e > 1e-6, d_ln_e, np.inf), -1.0, 1.5
-        )
-
+        # What neighbouring states of the gas change is smoother in wavelength than the opacities themselves.
+        sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
         names = GRID_LABELS.names
+        neighbours = []
+        for name, (by_t, by_p, _) in slopes.items():
+            step = LABEL_STEPS[name]
+            mixture = _enriched(abundances, step) if name == "FE_H" else abundances
+            gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), rhox, n_e, mixture, *star)
+            opacities = self.chemistry.continuum(self._nodes, parts=False), self.chemistry.hydrogen_opacity(sparse)
+            neighbours.append(_Neighbour(names.index(name), step, gas, *opacities))
+        rich = solve(t, p, rhox, n_e, _enriched(abundances, METAL_STEP), *star)
+        by_electrons = self._by_electrons(rich, base, self.chemistry.hydrogen_opacity(sparse), hydrogen, nodes, sparse)
+
         response = base.response
         inputs = {name: i for i, name in enumerate(response.inputs)}
         depth, n_labels = len(t), len(names)
-        direction = np.zeros((n_labels, len(inputs), depth))  # change of each input of the response along each label
+        direction = np.zeros((n_labels, len(inputs), depth))  # change of each abundance along each label
         d_temperature = np.zeros((n_labels, depth))
         log_column = np.zeros((n_labels, depth))
         vmic_tangent = np.zeros(n_labels)
         for k, label in enumerate(GRID_LABELS):
             if label.element in inputs:
                 direction[k, inputs[label.element]] = LN10
-            if label.name == "FE_H":
+            if label.name == "FE_H" and label.name not in slopes:
                 for element, i in inputs.items():
                     if element not in ("He", "pressure"):
                         direction[k, i] = LN10
             if label.name == "VMIC":
                 vmic_tangent[k] = 1.0
             if label.name in slopes:
-                d_temperature[k], direction[k, inputs["pressure"]], log_column[k] = slopes[label.name]
+                d_temperature[k], _, log_column[k] = slopes[label.name]
 
-        def along(at_fixed_t: Array, by_t: Array) -> Array:
-            return np.einsum("kid,id->kd", direction, at_fixed_t) + d_temperature * by_t
+        def along(answer: Array, here: Callable[[Equilibrium], Array]) -> Array:
+            # (K, D) changes along the labels, from the answer to single abundances and from the neighbours.
+            change = np.einsum("kid,id->kd", direction, answer)
+            for neighbour in neighbours:
+                change[neighbour.label] = neighbour.change(here(neighbour.gas), here(base))
+            return change
 
-        def by_t(warm_value: Array, value: Array) -> Array:
-            return np.log(np.maximum(warm_value, 1e-99) / np.maximum(value, 1e-99)) / dln_t
-
-        d_density = along(response.density, by_t(warm.density, base.density))
-        fixed_density = np.einsum("kid,id->kd", direction, response.density)
-        d_electrons = along(response.electrons, by_t(warm.electron_density, base.electron_density))
-        d_perturbers = along(response.species["H"], by_t(warm.perturbers, base.perturbers))
+        d_density = along(response.density, lambda gas: gas.density)
+        d_electrons = along(response.electrons, lambda gas: gas.electron_density)
+        d_perturbers = along(response.species["H"], lambda gas: gas.perturbers)
         populations = np.stack(
             [
-                along(response.species[s], by_t(warm.population[s], base.population[s])) - d_density
+                along(response.species[s], lambda gas, s=s: gas.population[s]) - d_density  # type: ignore[misc]
                 for s in self.lines.species_names
             ],
             axis=1,
         )
-        background = self._background_tangents(
-            base, continuum, warm_continuum, direction, d_temperature, fixed_density, dln_t
-        )
-        by_electrons = _spread(nodes, sparse, by_electrons)
+        background = self._background_tangents(base, continuum, hydrogen, direction, neighbours, nodes, sparse)
         return StellarModel(
             labels=theta,
             names=names,
@@ -340,7 +347,6 @@ class Synthesizer:
             hydrogen=hydrogen,
             hydrogen_by_electrons=by_electrons,
             hydrogen_by_atoms=self._self_broadening(nodes, by_electrons, base),
-            hydrogen_by_temperature=_spread(nodes, sparse, by_temperature),
             populations=populations,
             temperature=d_temperature,
             electrons=d_electrons,
@@ -372,34 +378,59 @@ class Synthesizer:
         self,
         base: Equilibrium,
         continuum: Continuum,
-        warm: Continuum,
+        hydrogen: Array,
         direction: Array,
-        d_temperature: Array,
-        fixed_density: Array,
-        dln_t: float,
+        neighbours: Sequence[_Neighbour],
+        nodes: Array,
+        sparse: Array,
     ) -> BackgroundTangents:
         response = base.response
+        density, electrons, atoms = (
+            np.einsum("kid,id->kd", direction, x) for x in (response.density, response.electrons, response.species["H"])
+        )
 
         def product(species: tuple[str, ...]) -> Array:
             rows = [response.electrons if s == "e" else response.species[s] for s in species]
             return np.einsum("kid,id->kd", direction, sum(rows))
 
-        def change(parts, total: Array, warm_total: Array) -> Array:
-            at_fixed_t = -total * fixed_density[:, None]
+        def change(parts, total: Array, here: Callable[[Continuum], Array]) -> Array:
+            answer = -total * density[:, None]
             for species, part in parts:
-                at_fixed_t = at_fixed_t + part * product(species)[:, None]
-            return at_fixed_t + (warm_total - total) / dln_t * d_temperature[:, None]
+                answer = answer + part * product(species)[:, None]
+            for neighbour in neighbours:
+                answer[neighbour.label] = total * neighbour.change(here(neighbour.continuum), total)
+            return answer
 
-        electrons = np.einsum("kid,id->kd", direction, response.electrons)
-        atoms = np.einsum("kid,id->kd", direction, response.species["H"])
+        position = np.searchsorted(nodes, sparse)
+        by_label = [self._spread(nodes, sparse, n.change(n.hydrogen, hydrogen[position])) for n in neighbours]
         return BackgroundTangents(
-            absorption=change(continuum.absorption_parts, continuum.absorption, warm.absorption),
-            scattering=change(continuum.scattering_parts, continuum.scattering, warm.scattering),
-            hydrogen=atoms - fixed_density,
+            absorption=change(continuum.absorption_parts, continuum.absorption, lambda c: c.absorption),
+            scattering=change(continuum.scattering_parts, continuum.scattering, lambda c: c.scattering),
+            hydrogen=atoms - density,
             electrons=electrons,
             atoms=atoms,
-            temperature=d_temperature,
+            neighbours=tuple(n.label for n in neighbours),
+            neighbour_hydrogen=np.array(by_label).reshape(len(neighbours), *hydrogen.shape),
         )
+
+    def _by_electrons(
+        self, rich: Equilibrium, base: Equilibrium, rich_hydrogen: Array, hydrogen: Array, nodes: Array, sparse: Array
+    ) -> Array:
+        # d ln(hydrogen-line opacity) / d ln n_e at all nodes, from a gas with more metals (`rich_hydrogen` at the
+        # sparse nodes): what these change through the electrons, apart from the populations of hydrogen.
+        populations = np.log(rich.population["H"] / base.population["H"] * base.density / rich.density)
+        here = hydrogen[np.searchsorted(nodes, sparse)]
+        change = np.log(np.maximum(rich_hydrogen, NO_OPACITY) / np.maximum(here, NO_OPACITY))
+        d_ln_e = np.log(rich.electron_density / base.electron_density)
+        # Holtsmark's wing goes with n_e, a Stark-broadened centre with n_e^(-2/3): the rest is rounding error of a
+        # layer whose electrons do not come from metals.
+        answer = np.clip((change - populations) / np.where(d_ln_e > 1e-6, d_ln_e, np.inf), -1.0, 1.5)
+        return self._spread(nodes, sparse, answer)
+
+    def _spread(self, nodes: Array, sparse: Array, values: Array) -> Array:
+        # Values (M, D) at the sparse nodes to all (H, D), as opacities are interpolated.
+        left, weight = interpolation_weights(self._hydrogen, sparse, nodes)
+        return values[left] * (1.0 - weight[:, None]) + values[left + 1] * weight[:, None]
 
     # --- lines and transfer, on the device ---------------------------------------------------------------------
 
@@ -500,9 +531,10 @@ class _Background:
             for sensitivity, change in (
                 (model.hydrogen_by_electrons, tangents.electrons),
                 (model.hydrogen_by_atoms, tangents.atoms),
-                (model.hydrogen_by_temperature, tangents.temperature),
             )
         )
+        self.neighbours = tangents.neighbours
+        self.neighbour_hydrogen = put(tangents.neighbour_hydrogen)
         self.temperature = put(model.equilibrium.temperature)
 
     def _panels(self, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -550,6 +582,8 @@ class _Background:
         for sensitivity, change in self.h_responses:
             local = sensitivity[node] * (1 - w) + sensitivity[node + 1] * w
             answer += change @ (seen * local).T
+        for label, change in zip(self.neighbours, self.neighbour_hydrogen):
+            answer[label] += (seen * (change[node] * (1 - w) + change[node + 1] * w)).sum(1)
         return answer
 
     def continuum_flux(
@@ -588,15 +622,6 @@ def _is_followed(species: str) -> bool:
     return composition.charge < 2 and all(element in FOLLOWED for element, _ in composition.atoms) and species != "H"
 
 
-def _enriched(abundances: Mapping[str, float]) -> dict[str, float]:
-    # All metals a little up: what this does to the hydrogen lines, it does through the electrons.
-    return {element: a if element in ("H", "He") else a + METAL_STEP for element, a in abundances.items()}
-
-
-def _log_ratio(changed: Array, opacity: Array) -> Array:
-    # Where a cool layer has no hydrogen opacity at all, nothing changes it.
-    return np.log(np.maximum(changed, NO_OPACITY) / np.maximum(opacity, NO_OPACITY))
-
-
-def _spread(nodes: Array, sparse: Array, values: Array) -> Array:
-    return np.array([np.interp(nodes, sparse, column) for column in values.T]).T
+def _enriched(abundances: Mapping[str, float], dex: float) -> dict[str, float]:
+    # All metals a little up.
+    return {element: a if element in ("H", "He") else a + dex for element, a in abundances.items()}

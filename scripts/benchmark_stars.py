@@ -2,7 +2,8 @@
 
 High-resolution spectra are degraded to R = 1800, sampled on LAMOST's pixels and given noise of LAMOST's run with
 wavelength. Printed: labels with errors next to the reference values, and for stars with a reference which wavelengths
-pull the fit away from it (`calibration.pulls`; the pulls of all pixels add up to the difference).
+pull the fit away from it (`calibration.pulls`; they count the noise of pixels as independent, and add up to the
+difference as far as it is).
 
     python scripts/benchmark_stars.py ../shared/data --emulator CKPT
 """

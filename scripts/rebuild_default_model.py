@@ -6,9 +6,9 @@
 The grid is the first 1,128 models of seed 1 and, as cool stars are the hardest, those of the first 2,502 that lie
 between 4000 and 4500 K. Training has four stages, as the shipped model's had while its grid grew, each on from the one
 before; the validation part that chooses the weights was smaller in the first three, and the 1,007 models of the third
-were not quite those that come first now. With --sun the table of oscillator
-strengths that the Sun allows is made again first. Every step goes on where it was stopped. On two cores a model takes
-five seconds; training takes two hours of one of them.
+were not quite those that come first now. With --sun the table of oscillator strengths that the Sun allows is made again
+first. Every step goes on where it was stopped. On two cores a model takes five seconds; training takes two hours of one
+of them.
 """
 
 from __future__ import annotations

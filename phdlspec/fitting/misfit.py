@@ -20,6 +20,8 @@ from torch import Tensor
 from phdlspec.likelihood import ErrorFloor, Likelihood
 
 CONTRAST_WINDOW = 0.05  # in ln(wavelength)
+LARGEST_ERROR = 0.1  # of a window's contrast, beyond which it tells nothing
+TYPICAL_SCATTER = 0.05  # of contrasts, for the weights of the windows
 WINDOW = 0.025  # in ln(wavelength): 120 Å at 5000 Å, some hundred pixels
 SIGNIFICANCE = 3.0  # of an excess, in units of its own error
 LEAST_PIXELS = 30
@@ -68,9 +70,9 @@ def contrast(likelihood: Likelihood, flux: Tensor, wave: Tensor) -> tuple[Tensor
     share = (weight * depth * residual).sum(-1) / information
     left = (weight * (residual - share[..., None] * depth) ** 2).sum(-1) / (weight > 0).sum(-1).clamp(min=1)
     variance = left.clamp(min=1.0) / information
-    known = (variance < 0.01) & ((weight > 0).sum(-1) >= LEAST_PIXELS)
+    known = (variance < LARGEST_ERROR**2) & ((weight > 0).sum(-1) >= LEAST_PIXELS)
     chi2, number = (torch.where(known, x, 0.0 * x).sum(-1) for x in (share**2 / variance, torch.ones_like(share)))
-    precision = torch.where(known, 1.0 / (variance + 0.0025), torch.zeros_like(variance))
+    precision = torch.where(known, 1.0 / (variance + TYPICAL_SCATTER**2), torch.zeros_like(variance))
     scatter = (precision * (share**2 - variance)).sum(-1) / precision.sum(-1).clamp(min=1e-12)
     significant = chi2 - number > SIGNIFICANCE * (2.0 * number).sqrt()
     size = torch.where(significant, scatter.clamp(min=0.0), torch.zeros_like(scatter)).sqrt()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import phdlspec
 from phdlspec.errors import UserError
+from phdlspec.fitting import driver
 from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.laplace import importance_sample
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
@@ -113,3 +117,20 @@ def test_settings_are_checked():
         FitSettings(sampler="gibbs")
     with pytest.raises(UserError):
         FitSettings(priors=("no such prior",))
+
+
+def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_the_models(
+    toy_emulator, stars, monkeypatch
+):
+    def unreliable(*args):
+        sample = importance_sample(*args)
+        return replace(sample, pareto_k=torch.ones_like(sample.pareto_k))
+
+    monkeypatch.setattr(driver, "importance_sample", unreliable)
+    monkeypatch.setattr(driver, "FALLBACK_ESS", 10.0)
+    monkeypatch.setattr(driver, "FALLBACK_DRAWS", 20)
+    monkeypatch.setattr(driver, "AT_BOUND", 0.215)  # a share of each label's range: log g 4.1 is beyond, 3.2 is not
+    inside, outside = fit_batch(stars[:2], toy_emulator, FAST)
+    assert (inside.mode, outside.mode) == ("hmc", "fast")
+    assert inside.flag & StarFlag.FELL_BACK
+    assert outside.flag & StarFlag.OUTSIDE_GRID

@@ -87,10 +87,11 @@ def test_company_does_not_change_a_star():
     problem, truth = make_problem(2, snr=100.0, seed=5)
     best = polish(problem, problem.coordinates.coordinates(truth))
     hessian = best.expansion.hessian
-    both = sample_hmc(problem, best.z, hessian, StarRandom(5, ["a", "b"]), min_ess=100.0, max_draws=80)
+    both = sample_hmc(problem, best.z, hessian, StarRandom(5, ["a", "b"]), min_ess=300.0, max_draws=120)
+    assert both.steps[0] != both.steps[1]
     for s, name in enumerate("ab"):
         one = torch.tensor([s])
-        alone = sample_hmc(problem.select(one), best.z[one], hessian[one], StarRandom(5, [name]), 100.0, 80)
+        alone = sample_hmc(problem.select(one), best.z[one], hessian[one], StarRandom(5, [name]), 300.0, 120)
         assert torch.equal(both.steps[one], alone.steps)
         sigma = alone.z[0].std(0)
         assert ((both.z[s].mean(0) - alone.z[0].mean(0)).abs() / sigma).max() < 0.1
