@@ -6,11 +6,15 @@ are plain arrays (`Equilibrium`, `Background`), from which the line opacities an
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -221,6 +225,8 @@ class Chemistry:
         self.species = _tracked_species(line_species)
         self._air_range = float(vacuum_to_air(wave_min)), float(vacuum_to_air(wave_max))
         self._hydrogen = hydrogen
+        self._folder = TemporaryDirectory(prefix="phdlspec-")
+        os.symlink(os.devnull, Path(self._folder.name) / "syntherr.log")
         self._sme = SME_DLL()
         self._sme.InputWaveRange(*self._air_range)
         self._sme.InputLineList(_sme_line_list(self.species, hydrogen, *self._air_range))
@@ -309,10 +315,21 @@ class Chemistry:
         SMElib computes the continuum with every line opacity; without the metals' part that takes half the time.
         """
         self._set_continuum(_HYDROGEN_FLAGS)
-        self._prepare_lines()
-        answer = np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)])
+        with self._elsewhere():
+            self._prepare_lines()
+            answer = np.array([self._sme.GetLineOpacity(float(w))[0] for w in vacuum_to_air(wave)])
         self._set_continuum(_OPACITY_FLAGS)
         return answer
+
+    @contextmanager
+    def _elsewhere(self) -> Iterator[None]:
+        # SMElib writes a syntherr.log where it is at every call: a thousand times a model, into the user's folder.
+        here = Path.cwd()
+        os.chdir(self._folder.name)
+        try:
+            yield
+        finally:
+            os.chdir(here)
 
     def _set_continuum(self, flags: Array) -> None:
         teff, logg, vmic, atmosphere = self._model

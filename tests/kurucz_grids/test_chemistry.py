@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,16 @@ def test_hydrogen_opacity_is_finite_and_peaks_at_h_alpha(chemistry):
     opacity = chemistry.hydrogen_opacity(np.array([6500.0, 6564.6, 6600.0]))
     assert np.isfinite(opacity).all()
     assert (opacity[1] > opacity[0]).all()
+
+
+def test_hydrogen_opacity_leaves_no_file_and_the_continuum_as_it_was(chemistry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    solve(chemistry)
+    wave = np.array([4000.0, 6500.0])
+    before = chemistry.continuum(wave)
+    chemistry.hydrogen_opacity(wave)
+    after = chemistry.continuum(wave)
+    np.testing.assert_array_equal(after.absorption, before.absorption)
+    np.testing.assert_array_equal(after.scattering, before.scattering)
+    assert Path.cwd() == tmp_path
+    assert not list(tmp_path.iterdir())  # SMElib would leave its syntherr.log
