@@ -90,13 +90,13 @@ class Equilibrium:
 
     @cached_property
     def response(self) -> Response:
-        """How everything answers to a change of an abundance or of the pressure at fixed temperature."""
+        """How everything answers to a change of an abundance at fixed temperature and pressure."""
         return Response.of(self)
 
 
 @dataclass(frozen=True)
 class Response:
-    """Logarithmic derivatives of an equilibrium at fixed temperature.
+    """Logarithmic derivatives of an equilibrium at fixed temperature and pressure.
 
     At fixed T the density of a species is a power product of those of its free atoms and of the electrons, so the
     answer to any small change follows from the densities alone: conservation of each element, of charge and the
@@ -104,7 +104,7 @@ class Response:
 
     Attributes
     ----------
-    inputs : names of the K inputs: the elements except H (ln of abundance relative to H), then "pressure" (ln P)
+    inputs : the K elements except H, whose ln of abundance relative to H is changed
     species : species -> (K, D) d ln number / d input
     electrons, density : (K, D)
     """
@@ -145,18 +145,16 @@ class Response:
         pressure = np.einsum("ds,su->du", number, power) / total[:, None]
         pressure[:, -1] += n_e / total
         matrix[:, n_elements] = pressure
-        rhs = np.zeros((n_elements + 1, n_elements))
-        rhs[: n_elements - 1, : n_elements - 1] = np.eye(n_elements - 1)
-        rhs[n_elements, n_elements - 1] = 1.0
+        rhs = np.eye(n_elements + 1, n_elements - 1)
         # Species differ by thirty orders of magnitude: equilibrate the rows before solving.
         norm = np.abs(matrix).max(axis=2, keepdims=True)
         unknowns = np.linalg.solve(matrix / norm, rhs[None] / norm)  # (D, U, K)
         answer = np.einsum("su,duk->skd", power, unknowns)
         density = np.einsum("du,duk->kd", d_nuclei[:, 0], unknowns)
         mass = nuclei * np.array([ATOMIC_WEIGHT[ATOMIC_NUMBER[element]] for element in elements])
-        density[:-1] += (mass / mass.sum(axis=1, keepdims=True)).T[1:]  # more of an element is also heavier
+        density += (mass / mass.sum(axis=1, keepdims=True)).T[1:]  # more of an element is also heavier
         return cls(
-            inputs=(*elements[1:], "pressure"),
+            inputs=elements[1:],
             species=dict(zip(names, answer)),
             electrons=unknowns[:, -1].T.copy(),
             density=density,

@@ -6,7 +6,7 @@ contracted with how each answers to a label, that is the differential spectrum o
 
 * abundances, with electrons and molecules in equilibrium: populations of all species answer linearly (`chemistry`);
 * TEFF, LOGG, FE_H: the interpolated atmosphere changes with the label as well, and with it excitation, Doppler
-  widths, damping and the source function;
+  widths, damping and the source function; populations and background opacities are solved a small step away;
 * VMIC: Doppler widths.
 
 No label costs a synthesis of its own.
@@ -49,8 +49,8 @@ Array = NDArray[np.float64]
 LN10 = float(np.log(10.0))
 NO_OPACITY = 1e-30  # cm2/g
 TINY = 1e-60  # cm2/g or 1/cm3: what is below does not count as changed
-METAL_STEP = 0.05  # dex, of the third
-LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # for the derivative of the interpolated atmosphere
+METAL_STEP = 0.05  # dex, to the gas that tells what electrons do to hydrogen lines
+LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # to the neighbouring atmospheres
 WING = 150.0  # Å beyond the range from which lines still reach into it
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
@@ -312,7 +312,7 @@ class Synthesizer:
                 direction[k, inputs[label.element]] = LN10
             if label.name == "FE_H" and label.name not in slopes:
                 for element, i in inputs.items():
-                    if element not in ("He", "pressure"):
+                    if element != "He":
                         direction[k, i] = LN10
             if label.name == "VMIC":
                 vmic_tangent[k] = 1.0

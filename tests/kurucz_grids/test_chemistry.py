@@ -21,8 +21,7 @@ def chemistry() -> Chemistry:
 def solve(chemistry: Chemistry, **changes: float):
     a = grey_atmosphere()
     abundances = {el: value + changes.get(el, 0.0) for el, value in SOLAR_ABUNDANCES.items()}
-    pressure = a.gas_pressure * changes.get("pressure", 1.0)
-    return chemistry.solve(a.temperature, pressure, a.rhox, a.electron_density, abundances, a.teff, a.logg, 1.5)
+    return chemistry.solve(a.temperature, a.gas_pressure, a.rhox, a.electron_density, abundances, a.teff, a.logg, 1.5)
 
 
 def test_compositions():
