@@ -15,7 +15,7 @@ No label costs a synthesis of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from kurucz_grids.opacity import (
     FineGrid,
     Layers,
     LineData,
+    LineState,
     Profiles,
     Tangents,
     block_opacity,
@@ -39,7 +40,7 @@ from kurucz_grids.opacity import (
     central_opacity,
     select_lines,
 )
-from kurucz_grids.transfer import emergent_flux, flux_and_adjoint, planck
+from kurucz_grids.transfer import Adjoint, emergent_flux, flux_and_adjoint, planck
 from phdlspec.errors import UserError
 from phdlspec.labels import ELEMENTS
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
@@ -115,35 +116,46 @@ class _Neighbour:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What changes in a star along the K labels of `GRID_LABELS`.
+
+    Attributes
+    ----------
+    populations : (K, S, D) ln(population / density) of the S species of the line list
+    temperature, electrons, perturbers, log_column : (K, D) logarithms, the last of the column mass between layers
+    vmic : (K,) km/s
+    background : continuum and hydrogen lines; hydrogen_by_electrons, hydrogen_by_atoms (H, D) : derivatives of
+    ln(hydrogen-line opacity) with respect to ln n_e and ln n(H I), both through broadening alone
+    """
+
+    populations: Array
+    temperature: Array
+    electrons: Array
+    perturbers: Array
+    log_column: Array
+    vmic: Array
+    background: BackgroundTangents
+    hydrogen_by_electrons: Array
+    hydrogen_by_atoms: Array
+
+
+@dataclass(frozen=True)
 class StellarModel:
     """All that the transfer needs of one star, as numpy arrays: the chemistry is done.
 
     Attributes
     ----------
-    labels : (32,) or None for an atmosphere from elsewhere
     equilibrium : the layers; vmic : km/s
-    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g, and the derivatives of its logarithm with
-    respect to ln n_e and ln n(H I), both through broadening alone, (H, D)
-    populations : (K, S, D) change of ln(population / density) of the S species of the line list along the K labels
-    tangents : of the layers along the K labels, (K, D) each; log_column (K, D)
+    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g
+    answers : to the labels, where derivatives were asked for
     """
 
-    labels: Array | None
-    names: tuple[str, ...]
     equilibrium: Equilibrium
     vmic: float
     continuum: Continuum
     hydrogen_wave: Array
     hydrogen: Array
-    hydrogen_by_electrons: Array
-    hydrogen_by_atoms: Array
-    populations: Array
-    temperature: Array
-    electrons: Array
-    perturbers: Array
-    vmic_tangent: Array
-    log_column: Array
-    background: BackgroundTangents
+    answers: Answers | None
 
 
 @dataclass(frozen=True)
@@ -216,7 +228,7 @@ class Synthesizer:
             self._chemistry = Chemistry(names, self._hydrogen, self.settings.wave_min, self.settings.wave_max)
         return self._chemistry
 
-    def prepare(self, labels: ArrayLike | Mapping[str, float]) -> StellarModel:
+    def prepare(self, labels: ArrayLike | Mapping[str, float], derivatives: bool = True) -> StellarModel:
         """Atmosphere, chemistry and background opacity of labels: (32,) in the order of `GRID_LABELS`, or by name.
 
         Raises `UserError` for labels outside their bounds or without an atmosphere.
@@ -229,19 +241,20 @@ class Synthesizer:
         values = dict(zip(GRID_LABELS.names, theta.tolist()))
         centre = (values["TEFF"], values["LOGG"], values["FE_H"])
         atmosphere = self.atmospheres.interpolate(*centre)
-        keep = self._layers(atmosphere)
-        slopes = {
-            name: self._atmosphere_slope(centre, axis, LABEL_STEPS[name], keep)
-            for axis, name in enumerate(("TEFF", "LOGG", "FE_H"))
-        }
-        abundances = _abundances(values)
-        return self._prepare(atmosphere, abundances, values["VMIC"], theta, slopes)
+        slopes = {}
+        if derivatives:
+            keep = self._layers(atmosphere)
+            slopes = {
+                name: self._atmosphere_slope(centre, axis, LABEL_STEPS[name], keep)
+                for axis, name in enumerate(("TEFF", "LOGG", "FE_H"))
+            }
+        return self._prepare(atmosphere, _abundances(values), values["VMIC"], slopes, derivatives)
 
     def prepare_atmosphere(
-        self, atmosphere: Atmosphere, abundances: Mapping[str, float], vmic: float
+        self, atmosphere: Atmosphere, abundances: Mapping[str, float], vmic: float, derivatives: bool = True
     ) -> StellarModel:
         """As `prepare` for an atmosphere of one's own and A(X) by element: derivatives of TEFF and LOGG are zero."""
-        return self._prepare(atmosphere, dict(abundances), vmic, None, {})
+        return self._prepare(atmosphere, dict(abundances), vmic, {}, derivatives)
 
     def _atmosphere_slope(
         self, centre: tuple[float, ...], axis: int, step: float, keep: slice
@@ -274,35 +287,49 @@ class Synthesizer:
         atmosphere: Atmosphere,
         abundances: dict[str, float],
         vmic: float,
-        theta: Array | None,
         slopes: dict[str, tuple[Array, Array, Array]],
+        derivatives: bool,
     ) -> StellarModel:
         self.chemistry.self_broadening  # noqa: B018 (measured before SMElib holds this model)
         keep = self._layers(atmosphere)
-        t, p, rhox = (x[keep].copy() for x in (atmosphere.temperature, atmosphere.gas_pressure, atmosphere.rhox))
-        n_e = atmosphere.electron_density[keep]
-        solve = self.chemistry.solve
+        columns = atmosphere.temperature, atmosphere.gas_pressure, atmosphere.rhox, atmosphere.electron_density
+        t, p, rhox, n_e = (x[keep].copy() for x in columns)
+
+        def solve(t: Array, p: Array, mixture: dict[str, float]) -> Equilibrium:
+            return self.chemistry.solve(t, p, rhox, n_e, mixture, atmosphere.teff, atmosphere.logg, vmic)
+
+        base = solve(t, p, abundances)
+        continuum = self.chemistry.continuum(self._nodes, parts=derivatives)
         nodes = sampling_nodes(self._hydrogen, self.settings.wave_min, self.settings.wave_max * 1.01)
-        star = atmosphere.teff, atmosphere.logg, vmic
-        base = solve(t, p, rhox, n_e, abundances, *star)
-        continuum = self.chemistry.continuum(self._nodes)
-        hydrogen = self.chemistry.hydrogen_opacity(nodes)
+        model = StellarModel(base, vmic, continuum, nodes, self.chemistry.hydrogen_opacity(nodes), None)
+        if not derivatives:
+            return model
         # What neighbouring states of the gas change is smoother in wavelength than the opacities themselves.
         sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
-        names = GRID_LABELS.names
         neighbours = []
         for name, (by_t, by_p, _) in slopes.items():
             step = LABEL_STEPS[name]
             mixture = _enriched(abundances, step) if name == "FE_H" else abundances
-            gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), rhox, n_e, mixture, *star)
+            gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), mixture)
             opacities = self.chemistry.continuum(self._nodes, parts=False), self.chemistry.hydrogen_opacity(sparse)
-            neighbours.append(_Neighbour(names.index(name), step, gas, *opacities))
-        rich = solve(t, p, rhox, n_e, _enriched(abundances, METAL_STEP), *star)
-        by_electrons = self._by_electrons(rich, base, self.chemistry.hydrogen_opacity(sparse), hydrogen, nodes, sparse)
+            neighbours.append(_Neighbour(GRID_LABELS.index(name), step, gas, *opacities))
+        rich = solve(t, p, _enriched(abundances, METAL_STEP))
+        rich_hydrogen = self.chemistry.hydrogen_opacity(sparse)
+        by_electrons = self._by_electrons(rich, base, rich_hydrogen, model.hydrogen, nodes, sparse)
+        return replace(model, answers=self._answers(model, slopes, neighbours, by_electrons, sparse))
 
+    def _answers(
+        self,
+        model: StellarModel,
+        slopes: dict[str, tuple[Array, Array, Array]],
+        neighbours: Sequence[_Neighbour],
+        by_electrons: Array,
+        sparse: Array,
+    ) -> Answers:
+        base = model.equilibrium
         response = base.response
         inputs = {name: i for i, name in enumerate(response.inputs)}
-        depth, n_labels = len(t), len(names)
+        depth, n_labels = len(base.temperature), len(GRID_LABELS)
         direction = np.zeros((n_labels, len(inputs), depth))  # change of each abundance along each label
         d_temperature = np.zeros((n_labels, depth))
         log_column = np.zeros((n_labels, depth))
@@ -336,24 +363,16 @@ class Synthesizer:
             ],
             axis=1,
         )
-        background = self._background_tangents(base, continuum, hydrogen, direction, neighbours, nodes, sparse)
-        return StellarModel(
-            labels=theta,
-            names=names,
-            equilibrium=base,
-            vmic=vmic,
-            continuum=continuum,
-            hydrogen_wave=nodes,
-            hydrogen=hydrogen,
-            hydrogen_by_electrons=by_electrons,
-            hydrogen_by_atoms=self._self_broadening(nodes, by_electrons, base),
+        return Answers(
             populations=populations,
             temperature=d_temperature,
             electrons=d_electrons,
             perturbers=d_perturbers,
-            vmic_tangent=vmic_tangent,
             log_column=log_column,
-            background=background,
+            vmic=vmic_tangent,
+            background=self._background_tangents(model, direction, neighbours, sparse),
+            hydrogen_by_electrons=by_electrons,
+            hydrogen_by_atoms=self._self_broadening(model.hydrogen_wave, by_electrons, base),
         )
 
     def _self_broadening(self, nodes: Array, by_electrons: Array, base: Equilibrium) -> Array:
@@ -375,15 +394,9 @@ class Synthesizer:
         return left * in_wing[:, None] * ratio / (1.0 + ratio)
 
     def _background_tangents(
-        self,
-        base: Equilibrium,
-        continuum: Continuum,
-        hydrogen: Array,
-        direction: Array,
-        neighbours: Sequence[_Neighbour],
-        nodes: Array,
-        sparse: Array,
+        self, model: StellarModel, direction: Array, neighbours: Sequence[_Neighbour], sparse: Array
     ) -> BackgroundTangents:
+        base, continuum, nodes, hydrogen = model.equilibrium, model.continuum, model.hydrogen_wave, model.hydrogen
         response = base.response
         density, electrons, atoms = (
             np.einsum("kid,id->kd", direction, x) for x in (response.density, response.electrons, response.species["H"])
@@ -462,144 +475,161 @@ class Synthesizer:
         return central_opacity(self.lines, self._line_layers(model), background, layer)[:, 0].cpu().numpy()
 
     @torch.no_grad()
-    def solve(self, model: StellarModel, derivatives: bool = True) -> SyntheticSpectrum:
-        """Flux over continuum of a prepared model and, if asked for, its derivatives with respect to all labels."""
-        eq = model.equilibrium
+    def solve(self, model: StellarModel) -> SyntheticSpectrum:
+        """Flux over continuum of a prepared model; its derivatives if it was prepared with them."""
         layers = self._line_layers(model)
-        tangents = Tangents(*map(self._put, (model.temperature, model.electrons, model.perturbers, model.vmic_tangent)))
-        moving = torch.nonzero((tangents.temperature != 0).any(1) | (tangents.vmic != 0)).squeeze(1)
-        local = Tangents(*(getattr(tangents, f.name)[moving] for f in fields(Tangents)))
         background = _Background(self, model)
         state = select_lines(
             self.lines, layers, background.total, torch.unique(self._layers_at(model, REFERENCE_LOG_TAU)),
             self.settings.line_cut, self.settings.window_cut,
         )  # fmt: skip
-        rhox = self._put(eq.rhox)
-        populations = self._put(model.populations)
-        d_log_planck = self._put(model.temperature)
-        log_column = self._put(model.log_column)
+        rhox = self._put(model.equilibrium.rhox)
+        response = None if model.answers is None else _Response(self, model.answers, background, layers, state)
         flux = torch.empty(self.grid.size, device=self.device)
-        jacobian = torch.zeros(len(model.names), self.grid.size, device=self.device) if derivatives else None
+        jacobian = torch.empty(len(GRID_LABELS), self.grid.size, device=self.device)
         for first in range(0, self.grid.size, self.settings.block):
             last = min(first + self.settings.block, self.grid.size)
             active, by_species = block_opacity(self.lines, state, self.profiles, first, last)
             absorption, scattering, hydrogen = background.block(first, last)
             total = absorption + hydrogen + by_species.sum(0)
             b, b_by_t = planck(self.wave[first:last], layers.temperature)
-            if jacobian is None:
+            if response is None:
                 flux[first:last] = emergent_flux(total, scattering, b, rhox)
                 continue
             flux[first:last], adjoint = flux_and_adjoint(total, scattering, b, rhox)
-            answer = background.response(first, last, adjoint.absorption, adjoint.scattering, hydrogen)
-            answer += d_log_planck @ (adjoint.planck * b * b_by_t).T + log_column @ adjoint.log_column.T
-            for slot, species in enumerate(active.tolist()):
-                answer += populations[:, species] @ (by_species[slot] * adjoint.absorption).T
-            answer[moving] += block_response(
-                self.lines, layers, state, local, self.profiles, adjoint.absorption, first, last
-            )
-            jacobian[:, first:last] = answer
-        continuum, d_continuum = background.continuum_flux(rhox, derivatives, d_log_planck, log_column)
+            jacobian[:, first:last] = response.block(first, last, adjoint, active, by_species, hydrogen, b * b_by_t)
+        if response is None:
+            continuum = background.continuum_flux(rhox)
+            return SyntheticSpectrum(self.wave, flux / continuum, continuum, None, GRID_LABELS.names, len(state.index))
+        continuum, d_continuum = response.continuum(rhox)
         flux /= continuum
-        if jacobian is not None:
-            jacobian = jacobian / continuum - flux * background.spread(d_continuum)
-        return SyntheticSpectrum(self.wave, flux, continuum, jacobian, model.names, len(state.index))
+        jacobian = jacobian / continuum - flux * d_continuum
+        return SyntheticSpectrum(self.wave, flux, continuum, jacobian, GRID_LABELS.names, len(state.index))
 
     def synthesize(self, labels: ArrayLike | Mapping[str, float], derivatives: bool = True) -> SyntheticSpectrum:
-        """`solve(prepare(labels))`."""
-        return self.solve(self.prepare(labels), derivatives)
+        """`solve(prepare(labels, derivatives))`."""
+        return self.solve(self.prepare(labels, derivatives))
 
 
 class _Background:
-    """Continuum and hydrogen lines of one model on the device, and their part in the derivatives."""
+    """Continuum and hydrogen lines of one model on the device."""
 
     def __init__(self, synthesizer: Synthesizer, model: StellarModel):
         put = synthesizer._put
         self._synthesizer = synthesizer
-        continuum, tangents = model.continuum, model.background
-        self.absorption, self.scattering = put(continuum.absorption), put(continuum.scattering)
+        self.absorption, self.scattering = put(model.continuum.absorption), put(model.continuum.scattering)
         if not synthesizer.settings.scattering:
             self.absorption, self.scattering = self.absorption + self.scattering, self.scattering * 1e-6
         self.total = self.absorption + self.scattering
-        self.d_absorption, self.d_scattering = put(tangents.absorption), put(tangents.scattering)
-        if not synthesizer.settings.scattering:
-            self.d_absorption, self.d_scattering = self.d_absorption + self.d_scattering, self.d_scattering * 0
         self.hydrogen_wave = model.hydrogen_wave
         self.log_hydrogen = put(np.log(np.maximum(model.hydrogen, NO_OPACITY)))
-        self.h_fixed = put(tangents.hydrogen)
-        self.h_responses = tuple(
-            (put(sensitivity), put(change))
-            for sensitivity, change in (
-                (model.hydrogen_by_electrons, tangents.electrons),
-                (model.hydrogen_by_atoms, tangents.atoms),
-            )
-        )
-        self.neighbours = tangents.neighbours
-        self.neighbour_hydrogen = put(tangents.neighbour_hydrogen)
         self.temperature = put(model.equilibrium.temperature)
 
-    def _panels(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        # Left continuum node of each wavelength of a block and the weight of the right one.
+    def panels(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Left continuum node of each wavelength of a block and the weight of the right one."""
         index = torch.arange(first, last, device=self.absorption.device)
         left = (index // BACKGROUND).clamp(max=len(self.absorption) - 2)
         return left, (index - left * BACKGROUND).float() / BACKGROUND
 
-    def _at_hydrogen_nodes(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+    def at_hydrogen_nodes(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Left node of the hydrogen lines of each wavelength of a block and the weight of the right one."""
         wave = self._synthesizer.wave[first:last].cpu().numpy()
         left, weight = interpolation_weights(self._synthesizer._hydrogen, self.hydrogen_wave, wave)
         return torch.as_tensor(left, device=self.absorption.device), self._synthesizer._put(weight)[:, None]
 
     def spread(self, nodes: Tensor) -> Tensor:
         """Values at the continuum nodes (..., M) to all wavelengths (..., P), linear in index."""
-        left, weight = self._panels(0, self._synthesizer.grid.size)
+        left, weight = self.panels(0, self._synthesizer.grid.size)
         return nodes[..., left] * (1 - weight) + nodes[..., left + 1] * weight
 
     def block(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Continuous absorption, scattering and hydrogen-line opacity of a block, each (P, D)."""
-        left, weight = self._panels(first, last)
+        left, weight = self.panels(first, last)
         weight = weight[:, None]
         absorption = self.absorption[left] * (1 - weight) + self.absorption[left + 1] * weight
         scattering = self.scattering[left] * (1 - weight) + self.scattering[left + 1] * weight
-        node, w = self._at_hydrogen_nodes(first, last)
+        node, w = self.at_hydrogen_nodes(first, last)
         hydrogen = torch.exp(self.log_hydrogen[node] * (1 - w) + self.log_hydrogen[node + 1] * w)
         return absorption, scattering, hydrogen
 
-    def response(
-        self, first: int, last: int, by_absorption: Tensor, by_scattering: Tensor, hydrogen: Tensor
+    def planck_at_nodes(self) -> tuple[Tensor, Tensor]:
+        """Planck function (M, D) at the continuum nodes and d ln B/d ln T."""
+        return planck(self._synthesizer.wave[::BACKGROUND], self.temperature)
+
+    def continuum_flux(self, rhox: Tensor) -> Tensor:
+        """Continuum at all wavelengths (P,)."""
+        flux = emergent_flux(self.absorption, self.scattering, self.planck_at_nodes()[0], rhox)
+        return torch.exp(self.spread(torch.log(flux)))
+
+
+class _Response:
+    """The answers of one model to the labels, on the device: contracted with the adjoint they are derivatives."""
+
+    def __init__(
+        self, synthesizer: Synthesizer, answers: Answers, background: _Background, layers: Layers, state: LineState
+    ):
+        put = synthesizer._put
+        self._synthesizer, self._background, self._layers, self._state = synthesizer, background, layers, state
+        tangents = Tangents(*map(put, (answers.temperature, answers.electrons, answers.perturbers, answers.vmic)))
+        self.moving = torch.nonzero((tangents.temperature != 0).any(1) | (tangents.vmic != 0)).squeeze(1)
+        self.local = Tangents(*(getattr(tangents, f.name)[self.moving] for f in fields(Tangents)))
+        self.temperature, self.log_column = tangents.temperature, put(answers.log_column)
+        self.populations = put(answers.populations)
+        parts = answers.background
+        self.absorption, self.scattering = put(parts.absorption), put(parts.scattering)
+        if not synthesizer.settings.scattering:
+            self.absorption, self.scattering = self.absorption + self.scattering, self.scattering * 0
+        self.hydrogen = put(parts.hydrogen)
+        self.hydrogen_broadening = (
+            (put(answers.hydrogen_by_electrons), put(parts.electrons)),
+            (put(answers.hydrogen_by_atoms), put(parts.atoms)),
+        )
+        self.neighbours, self.neighbour_hydrogen = parts.neighbours, put(parts.neighbour_hydrogen)
+
+    def block(
+        self, first: int, last: int, adjoint: Adjoint, active: Tensor, by_species: Tensor, hydrogen: Tensor, b: Tensor
     ) -> Tensor:
-        """(K, P) change of the flux through continuum and hydrogen lines."""
-        left, weight = self._panels(first, last)
-        answer = torch.empty(len(self.h_fixed), last - first, device=left.device)
+        """(K, P) change of the flux of a block; by_species (A, P, D) opacity of the species `active`, b (P, D) the
+        change of the Planck function with ln T."""
+        answer = self._of_background(first, last, adjoint, hydrogen)
+        answer += self.temperature @ (adjoint.planck * b).T + self.log_column @ adjoint.log_column.T
+        for slot, species in enumerate(active.tolist()):
+            answer += self.populations[:, species] @ (by_species[slot] * adjoint.absorption).T
+        synthesizer = self._synthesizer
+        answer[self.moving] += block_response(
+            synthesizer.lines, self._layers, self._state, self.local, synthesizer.profiles, adjoint.absorption,
+            first, last,
+        )  # fmt: skip
+        return answer
+
+    def _of_background(self, first: int, last: int, adjoint: Adjoint, hydrogen: Tensor) -> Tensor:
+        left, weight = self._background.panels(first, last)
+        answer = torch.empty(len(self.hydrogen), last - first, device=left.device)
         for node in torch.unique(left).tolist():
             mine = left == node
             ends = [
-                self.d_absorption[:, n] @ by_absorption[mine].T + self.d_scattering[:, n] @ by_scattering[mine].T
+                self.absorption[:, n] @ adjoint.absorption[mine].T + self.scattering[:, n] @ adjoint.scattering[mine].T
                 for n in (node, node + 1)
             ]
             answer[:, mine] = ends[0] * (1 - weight[mine]) + ends[1] * weight[mine]
-        node, w = self._at_hydrogen_nodes(first, last)
-        seen = by_absorption * hydrogen
-        answer += self.h_fixed @ seen.T
-        for sensitivity, change in self.h_responses:
-            local = sensitivity[node] * (1 - w) + sensitivity[node + 1] * w
-            answer += change @ (seen * local).T
+        node, w = self._background.at_hydrogen_nodes(first, last)
+        seen = adjoint.absorption * hydrogen
+        answer += self.hydrogen @ seen.T
+        for sensitivity, change in self.hydrogen_broadening:
+            answer += change @ (seen * (sensitivity[node] * (1 - w) + sensitivity[node + 1] * w)).T
         for label, change in zip(self.neighbours, self.neighbour_hydrogen):
             answer[label] += (seen * (change[node] * (1 - w) + change[node + 1] * w)).sum(1)
         return answer
 
-    def continuum_flux(
-        self, rhox: Tensor, derivatives: bool, d_log_planck: Tensor, log_column: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Continuum at all wavelengths (P,) and d ln continuum / d label at the nodes (K, M)."""
-        wave = self._synthesizer.wave[::BACKGROUND]
-        b, b_by_t = planck(wave, self.temperature)
-        if not derivatives:
-            flux = emergent_flux(self.absorption, self.scattering, b, rhox)
-            return torch.exp(self.spread(torch.log(flux))), torch.zeros(0)
-        flux, adjoint = flux_and_adjoint(self.absorption, self.scattering, b, rhox)
-        change = torch.einsum("kmd,md->km", self.d_absorption, adjoint.absorption)
-        change += torch.einsum("kmd,md->km", self.d_scattering, adjoint.scattering)
-        change += d_log_planck @ (adjoint.planck * b * b_by_t).T + log_column @ adjoint.log_column.T
-        return torch.exp(self.spread(torch.log(flux))), change / flux
+    def continuum(self, rhox: Tensor) -> tuple[Tensor, Tensor]:
+        """Continuum at all wavelengths (P,) and its logarithmic derivatives (K, P)."""
+        background = self._background
+        b, b_by_t = background.planck_at_nodes()
+        flux, adjoint = flux_and_adjoint(background.absorption, background.scattering, b, rhox)
+        change = torch.einsum("kmd,md->km", self.absorption, adjoint.absorption)
+        change += torch.einsum("kmd,md->km", self.scattering, adjoint.scattering)
+        change += self.temperature @ (adjoint.planck * b * b_by_t).T + self.log_column @ adjoint.log_column.T
+        return torch.exp(background.spread(torch.log(flux))), background.spread(change / flux)
 
 
 def _steps(rhox: Array, keep: slice) -> Array:

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from scipy.special import gamma as gamma_function
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import BOLTZMANN
 from kurucz_grids.hydrogen import hydrogen_lines
 from kurucz_grids.linelists import LineList, read_line_list
@@ -205,7 +204,7 @@ def compare_flux(
     synthesizer: Synthesizer, model: StellarModel, pysme: PySme, first: float, spacing: float, metals: float
 ) -> None:
     """Print the rms by window, and over all windows."""
-    ours_everywhere = synthesizer.solve(model, derivatives=False)
+    ours_everywhere = synthesizer.solve(model)
     print("| window (Å) | lines | mean depth | rms | mean difference | PySME, CPU s |\n|---|---|---|---|---|---|")
     done: list[tuple[float, Array]] = []
     for low, high in _windows(first, spacing):
@@ -257,22 +256,21 @@ def compare_derivatives(synthesizer: Synthesizer, model: StellarModel, pysme: Py
         )
 
 
-def compare_cost(
-    synthesizer: Synthesizer, atmosphere: Atmosphere, lines: LineList, star: tuple[float, ...], abundances
-) -> None:
+def compare_cost(synthesizer: Synthesizer, lines: LineList, star: tuple[float, ...], abundances) -> None:
     """Print CPU seconds of a whole model of ours, and of PySME's on windows, scaled by the number of wavelengths."""
+    labels = dict(zip(("TEFF", "LOGG", "FE_H", "VMIC"), star))
     ours = {}
-    for _ in range(2):  # the second is the steady state: kernels compiled
+    for derivatives in (False, False, True, True):  # each second one is the steady state: kernels compiled
         begun = time.process_time()
-        model = synthesizer.prepare_atmosphere(atmosphere, abundances, star[3])
+        model = synthesizer.prepare(labels, derivatives)
         prepared = time.process_time()
         synthesizer.solve(model)
         ours = {"chemistry": prepared - begun, "lines and transfer": time.process_time() - prepared}
+        print(f"ours, {'with 32 derivatives' if derivatives else 'flux alone'}: {sum(ours.values()):.1f} s {ours}")
     settings = synthesizer.settings
     pysme = PySme(lines, model, star, settings.line_cut, synthesizer)
     whole = np.log(settings.wave_max / settings.wave_min)
     share = sum(np.log(high / low) for low, high in COST_WINDOWS) / whole
-    print(f"ours, flux and 32 derivatives: {sum(ours.values()):.1f} s {ours}")
     for name in ("our wavelengths", "its own adaptive wavelengths"):
         begun = time.process_time()
         for low, high in COST_WINDOWS:
@@ -296,16 +294,17 @@ def main() -> None:
     torch.set_num_threads(1)
     star = STARS[args.star]
     lines = read_line_list(args.line_list)
-    atmosphere = AtmosphereGrid.load(args.atmospheres).interpolate(*star[:3])
+    atmospheres = AtmosphereGrid.load(args.atmospheres)
+    atmosphere = atmospheres.interpolate(*star[:3])
     abundances = _abundances(star[2])
     settings = Settings(scattering=args.scattering)
     if args.task != "cost":
         settings = replace(settings, wave_min=WAVE_MIN, wave_max=WAVE_MAX)
-    synthesizer = Synthesizer(None, lines, settings)
+    synthesizer = Synthesizer(atmospheres, lines, settings)
     if args.task == "cost":
-        compare_cost(synthesizer, atmosphere, lines, star, abundances)
+        compare_cost(synthesizer, lines, star, abundances)
         return
-    model = synthesizer.prepare_atmosphere(atmosphere, abundances, star[3])
+    model = synthesizer.prepare_atmosphere(atmosphere, abundances, star[3], derivatives=args.task != "flux")
     pysme = PySme(lines, model, star, LOW_CUT, synthesizer)
     if args.task == "flux":
         compare_flux(synthesizer, model, pysme, args.first, args.spacing, star[2])

@@ -19,6 +19,7 @@ import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.synthesis import Settings, StellarModel, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
@@ -75,7 +76,7 @@ def study_cut(lines: LineList, atmosphere: Atmosphere, star: tuple[float, ...]) 
         cuts = [replace(base, line_cut=base.line_cut * f, window_cut=base.window_cut * g) for f, g in FACTORS]
         results = [solve(synthesizer, model, lines, cut, low, high) for cut in cuts]
         reference = results[-1][0]
-        rows = [1 + model.names.index(name) for name in LABELS]
+        rows = [1 + GRID_LABELS.index(name) for name in LABELS]
         for cut, (spectra, number, seconds) in zip(cuts, results):
             error = spectra[0] - reference[0]
             cells = [difference(spectra[k], reference[k]) for k in rows]
@@ -95,7 +96,7 @@ def study_scattering(lines: LineList, atmosphere: Atmosphere, star: tuple[float,
         with_scattering, *_ = solve(synthesizer, model, lines, synthesizer.settings, low, high)
         without, *_ = solve(synthesizer, model, lines, replace(synthesizer.settings, scattering=False), low, high)
         error = without[0] - with_scattering[0]
-        rows = [1 + model.names.index(name) for name in LABELS]
+        rows = [1 + GRID_LABELS.index(name) for name in LABELS]
         cells = [difference(without[k], with_scattering[k]) for k in rows]
         print(
             f"| {low:.0f}-{high:.0f} | {1 - with_scattering[0].mean():.3f} | {np.sqrt(np.mean(error**2)):.4f} | "

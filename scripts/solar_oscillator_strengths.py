@@ -130,9 +130,9 @@ def main() -> None:
     for iteration in range(ITERATIONS + 1):
         current = replace(lines, loggf=lines.loggf + change)
         synthesizer = Synthesizer(atmospheres, current, Settings(wave_min=low - 5.0, wave_max=high + 5.0))
-        prepared = synthesizer.prepare(SUN)
+        prepared = synthesizer.prepare(SUN, derivatives=False)
         model = degrade(
-            synthesizer.solve(prepared, False).flux[None], 1.0 / synthesizer.settings.points, low - 5.0,
+            synthesizer.solve(prepared).flux[None], 1.0 / synthesizer.settings.points, low - 5.0,
             float("inf"), out,
         )[0].double().numpy()  # fmt: skip
         strength = np.zeros(len(lines))

@@ -85,8 +85,7 @@ def solar_models(data: Path, out: NativeGrid) -> tuple[Array, Array, tuple[str, 
     theirs = read_atmospheres(data / "atmospheres" / "native" / CODE_ATMOSPHERE)[0]
 
     def spectrum(atmosphere, vmic: float, derivatives: bool) -> SyntheticSpectrum:
-        model = synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic)
-        return synthesizer.solve(model, derivatives)
+        return synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic, derivatives))
 
     def seen(result: SyntheticSpectrum) -> Array:
         both = result.flux[None] if result.jacobian is None else torch.cat([result.flux[None], result.jacobian])

@@ -56,8 +56,8 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 FLUX_UNIT = 1e-3
-STEP = 1e-4  # change of the flux (rms) by one label along the random direction
-MAX_STEP = 0.1  # of a scaled label
+STEP = 3e-5  # change of the flux (rms) by one label along the random direction
+MAX_STEP = 0.2  # of a scaled label
 SEEN_AT = 2000.0
 JUDGED_AT = 1800.0  # resolving power of the figures that are reported
 TRUSTED = {"TEFF": [4500.0, 7300.0], "LOGG": [0.7, 4.9]}

@@ -14,7 +14,7 @@ class TrainingSettings:
     learning_rate: float = 5e-3
     weight_decay: float = 1e-4
     derivative_weight: float = 300.0
-    size_floor: float = 0.2  # of a label's mean derivative size, below which its own size in a model is not followed
+    size_floor: float = 0.02  # of a label's mean derivative size, below which its own size in a model is not followed
     patches: int = 80
     vectors: int = 48
     width: int = 64

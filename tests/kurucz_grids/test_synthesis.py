@@ -52,8 +52,7 @@ def synthesizer(lines) -> Synthesizer:
 
 
 def flux(synthesizer: Synthesizer, abundances: dict[str, float], vmic: float = 1.5) -> torch.Tensor:
-    model = synthesizer.prepare_atmosphere(grey_atmosphere(), abundances, vmic)
-    return synthesizer.solve(model, derivatives=False).flux
+    return synthesizer.solve(synthesizer.prepare_atmosphere(grey_atmosphere(), abundances, vmic, False)).flux
 
 
 @pytest.fixture(scope="module")
