@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -293,11 +294,20 @@ def _chunks(
         yield _Chunk(lines, offsets, row, (row >= 0) & (row < last - first))
 
 
-def _wings(data: LineData, state: LineState, first: int, last: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    # Strong lines whose wings reach the block: their rows in the state, v^-2 and v^-4 factors (n, P) in (km/s)^-2, -4.
+class Wings(NamedTuple):
+    """Wings of strong lines in a block: rows in the state (n,), v^-2 and v^-4 (n, P), their factors (n, D)."""
+
+    lines: Tensor
+    square: Tensor
+    fourth: Tensor
+    factor2: Tensor
+    factor4: Tensor
+
+
+def block_wings(data: LineData, state: LineState, first: int, last: int) -> Wings | None:
+    """The strong lines whose wings reach the block of wavelengths, if there are any."""
     centre, reach = state.centre[state.strong], state.reach[state.strong]
-    near = (centre + reach >= first) & (centre - reach < last)
-    lines = state.strong[near]
+    lines = state.strong[(centre + reach >= first) & (centre - reach < last)]
     if not len(lines):
         return None
     pixel = torch.arange(first, last, device=data.device)
@@ -305,7 +315,7 @@ def _wings(data: LineData, state: LineState, first: int, last: int) -> tuple[Ten
     offset = (steps + data.fraction[state.index[lines], None]) * data.grid.step_km_s
     active = (steps.abs() > _core_half_width(state, lines)[:, None]) & (steps.abs() <= state.reach[lines, None])
     square = torch.where(active, 1.0 / (offset * offset).clamp(min=0.25 * data.grid.step_km_s**2), 0.0)
-    return lines, square, square * square
+    return Wings(lines, square, square * square, *_wing_factors(state, lines))
 
 
 def _core_half_width(state: LineState, lines: Tensor) -> Tensor:
@@ -322,9 +332,9 @@ def _wing_factors(state: LineState, lines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_opacity(
-    data: LineData, state: LineState, profiles: Profiles, first: int, last: int
+    data: LineData, state: LineState, profiles: Profiles, wings: Wings | None, first: int, last: int
 ) -> tuple[Tensor, Tensor]:
-    """Line opacity in a block of wavelengths by species.
+    """Line opacity in a block of wavelengths, whose `block_wings` are given, by species.
 
     Returns
     -------
@@ -332,10 +342,9 @@ def block_opacity(
     """
     size, depth = last - first, state.strength.shape[1]
     pieces = [(group, chunk) for group in state.groups for chunk in _chunks(data, state, first, last, group)]
-    wings = _wings(data, state, first, last)
     present = [data.species[state.index[chunk.lines]] for _, chunk in pieces]
     if wings is not None:
-        present.append(data.species[state.index[wings[0]]])
+        present.append(data.species[state.index[wings.lines]])
     if not present:
         return torch.zeros(0, dtype=torch.long, device=data.device), torch.zeros(0, size, depth, device=data.device)
     active = torch.unique(torch.cat(present))
@@ -353,13 +362,20 @@ def block_opacity(
         total.index_add_(0, row.reshape(-1), profile.reshape(-1, depth))
     opacity = total[:-1].reshape(len(active), size, depth)
     if wings is not None:
-        winged, square, fourth = wings
-        factor2, factor4 = _wing_factors(state, winged)
-        species = slot[data.species[state.index[winged]]]
+        species = slot[data.species[state.index[wings.lines]]]
         for s in torch.unique(species).tolist():
             mine = species == s
-            opacity[s].addmm_(square[mine].T, factor2[mine]).addmm_(fourth[mine].T, factor4[mine])
+            opacity[s].addmm_(wings.square[mine].T, wings.factor2[mine])
+            opacity[s].addmm_(wings.fourth[mine].T, wings.factor4[mine])
     return active, opacity
+
+
+def _widths(data: LineData, layers: Layers, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # Damping by electrons, by neutral perturbers and in all, (n, D) 1/s.
+    warm = torch.log(layers.temperature / 1e4)
+    stark = data.gamma_stark[which, None] * (layers.electron_density * torch.exp(warm / 6))
+    vdw = data.gamma_vdw[which, None] * layers.perturbers * torch.exp(data.vdw_exponent[which, None] * warm)
+    return stark, vdw, data.gamma_rad[which, None] + stark + vdw
 
 
 def _log_changes(
@@ -372,10 +388,7 @@ def _log_changes(
     x = HC_OVER_BOLTZMANN_A / (data.wave[which, None] * t)
     excitation = data.elow[which, None] * (EV_OVER_BOLTZMANN / t) - x / torch.expm1(x)
     d_strength = excitation * tangents.temperature[:, None] + d_inverse
-    warm = torch.log(t / 1e4)
-    stark = data.gamma_stark[which, None] * (layers.electron_density * torch.exp(warm / 6))
-    vdw = data.gamma_vdw[which, None] * layers.perturbers * torch.exp(data.vdw_exponent[which, None] * warm)
-    gamma = data.gamma_rad[which, None] + stark + vdw
+    stark, vdw, gamma = _widths(data, layers, which)
     d_stark = (tangents.electron_density + tangents.temperature / 6)[:, None]
     d_vdw = tangents.perturbers[:, None] + data.vdw_exponent[which, None] * tangents.temperature[:, None]
     d_damping = (stark * d_stark + vdw * d_vdw) / gamma + d_inverse
@@ -388,6 +401,7 @@ def block_response(
     state: LineState,
     tangents: Tangents,
     profiles: Profiles,
+    wings: Wings | None,
     adjoint: Tensor,
     first: int,
     last: int,
@@ -416,17 +430,22 @@ def block_response(
             )
             answer.index_add_(1, row.reshape(-1), piece.reshape(len(answer), -1))
     answer = answer[:, :-1]
-    wings = _wings(data, state, first, last)
     if wings is not None:
-        winged, square, fourth = wings
-        factor2, factor4 = _wing_factors(state, winged)
+        factor2 = wings.factor2
         middle = factor2.shape[1] // 2
-        shape = square + (factor4[:, middle] / factor2[:, middle])[:, None] * fourth
-        damping, inverse = state.damping[winged], state.inverse_doppler[winged]
+        shape = wings.square + (wings.factor4[:, middle] / factor2[:, middle])[:, None] * wings.fourth
+        damping, inverse = state.damping[wings.lines], state.inverse_doppler[wings.lines]
         d_strength, d_damping, d_inverse = _log_changes(
-            data, layers, tangents, state.index[winged], damping, inverse
+            data, layers, tangents, state.index[wings.lines], damping, inverse
         )
         for k in range(len(answer)):
             change = factor2 * (d_strength[k] + d_damping[k] - 2 * d_inverse[k])
             answer[k] += ((change @ adjoint.T) * shape).sum(0)
     return answer
+
+
+def electron_broadening(data: LineData, layers: Layers, state: LineState, wings: Wings) -> Tensor:
+    """(P, D) change of the opacity of wings with ln n_e, as electrons broaden the lines (Stark effect)."""
+    stark, _, gamma = _widths(data, layers, state.index[wings.lines])
+    share = stark / gamma
+    return wings.square.T @ (wings.factor2 * share) + wings.fourth.T @ (wings.factor4 * share)

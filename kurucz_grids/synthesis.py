@@ -35,9 +35,12 @@ from kurucz_grids.opacity import (
     LineState,
     Profiles,
     Tangents,
+    Wings,
     block_opacity,
     block_response,
+    block_wings,
     central_opacity,
+    electron_broadening,
     select_lines,
 )
 from kurucz_grids.transfer import Adjoint, emergent_flux, flux_and_adjoint, planck
@@ -51,7 +54,7 @@ LN10 = float(np.log(10.0))
 NO_OPACITY = 1e-30  # cm2/g
 TINY = 1e-60  # cm2/g or 1/cm3: what is below does not count as changed
 METAL_STEP = 0.05  # dex, to the gas that tells what electrons do to hydrogen lines
-LABEL_STEPS = {"TEFF": 10.0, "LOGG": 0.02, "FE_H": 0.02}  # to the neighbouring atmospheres
+LABEL_STEPS = {"TEFF": 3.0, "LOGG": 0.006, "FE_H": 0.006}  # to the neighbouring atmospheres
 WING = 150.0  # Å beyond the range from which lines still reach into it
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
@@ -489,7 +492,8 @@ class Synthesizer:
         jacobian = torch.empty(len(GRID_LABELS), self.grid.size, device=self.device)
         for first in range(0, self.grid.size, self.settings.block):
             last = min(first + self.settings.block, self.grid.size)
-            active, by_species = block_opacity(self.lines, state, self.profiles, first, last)
+            wings = block_wings(self.lines, state, first, last)
+            active, by_species = block_opacity(self.lines, state, self.profiles, wings, first, last)
             absorption, scattering, hydrogen = background.block(first, last)
             total = absorption + hydrogen + by_species.sum(0)
             b, b_by_t = planck(self.wave[first:last], layers.temperature)
@@ -497,7 +501,8 @@ class Synthesizer:
                 flux[first:last] = emergent_flux(total, scattering, b, rhox)
                 continue
             flux[first:last], adjoint = flux_and_adjoint(total, scattering, b, rhox)
-            jacobian[:, first:last] = response.block(first, last, adjoint, active, by_species, hydrogen, b * b_by_t)
+            answer = response.of_background(first, last, adjoint, hydrogen, b * b_by_t)
+            jacobian[:, first:last] = answer + response.of_lines(first, last, adjoint, active, by_species, wings)
         if response is None:
             continuum = background.continuum_flux(rhox)
             return SyntheticSpectrum(self.wave, flux / continuum, continuum, None, GRID_LABELS.names, len(state.index))
@@ -574,6 +579,8 @@ class _Response:
         self.moving = torch.nonzero((tangents.temperature != 0).any(1) | (tangents.vmic != 0)).squeeze(1)
         self.local = Tangents(*(getattr(tangents, f.name)[self.moving] for f in fields(Tangents)))
         self.temperature, self.log_column = tangents.temperature, put(answers.log_column)
+        self.electrons = tangents.electron_density.clone()
+        self.electrons[self.moving] = 0.0  # the full sweep over the lines has them
         self.populations = put(answers.populations)
         parts = answers.background
         self.absorption, self.scattering = put(parts.absorption), put(parts.scattering)
@@ -586,23 +593,27 @@ class _Response:
         )
         self.neighbours, self.neighbour_hydrogen = parts.neighbours, put(parts.neighbour_hydrogen)
 
-    def block(
-        self, first: int, last: int, adjoint: Adjoint, active: Tensor, by_species: Tensor, hydrogen: Tensor, b: Tensor
+    def of_lines(
+        self, first: int, last: int, adjoint: Adjoint, active: Tensor, by_species: Tensor, wings: Wings | None
     ) -> Tensor:
-        """(K, P) change of the flux of a block; by_species (A, P, D) opacity of the species `active`, b (P, D) the
-        change of the Planck function with ln T."""
-        answer = self._of_background(first, last, adjoint, hydrogen)
-        answer += self.temperature @ (adjoint.planck * b).T + self.log_column @ adjoint.log_column.T
+        """(K, P) change of the flux of a block through its lines; by_species (A, P, D) opacity of species `active`."""
+        synthesizer, layers, state = self._synthesizer, self._layers, self._state
+        answer = torch.zeros(len(self.populations), last - first, device=adjoint.absorption.device)
         for slot, species in enumerate(active.tolist()):
             answer += self.populations[:, species] @ (by_species[slot] * adjoint.absorption).T
-        synthesizer = self._synthesizer
+        if wings is not None:
+            broadened = electron_broadening(synthesizer.lines, layers, state, wings)
+            answer += self.electrons @ (broadened * adjoint.absorption).T
         answer[self.moving] += block_response(
-            synthesizer.lines, self._layers, self._state, self.local, synthesizer.profiles, adjoint.absorption,
-            first, last,
-        )  # fmt: skip
+            synthesizer.lines, layers, state, self.local, synthesizer.profiles, wings, adjoint.absorption, first, last
+        )
         return answer
 
-    def _of_background(self, first: int, last: int, adjoint: Adjoint, hydrogen: Tensor) -> Tensor:
+    def of_background(self, first: int, last: int, adjoint: Adjoint, hydrogen: Tensor, b_by_t: Tensor) -> Tensor:
+        """(K, P) change of the flux of a block through continuum, hydrogen lines, source function and columns.
+
+        hydrogen (P, D) cm2/g; b_by_t (P, D) change of the Planck function with ln T.
+        """
         left, weight = self._background.panels(first, last)
         answer = torch.empty(len(self.hydrogen), last - first, device=left.device)
         for node in torch.unique(left).tolist():
@@ -619,6 +630,7 @@ class _Response:
             answer += change @ (seen * (sensitivity[node] * (1 - w) + sensitivity[node + 1] * w)).T
         for label, change in zip(self.neighbours, self.neighbour_hydrogen):
             answer[label] += (seen * (change[node] * (1 - w) + change[node + 1] * w)).sum(1)
+        answer += self.temperature @ (adjoint.planck * b_by_t).T + self.log_column @ adjoint.log_column.T
         return answer
 
     def continuum(self, rhox: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Our differential spectra against finite differences of our own synthesis, in windows, at R = 1800.
 
-    python scripts/finite_differences.py --atmospheres A.npz --line-list L.npz --star sun
+    python scripts/finite_differences.py --atmospheres A.npz --line-list L.npz --star sun [--everywhere]
 
-Prints for each window and label the relative L2 difference, the slope, and the rms of the derivative, in Markdown.
+With --everywhere the window is all of 3700-9100 Å, for all labels. Prints for each window and label the relative L2
+difference, the slope, and the rms of the derivative, in Markdown.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ STARS = {
     "turn-off": {"TEFF": 6250.0, "LOGG": 4.0, "VMIC": 1.5, "FE_H": -1.0},
 }
 WINDOWS = ((5150.0, 5200.0), (4280.0, 4420.0), (3900.0, 4000.0), (4820.0, 4900.0), (6530.0, 6600.0))
+EVERYWHERE = 3700.0, 9100.0
 STEPS = {"TEFF": 10.0, "VMIC": 0.05}  # others 0.02 dex
 LABELS = "TEFF LOGG VMIC FE_H C_FE N_FE O_FE NA_FE MG_FE SI_FE CA_FE TI_FE CR_FE NI_FE".split()
 
@@ -35,14 +37,17 @@ def main() -> None:
     parser.add_argument("--atmospheres", required=True)
     parser.add_argument("--line-list", required=True)
     parser.add_argument("--star", choices=STARS, default="sun")
-    parser.add_argument("--labels", nargs="+", default=LABELS)
+    parser.add_argument("--labels", nargs="+")
+    parser.add_argument("--everywhere", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     atmospheres, line_list = AtmosphereGrid.load(args.atmospheres), read_line_list(args.line_list)
     theta = GRID_LABELS.complete(STARS[args.star])
     print("| window | label | difference | slope | rms of derivative |\n|---|---|---|---|---|")
-    for low, high in WINDOWS:
-        settings = Settings(wave_min=low, wave_max=high, line_cut=1e-4, window_cut=1e-4)
+    labels = args.labels or (GRID_LABELS.names if args.everywhere else LABELS)
+    for low, high in [EVERYWHERE] if args.everywhere else WINDOWS:
+        cuts = {} if args.everywhere else {"line_cut": 1e-4, "window_cut": 1e-4}
+        settings = Settings(wave_min=low, wave_max=high, **cuts)
         synthesizer = Synthesizer(atmospheres, line_list, settings)
         size = int((np.log(high / low) - 0.004) * 7200)
         out = NativeGrid(low * np.exp(0.002), 1.0 / 7200.0, size, 1800.0)
@@ -51,7 +56,7 @@ def main() -> None:
             return degrade(spectra, 1.0 / 150_000.0, low, float("inf"), out).numpy()
 
         jacobian = seen(synthesizer.synthesize(theta).jacobian)
-        for name in args.labels:
+        for name in labels:
             column, step = GRID_LABELS.index(name), STEPS.get(name, 0.02)
             offset = np.zeros(len(theta))
             offset[column] = step
