@@ -35,7 +35,8 @@ from kurucz_grids.hydrogen import hydrogen_lines
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.columnar import UNSOLD_EXPONENT
 from kurucz_grids.opacity import FineGrid, Layers, LineData, LineState, select_lines
-from kurucz_grids.synthesis import REFERENCE_LOG_TAU, Settings, StellarModel, Synthesizer
+from kurucz_grids.stellar_model import StellarModel
+from kurucz_grids.synthesis import REFERENCE_LOG_TAU, Settings, Synthesizer
 from kurucz_grids.transfer import RAYS
 from phdlspec.labels import ELEMENTS
 from phdlspec.lsf import NativeGrid, degrade

@@ -28,7 +28,7 @@ STARS = {
 }
 WINDOWS = ((5150.0, 5200.0), (4280.0, 4420.0), (3900.0, 4000.0), (4820.0, 4900.0), (6530.0, 6600.0))
 EVERYWHERE = 3700.0, 9100.0
-STEPS = {"TEFF": 10.0, "VMIC": 0.05}  # others 0.02 dex
+STEPS = {"TEFF": 10.0, "VMIC": 0.05, "LOGG": 0.02, "FE_H": 0.02}  # others 0.05 dex: far above the rounding errors
 LABELS = "TEFF LOGG VMIC FE_H C_FE N_FE O_FE NA_FE MG_FE SI_FE CA_FE TI_FE CR_FE NI_FE".split()
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 
         jacobian = seen(synthesizer.synthesize(theta).jacobian)
         for name in labels:
-            column, step = GRID_LABELS.index(name), STEPS.get(name, 0.02)
+            column, step = GRID_LABELS.index(name), STEPS.get(name, 0.05)
             offset = np.zeros(len(theta))
             offset[column] = step
             ends = [seen(synthesizer.synthesize(theta + sign * offset, False).flux) for sign in (1, -1)]

@@ -21,7 +21,8 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import LineList, read_line_list
-from kurucz_grids.synthesis import Settings, StellarModel, Synthesizer
+from kurucz_grids.stellar_model import StellarModel
+from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
 

@@ -8,8 +8,9 @@ import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import LineList
-from kurucz_grids.synthesis import GRID_LABELS, Settings, Synthesizer
+from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 pytest.importorskip("pysme", reason="synthesis needs the extra [grids]")

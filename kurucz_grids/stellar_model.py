@@ -1,0 +1,371 @@
+"""Models of stars for the transfer: atmosphere, chemistry and background opacity, and what each label changes in them.
+
+Populations, electrons and continuum answer linearly to single abundances (`chemistry`). Teff, log g and [Fe/H] change
+the atmosphere itself: there the gas is solved again a small step along each. All of it are plain arrays, made on the
+CPU; lines and transfer come after (`synthesis`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.chemistry import Chemistry, Continuum, Equilibrium
+from kurucz_grids.grid import GRID_LABELS
+from kurucz_grids.hydrogen import hydrogen_lines, interpolation_weights, sampling_nodes
+from phdlspec.errors import UserError
+from phdlspec.solar import SOLAR_ABUNDANCES
+
+Array = NDArray[np.float64]
+
+LN10 = float(np.log(10.0))
+NO_OPACITY = 1e-30  # cm2/g
+TINY = 1e-60  # cm2/g or 1/cm3: what is below does not count as changed
+METAL_STEP = 0.05  # dex, to the gas that tells what electrons do to hydrogen lines
+LABEL_STEPS = {"TEFF": 3.0, "LOGG": 0.006, "FE_H": 0.006}  # to the neighbouring atmospheres
+HYDROGEN_LINES = hydrogen_lines(3600.0, 9400.0)
+
+
+@dataclass(frozen=True)
+class BackgroundTangents:
+    """Logarithmic changes along the K labels of what makes the background opacity.
+
+    absorption, scattering : (K, M, D) changes of the continuum nodes (cm2/g).
+    hydrogen : (K, D) of the hydrogen-line opacity by its populations, along abundances.
+    electrons, atoms : (K, D) ln n_e and ln n(H I) along abundances, which broaden hydrogen lines.
+    neighbours : labels (indices) whose neighbouring atmospheres were solved; neighbour_hydrogen (len, H, D) change of
+    ln(hydrogen-line opacity) along them.
+    """
+
+    absorption: Array
+    scattering: Array
+    hydrogen: Array
+    electrons: Array
+    atoms: Array
+    neighbours: tuple[int, ...]
+    neighbour_hydrogen: Array
+
+
+@dataclass(frozen=True)
+class _Neighbour:
+    """The gas a small step along a label that changes the atmosphere, with its opacities at nodes of wavelength."""
+
+    label: int
+    step: float
+    gas: Equilibrium
+    continuum: Continuum
+    hydrogen: Array
+
+    def change(self, here: Array, base: Array) -> Array:
+        """d ln(a quantity) / d label, from its value here and in the base."""
+        known = np.minimum(here, base) > TINY
+        return np.log(np.divide(here, base, out=np.ones_like(base), where=known)) / self.step
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What changes in a star along the K labels of `GRID_LABELS`.
+
+    Attributes
+    ----------
+    populations : (K, S, D) ln(population / density) of the S species of the line list
+    temperature, electrons, perturbers, log_column : (K, D) logarithms, the last of the column mass between layers
+    vmic : (K,) km/s
+    background : continuum and hydrogen lines; hydrogen_by_electrons, hydrogen_by_atoms (H, D) : derivatives of
+    ln(hydrogen-line opacity) with respect to ln n_e and ln n(H I), both through broadening alone
+    """
+
+    populations: Array
+    temperature: Array
+    electrons: Array
+    perturbers: Array
+    log_column: Array
+    vmic: Array
+    background: BackgroundTangents
+    hydrogen_by_electrons: Array
+    hydrogen_by_atoms: Array
+
+
+@dataclass(frozen=True)
+class StellarModel:
+    """All that the transfer needs of one star, as numpy arrays: the chemistry is done.
+
+    Attributes
+    ----------
+    equilibrium : the layers; vmic : km/s
+    continuum : at the nodes; hydrogen_wave (H,), hydrogen (H, D) cm2/g
+    answers : to the labels, where derivatives were asked for
+    """
+
+    equilibrium: Equilibrium
+    vmic: float
+    continuum: Continuum
+    hydrogen_wave: Array
+    hydrogen: Array
+    answers: Answers | None
+
+
+class ModelMaker:
+    """Makes the models of stars; there is one a process, as it drives SMElib.
+
+    Parameters
+    ----------
+    atmospheres : may be None if only atmospheres of one's own are used
+    species : of the line list
+    nodes : (M,) vacuum Å at which the continuum is computed
+    wave_min, wave_max : vacuum Å. top_log_tau : layers above this log10 of the Rosseland optical depth are left out
+    """
+
+    def __init__(
+        self,
+        atmospheres: AtmosphereGrid | None,
+        species: Sequence[str],
+        nodes: Array,
+        wave_min: float,
+        wave_max: float,
+        top_log_tau: float,
+    ):
+        self.atmospheres, self._species, self._nodes, self._top_log_tau = atmospheres, species, nodes, top_log_tau
+        self._hydrogen_nodes = sampling_nodes(HYDROGEN_LINES, wave_min, wave_max * 1.01)
+        self.chemistry = Chemistry(species, HYDROGEN_LINES, wave_min, wave_max)
+
+    def of_labels(self, labels: ArrayLike | Mapping[str, float], derivatives: bool) -> StellarModel:
+        """The model of labels: (32,) in the order of `GRID_LABELS`, or by name.
+
+        Raises `UserError` for labels outside their bounds or without an atmosphere.
+        """
+        if self.atmospheres is None:
+            raise UserError("this synthesizer has no grid of atmospheres: give one, or use an atmosphere of your own")
+        theta = GRID_LABELS.complete(labels) if isinstance(labels, Mapping) else np.asarray(labels, dtype=float)
+        if theta.shape != (len(GRID_LABELS),) or not np.isfinite(theta).all():
+            raise UserError(f"labels have shape {theta.shape}, expected {len(GRID_LABELS)} finite numbers")
+        values = dict(zip(GRID_LABELS.names, theta.tolist()))
+        centre = (values["TEFF"], values["LOGG"], values["FE_H"])
+        atmosphere = self.atmospheres.interpolate(*centre)
+        slopes = {}
+        if derivatives:
+            keep = self._layers(atmosphere)
+            slopes = {
+                name: self._atmosphere_slope(centre, axis, LABEL_STEPS[name], keep)
+                for axis, name in enumerate(("TEFF", "LOGG", "FE_H"))
+            }
+        return self._model(atmosphere, _abundances(values), values["VMIC"], slopes, derivatives)
+
+    def of_atmosphere(
+        self, atmosphere: Atmosphere, abundances: Mapping[str, float], vmic: float, derivatives: bool
+    ) -> StellarModel:
+        """The model of an atmosphere and A(X) by element; TEFF and LOGG change nothing in it."""
+        return self._model(atmosphere, dict(abundances), vmic, {}, derivatives)
+
+    def _atmosphere_slope(
+        self, centre: tuple[float, ...], axis: int, step: float, keep: slice
+    ) -> tuple[Array, Array, Array]:
+        # d(ln T, ln P, ln column) by a central difference, one-sided at the edge of the grid.
+        assert self.atmospheres is not None
+        ends = []
+        for offset in (-step, step):
+            point = list(centre)
+            point[axis] += offset if self.atmospheres.contains(*np.add(centre, np.eye(3)[axis] * offset)) else 0.0
+            ends.append((point[axis], self.atmospheres.interpolate(*point)))
+        (x0, low), (x1, high) = ends
+        if x1 == x0:
+            raise UserError(f"no atmospheres around Teff {centre[0]:g}, logg {centre[1]:g}, [M/H] {centre[2]:g}")
+        return tuple(
+            np.log(a / b) / (x1 - x0)
+            for a, b in (
+                (high.temperature[keep], low.temperature[keep]),
+                (high.gas_pressure[keep], low.gas_pressure[keep]),
+                (column_steps(high.rhox[keep]), column_steps(low.rhox[keep])),
+            )
+        )  # type: ignore[return-value]
+
+    def _layers(self, atmosphere: Atmosphere) -> slice:
+        first = int(np.searchsorted(np.log10(atmosphere.tau_rosseland), self._top_log_tau))
+        return slice(min(first, len(atmosphere.rhox) - 20), None)
+
+    def _model(
+        self,
+        atmosphere: Atmosphere,
+        abundances: dict[str, float],
+        vmic: float,
+        slopes: dict[str, tuple[Array, Array, Array]],
+        derivatives: bool,
+    ) -> StellarModel:
+        self.chemistry.self_broadening  # noqa: B018 (measured before SMElib holds this model)
+        keep = self._layers(atmosphere)
+        columns = atmosphere.temperature, atmosphere.gas_pressure, atmosphere.rhox, atmosphere.electron_density
+        t, p, rhox, n_e = (x[keep].copy() for x in columns)
+
+        def solve(t: Array, p: Array, mixture: dict[str, float]) -> Equilibrium:
+            return self.chemistry.solve(t, p, rhox, n_e, mixture, atmosphere.teff, atmosphere.logg, vmic)
+
+        base = solve(t, p, abundances)
+        continuum = self.chemistry.continuum(self._nodes, parts=derivatives)
+        nodes = self._hydrogen_nodes
+        model = StellarModel(base, vmic, continuum, nodes, self.chemistry.hydrogen_opacity(nodes), None)
+        if not derivatives:
+            return model
+        # What neighbouring states of the gas change is smoother in wavelength than the opacities themselves.
+        sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
+        neighbours = []
+        for name, (by_t, by_p, _) in slopes.items():
+            step = LABEL_STEPS[name]
+            mixture = _enriched(abundances, step) if name == "FE_H" else abundances
+            gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), mixture)
+            opacities = self.chemistry.continuum(self._nodes, parts=False), self.chemistry.hydrogen_opacity(sparse)
+            neighbours.append(_Neighbour(GRID_LABELS.index(name), step, gas, *opacities))
+        rich = solve(t, p, _enriched(abundances, METAL_STEP))
+        rich_hydrogen = self.chemistry.hydrogen_opacity(sparse)
+        by_electrons = self._by_electrons(rich, base, rich_hydrogen, model.hydrogen, nodes, sparse)
+        return replace(model, answers=self._answers(model, slopes, neighbours, by_electrons, sparse))
+
+    def _answers(
+        self,
+        model: StellarModel,
+        slopes: dict[str, tuple[Array, Array, Array]],
+        neighbours: Sequence[_Neighbour],
+        by_electrons: Array,
+        sparse: Array,
+    ) -> Answers:
+        base = model.equilibrium
+        response = base.response
+        inputs = {name: i for i, name in enumerate(response.inputs)}
+        depth, n_labels = len(base.temperature), len(GRID_LABELS)
+        direction = np.zeros((n_labels, len(inputs), depth))  # change of each abundance along each label
+        d_temperature = np.zeros((n_labels, depth))
+        log_column = np.zeros((n_labels, depth))
+        vmic_tangent = np.zeros(n_labels)
+        for k, label in enumerate(GRID_LABELS):
+            if label.element in inputs:
+                direction[k, inputs[label.element]] = LN10
+            if label.name == "FE_H" and label.name not in slopes:
+                for element, i in inputs.items():
+                    if element != "He":
+                        direction[k, i] = LN10
+            if label.name == "VMIC":
+                vmic_tangent[k] = 1.0
+            if label.name in slopes:
+                d_temperature[k], _, log_column[k] = slopes[label.name]
+
+        def along(answer: Array, here: Callable[[Equilibrium], Array]) -> Array:
+            # (K, D) changes along the labels, from the answer to single abundances and from the neighbours.
+            change = np.einsum("kid,id->kd", direction, answer)
+            for neighbour in neighbours:
+                change[neighbour.label] = neighbour.change(here(neighbour.gas), here(base))
+            return change
+
+        d_density = along(response.density, lambda gas: gas.density)
+        d_electrons = along(response.electrons, lambda gas: gas.electron_density)
+        d_perturbers = along(response.species["H"], lambda gas: gas.perturbers)
+        populations = np.stack(
+            [
+                along(response.species[s], lambda gas, s=s: gas.population[s]) - d_density  # type: ignore[misc]
+                for s in self._species
+            ],
+            axis=1,
+        )
+        return Answers(
+            populations=populations,
+            temperature=d_temperature,
+            electrons=d_electrons,
+            perturbers=d_perturbers,
+            log_column=log_column,
+            vmic=vmic_tangent,
+            background=self._background_tangents(model, direction, neighbours, sparse),
+            hydrogen_by_electrons=by_electrons,
+            hydrogen_by_atoms=self._self_broadening(model.hydrogen_wave, by_electrons, base),
+        )
+
+    def _self_broadening(self, nodes: Array, by_electrons: Array, base: Equilibrium) -> Array:
+        # A wing is due to electrons, to hydrogen atoms and to the levels' own lifetimes, in sum: what the electrons
+        # leave is shared between the other two. Within the Doppler core broadening does nothing.
+        centres = np.array([line.wave_vacuum for line in HYDROGEN_LINES])
+        nearest = np.abs(nodes[:, None] - centres).argmin(axis=1)
+        offset = np.abs(nodes / centres[nearest] - 1.0) * 6563.0
+        in_wing = np.clip((offset - 0.35) / 0.35, 0.0, 1.0)
+        constant, slope = self.chemistry.self_broadening[nearest].T
+        # Towards the centre the electrons' part grows; where its exponent falls again, their core begins.
+        left = np.clip(1.0 - by_electrons, 0.0, 1.0)
+        order = np.argsort(-offset)
+        for line in range(len(centres)):
+            for side in (nodes >= centres[line], nodes < centres[line]):
+                mine = order[(nearest == line)[order] & side[order]]
+                left[mine] = np.minimum.accumulate(left[mine], axis=0)
+        ratio = base.number["H"] * np.exp(constant[:, None] + slope[:, None] * np.log(base.temperature))
+        return left * in_wing[:, None] * ratio / (1.0 + ratio)
+
+    def _background_tangents(
+        self, model: StellarModel, direction: Array, neighbours: Sequence[_Neighbour], sparse: Array
+    ) -> BackgroundTangents:
+        base, continuum, nodes, hydrogen = model.equilibrium, model.continuum, model.hydrogen_wave, model.hydrogen
+        response = base.response
+        density, electrons, atoms = (
+            np.einsum("kid,id->kd", direction, x) for x in (response.density, response.electrons, response.species["H"])
+        )
+
+        def product(species: tuple[str, ...]) -> Array:
+            rows = [response.electrons if s == "e" else response.species[s] for s in species]
+            return np.einsum("kid,id->kd", direction, sum(rows))
+
+        def change(parts, total: Array, here: Callable[[Continuum], Array]) -> Array:
+            answer = -total * density[:, None]
+            for species, part in parts:
+                answer = answer + part * product(species)[:, None]
+            for neighbour in neighbours:
+                answer[neighbour.label] = total * neighbour.change(here(neighbour.continuum), total)
+            return answer
+
+        position = np.searchsorted(nodes, sparse)
+        by_label = [self._spread(nodes, sparse, n.change(n.hydrogen, hydrogen[position])) for n in neighbours]
+        return BackgroundTangents(
+            absorption=change(continuum.absorption_parts, continuum.absorption, lambda c: c.absorption),
+            scattering=change(continuum.scattering_parts, continuum.scattering, lambda c: c.scattering),
+            hydrogen=atoms - density,
+            electrons=electrons,
+            atoms=atoms,
+            neighbours=tuple(n.label for n in neighbours),
+            neighbour_hydrogen=np.array(by_label).reshape(len(neighbours), *hydrogen.shape),
+        )
+
+    def _by_electrons(
+        self, rich: Equilibrium, base: Equilibrium, rich_hydrogen: Array, hydrogen: Array, nodes: Array, sparse: Array
+    ) -> Array:
+        # d ln(hydrogen-line opacity) / d ln n_e at all nodes, from a gas with more metals (`rich_hydrogen` at the
+        # sparse nodes): what these change through the electrons, apart from the populations of hydrogen.
+        populations = np.log(rich.population["H"] / base.population["H"] * base.density / rich.density)
+        here = hydrogen[np.searchsorted(nodes, sparse)]
+        change = np.log(np.maximum(rich_hydrogen, NO_OPACITY) / np.maximum(here, NO_OPACITY))
+        d_ln_e = np.log(rich.electron_density / base.electron_density)
+        # Holtsmark's wing goes with n_e, a Stark-broadened centre with n_e^(-2/3): the rest is rounding error of a
+        # layer whose electrons do not come from metals.
+        answer = np.clip((change - populations) / np.where(d_ln_e > 1e-6, d_ln_e, np.inf), -1.0, 1.5)
+        return self._spread(nodes, sparse, answer)
+
+    def _spread(self, nodes: Array, sparse: Array, values: Array) -> Array:
+        # Values (M, D) at the sparse nodes to all (H, D), as opacities are interpolated.
+        left, weight = interpolation_weights(HYDROGEN_LINES, sparse, nodes)
+        return values[left] * (1.0 - weight[:, None]) + values[left + 1] * weight[:, None]
+
+
+def column_steps(rhox: Array) -> Array:
+    """Column mass (D,) between layers, the first one that above the first layer."""
+    return np.concatenate([rhox[:1], np.diff(rhox)])
+
+
+def _abundances(values: Mapping[str, float]) -> dict[str, float]:
+    # A(X) of all elements: solar, scaled by [Fe/H], and the single ratios.
+    abundances = {}
+    for element, solar in SOLAR_ABUNDANCES.items():
+        scale = 0.0 if element in ("H", "He") else values["FE_H"]
+        abundances[element] = solar + scale + values.get(f"{element.upper()}_FE", 0.0)
+    return abundances
+
+
+def _enriched(abundances: Mapping[str, float], dex: float) -> dict[str, float]:
+    # All metals a little up.
+    return {element: a if element in ("H", "He") else a + dex for element, a in abundances.items()}
