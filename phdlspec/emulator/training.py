@@ -58,6 +58,7 @@ Array = NDArray[np.float64]
 FLUX_UNIT = 1e-3
 STEP = 3e-5  # change of the flux (rms) by one label along the random direction
 MAX_STEP = 0.2  # of a scaled label
+NO_EFFECT = 1e-3  # size (flux) that counts for a label whose derivative is zero everywhere
 SEEN_AT = 2000.0
 JUDGED_AT = 1800.0  # resolving power of the figures that are reported
 TRUSTED = {"TEFF": [4500.0, 7300.0], "LOGG": [0.7, 4.9]}
@@ -185,7 +186,7 @@ class Trainer:
             mean += flux / len(self.rows)
             power[i] = (change.astype(np.float64) ** 2).mean(1)
         size = np.sqrt(power.mean(0))
-        size = np.maximum(size, 1e-6 * size.max())  # a label without any effect (in toy grids)
+        size = np.maximum(size, 1e-6 * size.max())
         flux_weight = FLUX_WEIGHT if settings.derivative_weight else math.inf
         if self.start is None:
             basis = fit_basis(self._scaled_models(), size, mean, settings.patches, settings.vectors, flux_weight)
@@ -200,7 +201,8 @@ class Trainer:
             fluxes[i] = basis.encode(torch.as_tensor(flux)).reshape(-1)
             changes[i] = basis.encode_change(torch.as_tensor(change)).reshape(len(change), -1)
         x = scaled_labels(self.label_set, self.grid.labels[self.rows])
-        floor = settings.size_floor * size
+        # A label without any effect (in toy grids) shall move nothing, but not at the expense of the others.
+        floor = np.where(size > 1e-4 * size.max(), settings.size_floor * size, NO_EFFECT)
         in_model = torch.as_tensor(np.sqrt(power + floor**2), dtype=torch.float32)
         put = [t.to(self.device) for t in (x, fluxes, changes, in_model)]
         return basis.to(self.device), EncodedModels(*put)
