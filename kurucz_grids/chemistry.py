@@ -243,7 +243,8 @@ class Chemistry:
         """Solve the equation of state layer by layer at given T and P.
 
         `electron_density` (D,) is a starting value; `abundances` are A(X) = log10 N_X/N_H + 12 of all elements of
-        the Sun: without the rare ones SMElib does not converge in cool layers. Leaves SMElib ready for `continuum` and `hydrogen_opacity` of this model.
+        the Sun: without the rare ones SMElib does not converge in cool layers. Leaves SMElib ready for `continuum` and
+        `hydrogen_opacity` of this model.
         """
         total = gas_pressure / (BOLTZMANN * temperature)
         fractions = _number_fractions(abundances)
