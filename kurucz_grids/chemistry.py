@@ -1,7 +1,7 @@
 """Chemical equilibrium and background opacities of an atmosphere, from SMElib (through pysme-astro).
 
 SMElib keeps its state in the process, so there is one `Chemistry` a process and one model at a time. What comes out
-are plain arrays (`Equilibrium`, `Background`), from which the line opacities and the transfer are computed elsewhere.
+are plain arrays (`Equilibrium`, `Continuum`), from which the line opacities and the transfer are computed elsewhere.
 """
 
 from __future__ import annotations

@@ -144,12 +144,7 @@ def _parameters(data: LineData, layers: Layers, which: Tensor, depth: slice | Te
         + torch.log(wave * 1e-13)
     )
     strength = torch.exp(exponent) * stimulated * inverse
-    warm = torch.log(t / 1e4)
-    gamma = (
-        data.gamma_rad[which, None]
-        + data.gamma_stark[which, None] * (layers.electron_density[depth] * torch.exp(warm / 6))
-        + data.gamma_vdw[which, None] * layers.perturbers[depth] * torch.exp(data.vdw_exponent[which, None] * warm)
-    )
+    _, _, gamma = _widths(data, layers, which, depth)
     damping = gamma * wave * (1e-13 / (4 * math.pi)) * inverse
     return strength, damping, inverse
 
@@ -370,11 +365,13 @@ def block_opacity(
     return active, opacity
 
 
-def _widths(data: LineData, layers: Layers, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _widths(
+    data: LineData, layers: Layers, which: Tensor, depth: slice | Tensor = slice(None)
+) -> tuple[Tensor, Tensor, Tensor]:
     # Damping by electrons, by neutral perturbers and in all, (n, D) 1/s.
-    warm = torch.log(layers.temperature / 1e4)
-    stark = data.gamma_stark[which, None] * (layers.electron_density * torch.exp(warm / 6))
-    vdw = data.gamma_vdw[which, None] * layers.perturbers * torch.exp(data.vdw_exponent[which, None] * warm)
+    warm = torch.log(layers.temperature[depth] / 1e4)
+    stark = data.gamma_stark[which, None] * (layers.electron_density[depth] * torch.exp(warm / 6))
+    vdw = data.gamma_vdw[which, None] * layers.perturbers[depth] * torch.exp(data.vdw_exponent[which, None] * warm)
     return stark, vdw, data.gamma_rad[which, None] + stark + vdw
 
 
@@ -445,7 +442,7 @@ def block_response(
 
 
 def electron_broadening(data: LineData, layers: Layers, state: LineState, wings: Wings) -> Tensor:
-    """(P, D) change of the opacity of wings with ln n_e, as electrons broaden the lines (Stark effect)."""
+    """(P, D) change of the opacity of wings (cm2/g) with ln n_e, as electrons broaden the lines (Stark effect)."""
     stark, _, gamma = _widths(data, layers, state.index[wings.lines])
     share = stark / gamma
     return wings.square.T @ (wings.factor2 * share) + wings.fourth.T @ (wings.factor4 * share)

@@ -353,7 +353,7 @@ class ModelMaker:
 
 
 def column_steps(rhox: Array) -> Array:
-    """Column mass (D,) between layers, the first one that above the first layer."""
+    """Column mass (D,) g/cm2 between layers at `rhox` (D,) g/cm2, the first one that above the first layer."""
     return np.concatenate([rhox[:1], np.diff(rhox)])
 
 

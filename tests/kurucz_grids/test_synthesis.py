@@ -97,6 +97,28 @@ def test_microturbulence_derivative_is_the_finite_difference(synthesizer, spectr
     assert float((ours - numeric).norm() / numeric.norm()) < 0.02
 
 
+def test_electrons_of_an_element_broaden_the_wings_of_another():
+    """Ca II K with a strong Stark effect: what magnesium does to its wings it does through electrons alone."""
+    one = np.ones(1)
+    columns = {"wave_vacuum": 3934.8 * one, "elow_ev": 0 * one, "loggf": 0.1 * one, "gamma_rad": 1.5e8 * one}
+    widths = {"gamma_stark": 1e-4 * one, "gamma_vdw": 1e-8 * one, "vdw_exponent": 0.38 * one}
+    line = LineList.from_columns(np.array(["Ca+"]), **columns, **widths, isotope_fraction=one)
+    synthesizer = Synthesizer(None, line, Settings(wave_min=3925.0, wave_max=3933.0, compiled=False))
+    atmosphere, step = grey_atmosphere(5800.0), 0.05
+    spectrum = synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, dict(SOLAR_ABUNDANCES), 1.5))
+    low, high = (
+        synthesizer.solve(
+            synthesizer.prepare_atmosphere(
+                atmosphere, {**SOLAR_ABUNDANCES, "Mg": SOLAR_ABUNDANCES["Mg"] + sign * step}, 1.5, False
+            )
+        ).flux
+        for sign in (-1, 1)
+    )
+    numeric = (high - low) / (2 * step)
+    ours = spectrum.jacobian[GRID_LABELS.index("MG_FE")]
+    assert float((ours - numeric).norm() / numeric.norm()) < 0.05
+
+
 @pytest.mark.parametrize(("label", "step"), [("TEFF", 10.0), ("LOGG", 0.02), ("FE_H", 0.02)])
 def test_derivative_along_the_atmosphere_is_the_finite_difference(lines, label, step):
     axes = (4750.0, 5000.0, 5250.0, 5500.0), (3.0, 3.5, 4.0, 4.5), (-0.5, 0.0, 0.5)
