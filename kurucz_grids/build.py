@@ -250,7 +250,7 @@ class _Store:
                 if before.get(name) != attrs[name]:
                     raise UserError(
                         f"{self.path}: was made with {name} = {before.get(name)}, now {attrs[name]}; repeat "
-                        "its settings or choose another --out"
+                        "its settings, with the version of phdlspec that made it, or choose another --out"
                     )
             attrs = dict(before)
         split = split_rows(len(labels), seed)

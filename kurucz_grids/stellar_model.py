@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import CubicSpline
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
@@ -22,12 +23,15 @@ from phdlspec.errors import UserError
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 LN10 = float(np.log(10.0))
 NO_OPACITY = 1e-30  # cm2/g
 TINY = 1e-60  # cm2/g or 1/cm3: what is below does not count as changed
 METAL_STEP = 0.05  # dex, to the gas that tells what electrons do to hydrogen lines
 LABEL_STEPS = {"TEFF": 3.0, "LOGG": 0.006, "FE_H": 0.006}  # to the neighbouring atmospheres
+THINNED = 3  # neighbouring states of the gas are solved in every third layer
+UNEVEN = -1.2, 0.7  # and in all between these log10 of the Rosseland depth, where convection sets in
 HYDROGEN_LINES = hydrogen_lines(3600.0, 9400.0)
 
 
@@ -53,18 +57,24 @@ class BackgroundTangents:
 
 @dataclass(frozen=True)
 class _Neighbour:
-    """The gas a small step along a label that changes the atmosphere, with its opacities at nodes of wavelength."""
+    """The gas a small step along a label that changes the atmosphere, with its opacities at nodes of wavelength.
+
+    It is known in some of the layers, `layers`.
+    """
 
     label: int
     step: float
+    layers: Indices
     gas: Equilibrium
     continuum: Continuum
     hydrogen: Array
 
     def change(self, here: Array, base: Array) -> Array:
-        """d ln(a quantity) / d label, from its value here and in the base."""
-        known = np.minimum(here, base) > TINY
-        return np.log(np.divide(here, base, out=np.ones_like(base), where=known)) / self.step
+        """d ln(a quantity) / d label in all layers (..., D), from its value here and in all layers of the base."""
+        there = base[..., self.layers]
+        known = np.minimum(here, there) > TINY
+        change = np.log(np.divide(here, there, out=np.ones_like(there), where=known)) / self.step
+        return _in_all_layers(self.layers, change)
 
 
 @dataclass(frozen=True)
@@ -201,27 +211,29 @@ class ModelMaker:
         columns = atmosphere.temperature, atmosphere.gas_pressure, atmosphere.rhox, atmosphere.electron_density
         t, p, rhox, n_e = (x[keep].copy() for x in columns)
 
-        def solve(t: Array, p: Array, mixture: dict[str, float]) -> Equilibrium:
-            return self.chemistry.solve(t, p, rhox, n_e, mixture, atmosphere.teff, atmosphere.logg, vmic)
+        def solve(t: Array, p: Array, mixture: dict[str, float], layers: Indices) -> Equilibrium:
+            gas = t[layers], p[layers], rhox[layers], n_e[layers]
+            return self.chemistry.solve(*gas, mixture, atmosphere.teff, atmosphere.logg, vmic)
 
-        base = solve(t, p, abundances)
+        base = solve(t, p, abundances, np.arange(len(t)))
         continuum = self.chemistry.continuum(self._nodes, parts=derivatives)
         nodes = self._hydrogen_nodes
         model = StellarModel(base, vmic, continuum, nodes, self.chemistry.hydrogen_opacity(nodes), None)
         if not derivatives:
             return model
-        # What neighbouring states of the gas change is smoother in wavelength than the opacities themselves.
+        # What neighbouring states of the gas change is smoother in wavelength than the opacities, and in depth.
+        thinned = _thinned(atmosphere.tau_rosseland[keep])
         sparse = nodes[::2] if len(nodes) % 2 else np.append(nodes[::2], nodes[-1])
         neighbours = []
         for name, (by_t, by_p, _) in slopes.items():
             step = LABEL_STEPS[name]
             mixture = _enriched(abundances, step) if name == "FE_H" else abundances
-            gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), mixture)
+            gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), mixture, thinned)
             opacities = self.chemistry.continuum(self._nodes, parts=False), self.chemistry.hydrogen_opacity(sparse)
-            neighbours.append(_Neighbour(GRID_LABELS.index(name), step, gas, *opacities))
-        rich = solve(t, p, _enriched(abundances, METAL_STEP))
+            neighbours.append(_Neighbour(GRID_LABELS.index(name), step, thinned, gas, *opacities))
+        rich = solve(t, p, _enriched(abundances, METAL_STEP), thinned)
         rich_hydrogen = self.chemistry.hydrogen_opacity(sparse)
-        by_electrons = self._by_electrons(rich, base, rich_hydrogen, model.hydrogen, nodes, sparse)
+        by_electrons = self._by_electrons(rich, base, rich_hydrogen, model.hydrogen, nodes, sparse, thinned)
         return replace(model, answers=self._answers(model, slopes, neighbours, by_electrons, sparse))
 
     def _answers(
@@ -333,18 +345,26 @@ class ModelMaker:
         )
 
     def _by_electrons(
-        self, rich: Equilibrium, base: Equilibrium, rich_hydrogen: Array, hydrogen: Array, nodes: Array, sparse: Array
+        self,
+        rich: Equilibrium,
+        base: Equilibrium,
+        rich_hydrogen: Array,
+        hydrogen: Array,
+        nodes: Array,
+        sparse: Array,
+        layers: Indices,
     ) -> Array:
-        # d ln(hydrogen-line opacity) / d ln n_e at all nodes, from a gas with more metals (`rich_hydrogen` at the
-        # sparse nodes): what these change through the electrons, apart from the populations of hydrogen.
-        populations = np.log(rich.population["H"] / base.population["H"] * base.density / rich.density)
-        here = hydrogen[np.searchsorted(nodes, sparse)]
+        # d ln(hydrogen-line opacity) / d ln n_e at all nodes, from a gas with more metals (known in some of the
+        # layers, `rich_hydrogen` at the sparse nodes): what these change through the electrons, apart from the
+        # populations of hydrogen.
+        populations = np.log(rich.population["H"] / base.population["H"][layers] * base.density[layers] / rich.density)
+        here = hydrogen[np.searchsorted(nodes, sparse)][:, layers]
         change = np.log(np.maximum(rich_hydrogen, NO_OPACITY) / np.maximum(here, NO_OPACITY))
-        d_ln_e = np.log(rich.electron_density / base.electron_density)
+        d_ln_e = np.log(rich.electron_density / base.electron_density[layers])
         # Holtsmark's wing goes with n_e, a Stark-broadened centre with n_e^(-2/3): the rest is rounding error of a
         # layer whose electrons do not come from metals.
         answer = np.clip((change - populations) / np.where(d_ln_e > 1e-6, d_ln_e, np.inf), -1.0, 1.5)
-        return self._spread(nodes, sparse, answer)
+        return self._spread(nodes, sparse, _in_all_layers(layers, answer))
 
     def _spread(self, nodes: Array, sparse: Array, values: Array) -> Array:
         # Values (M, D) at the sparse nodes to all (H, D), as opacities are interpolated.
@@ -355,6 +375,18 @@ class ModelMaker:
 def column_steps(rhox: Array) -> Array:
     """Column mass (D,) g/cm2 between layers at `rhox` (D,) g/cm2, the first one that above the first layer."""
     return np.concatenate([rhox[:1], np.diff(rhox)])
+
+
+def _thinned(tau_rosseland: Array) -> Indices:
+    # Layers that tell what a label changes, the last one among them: that is smooth but where convection sets in.
+    log_tau = np.log10(tau_rosseland)
+    uneven = np.flatnonzero((log_tau > UNEVEN[0]) & (log_tau < UNEVEN[1]))
+    return np.union1d(uneven, [*range(0, len(log_tau), THINNED), len(log_tau) - 1])
+
+
+def _in_all_layers(layers: Indices, values: Array) -> Array:
+    # Values (..., len(layers)) at some layers, the last of all among them, to all (..., D).
+    return CubicSpline(layers, values, axis=-1)(np.arange(layers[-1] + 1))
 
 
 def _abundances(values: Mapping[str, float]) -> dict[str, float]:

@@ -50,6 +50,7 @@ from phdlspec.solar import SOLAR_SCALE
 
 Array = NDArray[np.float64]
 
+SYNTHESIS_VERSION = 3  # counted up when spectra or derivatives change: a grid begun with another is not gone on with
 WING = 150.0  # Å beyond the range from which lines still reach into it
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
@@ -132,6 +133,7 @@ class Synthesizer:
             "line_list_medium": line_list.medium,
             "atmospheres_checksum": atmospheres.checksum if atmospheres is not None else "",
             "solar_scale": SOLAR_SCALE,
+            "synthesis_version": SYNTHESIS_VERSION,
             **{f"settings_{f.name}": getattr(settings, f.name) for f in fields(settings)},
         }
 
@@ -198,7 +200,7 @@ class Synthesizer:
         rhox = self._put(model.equilibrium.rhox)
         response = None if model.answers is None else _Response(self, model.answers, background, layers, state)
         flux = torch.empty(self.grid.size, device=self.device)
-        jacobian = torch.empty(len(GRID_LABELS), self.grid.size, device=self.device)
+        jacobian = torch.empty(0 if response is None else len(GRID_LABELS), self.grid.size, device=self.device)
         for first in range(0, self.grid.size, self.settings.block):
             last = min(first + self.settings.block, self.grid.size)
             wings = block_wings(self.lines, state, first, last)
