@@ -5,7 +5,8 @@ atmosphere, for what calcium does depends on temperature, gravity and metallicit
 to the label tokens; to which ones is learned, starting from how much each label moves the patch in the training models.
 Patches need not talk to each other once the labels are known, so there is no attention between them; in return each has
 feed-forward weights of its own, which cost no more operations than shared ones and see the labels themselves beside
-what was attended to. Activations are smooth, hence so are the derivatives.
+what was attended to. What changes most abruptly in cool stars, how much carbon and oxygen carbon monoxide leaves free,
+is worked out beforehand. Activations are smooth, hence so are the derivatives.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from phdlspec.solar import SOLAR_ABUNDANCES
+
 MAIN = 4  # TEFF, LOGG, VMIC, FE_H come first among the labels
+CARBON, OXYGEN = MAIN, MAIN + 2  # places of their abundances
 TOKEN_FEATURES = MAIN + 3  # main labels, 1/TEFF, the label's value, its abundance relative to hydrogen
 METAL_UNIT = 1.5  # dex, in which [X/H] is measured
+SOLAR_C_TO_O = 10 ** (SOLAR_ABUNDANCES["C"] - SOLAR_ABUNDANCES["O"])
+LOG_SOLAR_O = SOLAR_ABUNDANCES["O"] - 12.0
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the network; `version` tells incompatible ones apart."""
+    """Sizes of the network; `version` tells incompatible ones apart. co_layers : see `CarbonMonoxide`."""
 
     n_labels: int
     n_patches: int
@@ -32,6 +38,7 @@ class Architecture:
     hidden: int = 128
     second_hidden: int = 96
     token_hidden: int = 32
+    co_layers: int = 0
     version: int = 1
 
     def as_dict(self) -> dict[str, int]:
@@ -50,15 +57,47 @@ class LabelTokens(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         n, hidden, width = architecture.n_labels, architecture.token_hidden, architecture.width
-        self.first = _matrices(n, TOKEN_FEATURES, hidden)
+        self.first = _matrices(n, TOKEN_FEATURES + 2 * architecture.co_layers, hidden)
         self.offset = nn.Parameter(0.5 * torch.randn(n, 1, hidden))
         self.second = _matrices(n, hidden, width)
         self.identity = nn.Parameter(0.5 * torch.randn(n, 1, width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(L, B, TOKEN_FEATURES) to (B, L, width)."""
+        """Features (L, B, F) to (B, L, width)."""
         hidden = nn.functional.silu(torch.baddbmm(self.offset, features, self.first))
         return torch.baddbmm(self.identity, hidden, self.second).transpose(0, 1)
+
+
+class CarbonMonoxide(nn.Module):
+    """Shares of carbon and oxygen that CO leaves free, in a few layers of an atmosphere, as logarithms.
+
+    In cool gas CO binds nearly all of the rarer of the two, so that C2, CN or TiO appear where C/O passes one. Mass
+    action, n(C) n(O) = kappa n(CO), has a closed solution; kappa starts at what the dissociation constant of Tsuji
+    (1973, A&A 23, 411) gives in a rough atmosphere and is learned on from there, linear in the labels and 1/Teff.
+    """
+
+    def __init__(self, architecture: Architecture, lower: Tensor, upper: Tensor):
+        super().__init__()
+        half, middle = 0.5 * (upper - lower)[:MAIN], 0.5 * (upper + lower)[:MAIN]
+        share = torch.linspace(0.75, 0.95, architecture.co_layers)  # temperature of the layer over Teff
+        slope = torch.zeros(MAIN + 1, architecture.co_layers)
+        # Dissociation: log K = 13.7 - 11.8 (5040 K / T); log P = 3.4 + 0.6 (logg - 2) - 0.3 [Fe/H] in the lowest layer.
+        theta = 5040.0 / (share * lower[0] * upper[0])  # times what 1/Teff is in: see `Network`
+        slope[MAIN] = -11.8 * theta * half[0]
+        slope[1], slope[3] = -0.6 * half[1], 0.3 * half[3]
+        log_pressure = 3.4 + 0.6 * (middle[1] - 2.0) - 0.3 * middle[3] - 4.0 * (share[-1:] - share)
+        self.slope = nn.Parameter(slope)
+        self.offset = nn.Parameter(13.7 - 11.8 * theta * middle[0] - log_pressure - LOG_SOLAR_O)
+
+    def forward(self, main: Tensor, carbon: Tensor, oxygen: Tensor) -> Tensor:
+        """Main labels and 1/Teff (B, 5), [C/H] and [O/H] (B, 1) in dex to (B, 2 layers)."""
+        c, o = SOLAR_C_TO_O * 10**carbon, 10**oxygen  # in units of the Sun's oxygen
+        kappa = 1e-3 + 10 ** (self.offset + main @ self.slope).clamp(max=8.0)  # less of a share is not seen
+        left, right = o - c + kappa, c - o + kappa
+        root = torch.sqrt(left**2 + 4.0 * kappa * c)
+        free_c = torch.where(left > 0.0, 2.0 * kappa * c / (left.abs() + root), 0.5 * (root - left))
+        free_o = torch.where(right > 0.0, 2.0 * kappa * o / (right.abs() + root), 0.5 * (root - right))
+        return torch.log10(torch.cat([kappa / (kappa + free_o), kappa / (kappa + free_c)], dim=1))
 
 
 class PatchAttention(nn.Module):
@@ -88,7 +127,7 @@ class PatchPerceptrons(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         patches, hidden, second = architecture.n_patches, architecture.hidden, architecture.second_hidden
-        inputs = architecture.width + architecture.n_labels + 1
+        inputs = architecture.width + architecture.n_labels + 1 + 2 * architecture.co_layers
         self.first = _matrices(patches, inputs, hidden)
         self.first_offset = nn.Parameter(0.1 * torch.randn(patches, 1, hidden))
         self.second = _matrices(patches, hidden, second)
@@ -122,22 +161,27 @@ class Network(nn.Module):
         for name, value in (("lower", lower), ("upper", upper), ("scale", scale)):
             self.register_buffer(name, value.detach().clone().float())
         bias = torch.log(energy.clamp(min=1e-3))
+        co = CarbonMonoxide(architecture, self.lower, self.upper) if architecture.co_layers else None
+        self.carbon_monoxide = co
         self.tokens = LabelTokens(architecture)
         self.attention = PatchAttention(architecture, bias - bias.mean(dim=1, keepdim=True))
         self.perceptrons = PatchPerceptrons(architecture)
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # The labels with [X/H] and 1/Teff beside them: (L, B, TOKEN_FEATURES) and (B, L + 1).
+        # The labels with [X/H], 1/Teff and free carbon and oxygen beside them: (L, B, F) and (B, L + F').
         half = 0.5 * (self.upper - self.lower)
         teff = self.lower[0] + half[0] * (x[:, :1] + 1.0)
         inverse = (self.lower[0] * self.upper[0] / teff - 0.5 * (self.lower[0] + self.upper[0])) / half[0]
         dex = half * x
-        metals = (dex[:, MAIN:] + self.lower[MAIN - 1] + half[MAIN - 1] * (x[:, MAIN - 1 : MAIN] + 1.0)) / METAL_UNIT
-        absolute = torch.cat([x[:, :MAIN], metals], dim=1)
+        metals = dex[:, MAIN:] + self.lower[MAIN - 1] + half[MAIN - 1] * (x[:, MAIN - 1 : MAIN] + 1.0)
+        absolute = torch.cat([x[:, :MAIN], metals / METAL_UNIT], dim=1)
         main = torch.cat([x[:, :MAIN], inverse], dim=1)
+        carbon, oxygen = metals[:, CARBON - MAIN, None], metals[:, OXYGEN - MAIN, None]
+        free = main[:, :0] if self.carbon_monoxide is None else self.carbon_monoxide(main, carbon, oxygen)
         own = torch.stack([x.T, absolute.T], dim=-1)  # (L, B, 2)
-        tokens = torch.cat([main[None].expand(x.shape[1], -1, -1), own], dim=-1)
-        return tokens, torch.cat([absolute, inverse], dim=1)
+        every = (len(own), -1, -1)
+        tokens = torch.cat([main[None].expand(every), own, free[None].expand(every)], dim=-1)
+        return tokens, torch.cat([absolute, inverse, free], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         token_features, plain = self._features(x)

@@ -7,12 +7,13 @@ is compared with the model's flux, half the difference with the Kurucz derivativ
 (`STEP` in flux) that this is the Jacobian-vector product to a part in a thousand, at a third of the cost of forward
 mode.
 
-    loss = mean (f - F)^2 / FLUX_UNIT^2 + derivative_weight * mean (v.J - v.dF)^2 / STEP^2
+    loss = mean h(rms(f - F), FLUX_UNIT) / FLUX_UNIT^2 + derivative_weight * mean h(rms(v.J - v.dF) / STEP, CHANGE_UNIT)
 
+where h is the square of an error below its unit and linear beyond, so that the few stars that are hardest do not rule.
 With a derivative weight of zero the differential spectra are not used at all: neither in the loss nor in the bases, the
 attention or the choice of the best weights.
 
-Means are over pixels as seen at a resolving power of `SEEN_AT`: finer structure cannot be observed and is not paid for.
+An rms is over pixels as seen at a resolving power of `SEEN_AT`: finer structure cannot be observed and is not paid for.
 AdamW, linear warm-up and cosine decay, averaged weights, clipped gradients; the weights that do best on the validation
 models are kept.
 """
@@ -25,7 +26,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 FLUX_UNIT = 1e-3
+CHANGE_UNIT = 0.05  # of a derivative's size
 STEP = 3e-5  # change of the flux (rms) by one label along the random direction
 MAX_STEP = 0.2  # of a scaled label
 NO_EFFECT = 1e-3  # size (flux) that counts for a label whose derivative is zero everywhere
@@ -117,6 +119,15 @@ def _half_range(label_set: LabelSet) -> NDArray[np.float32]:
 def scaled_labels(label_set: LabelSet, labels: NDArray) -> Tensor:
     """Labels (N, L) scaled to -1 ... 1 at their bounds."""
     return torch.as_tensor(2.0 * label_set.to_unit(labels) - 1.0, dtype=torch.float32)
+
+
+def _robust(square: Tensor, unit: float) -> Tensor:
+    # Mean of squared errors (B,), those beyond `unit` counted in proportion to the error.
+    return 2.0 * unit * ((square + unit**2).sqrt() - unit).mean()
+
+
+def _rms(square: Tensor) -> float:
+    return float(square.detach().mean()) ** 0.5
 
 
 def judging_grid(native: NativeGrid, resolving_power: float = JUDGED_AT) -> NativeGrid:
@@ -214,13 +225,19 @@ class Trainer:
         return HeldOut(scaled_labels(self.label_set, self.grid.labels[rows]), flux, change)
 
     def _take_weights(self, start: Checkpoint) -> None:
-        same = start.metadata["native"] == asdict(self.native)
-        if not same or start.metadata["architecture"] != self.network.architecture.as_dict():
+        before = Architecture(**start.metadata["architecture"])
+        if not before.co_layers:  # its weights are taken, what it did not see starts without effect
+            before = replace(before, co_layers=self.settings.co_layers)
+        if start.metadata["native"] != asdict(self.native) or before != self.network.architecture:
             raise UserError(
                 "the checkpoint to start from has another wavelength grid or other sizes of the network; give the "
                 "settings that it was trained with, or train anew"
             )
-        weights = {k.removeprefix("network."): t for k, t in start.tensors.items() if k.startswith("network.")}
+        weights = self.network.state_dict()
+        for name, new in weights.items():
+            old = start.tensors.get(f"network.{name}")
+            if old is not None:
+                new.zero_()[tuple(slice(n) for n in old.shape)] = old
         self.network.load_state_dict(weights)
 
     def _visibility(self) -> Tensor:
@@ -238,6 +255,7 @@ class Trainer:
         architecture = Architecture(
             n_labels=len(self.label_set), n_patches=settings.patches, n_vectors=settings.vectors, width=settings.width,
             heads=settings.heads, hidden=settings.hidden, second_hidden=settings.second_hidden,
+            co_layers=settings.co_layers,
         )  # fmt: skip
         shape = (settings.patches, settings.vectors)
         scale = models.flux.pow(2).mean(0).sqrt().clamp(min=1e-4).reshape(shape)
@@ -256,8 +274,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         index = torch.randint(len(models), (n,), generator=generator).to(self.device)
         if not self.settings.derivative_weight:
-            flux_error = self._flux_error(self.network(models.x[index]).reshape(n, -1), index)
-            return flux_error / FLUX_UNIT**2, float(flux_error.detach()) ** 0.5, math.nan
+            flux_error = self._square(self.network(models.x[index]).reshape(n, -1) - models.flux[index])
+            return _robust(flux_error, FLUX_UNIT) / FLUX_UNIT**2, _rms(flux_error), math.nan
         noise = torch.randn(n, models.x.shape[1], generator=generator).to(self.device)
         v = (STEP * noise / models.size[index]).clamp(-MAX_STEP, MAX_STEP)
         x = models.x[index]
@@ -265,14 +283,14 @@ class Trainer:
         unit = STEP * models.x.shape[1] ** 0.5
         along = 0.5 * (both[0] - both[1]) / unit
         target = torch.bmm(v[:, None] / unit, models.change[index])[:, 0]
-        flux_error = self._flux_error(0.5 * (both[0] + both[1]), index)
-        change_error = ((along - target).pow(2) @ self.weight).mean() / self.native.size
-        loss = flux_error / FLUX_UNIT**2 + self.settings.derivative_weight * change_error
-        return loss, float(flux_error.detach()) ** 0.5, float(change_error.detach()) ** 0.5
+        flux_error = self._square(0.5 * (both[0] + both[1]) - models.flux[index])
+        change_error = self._square(along - target)
+        by_change = self.settings.derivative_weight * _robust(change_error, CHANGE_UNIT)
+        return _robust(flux_error, FLUX_UNIT) / FLUX_UNIT**2 + by_change, _rms(flux_error), _rms(change_error)
 
-    def _flux_error(self, coefficients: Tensor, index: Tensor) -> Tensor:
-        # Mean square over models and pixels, as seen.
-        return ((coefficients - self.models.flux[index]).pow(2) @ self.weight).mean() / self.native.size
+    def _square(self, coefficients: Tensor) -> Tensor:
+        # Mean square over pixels, as seen, of each spectrum (B, Q K).
+        return coefficients.pow(2) @ self.weight / self.native.size
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / 200.0)

@@ -21,6 +21,7 @@ class TrainingSettings:
     heads: int = 8
     hidden: int = 128
     second_hidden: int = 96
+    co_layers: int = 3  # in which carbon monoxide is followed
     evaluations: int = 40
     patience: int = 15  # evaluations without a better validation error before training stops
     seed: int = 1
