@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 FORMAT = "phdlspec-pulls"
 
@@ -97,7 +97,7 @@ class Diagnostics:
                 arrays = [file[name][()] for name in ("wave", "residual", "ivar", "jacobian", "displacement")]
         except (OSError, KeyError) as error:
             raise UserError(
-                f"{path}: cannot be read as pull diagnostics ({str(error).splitlines()[0]})"
+                f"{path}: cannot be read as pull diagnostics ({first_line(error)})"
             ) from error
         return cls(arrays[0], labels, arrays[1], arrays[2], arrays[3], arrays[4])
 

@@ -29,7 +29,7 @@ from calibration.model import SetScatter
 from calibration.reach import Reach
 from calibration.splines import Axis, Basis
 from calibration.tables import written_whole
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 COORDINATE_STEPS = 4
 FORMAT, VERSION = "phdlspec-calibration", 1
@@ -137,7 +137,7 @@ class Calibration:
             content = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path}: cannot be read as a calibration ({str(error).splitlines()[0]})"
+                f"{path}: cannot be read as a calibration ({first_line(error)})"
             ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path}: is no calibration file (format {FORMAT!r} expected)")
@@ -176,7 +176,7 @@ def _read_evidence(path: Path) -> Table | None:
         return Table.read(path, format="fits")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot be read as evidence ({str(error).splitlines()[0]}); learn the calibration again, or "
+            f"{path}: cannot be read as evidence ({first_line(error)}); learn the calibration again, or "
             "remove the file, which only the report needs"
         ) from error
 

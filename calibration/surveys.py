@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from calibration.references import LabelTable, Stars, refuse_duplicates
 from calibration.tables import find_column, number_column, read_any_table, text_column
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.labels import ELEMENTS, LABELS
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 
@@ -254,7 +254,7 @@ def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> Labe
     try:
         stars = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
     if not isinstance(stars, dict) or not all(
         isinstance(star, dict) and "teff" in star for star in stars.values()
     ):

@@ -15,7 +15,7 @@ from astropy.table import Table
 from astropy.units import UnitsWarning
 from numpy.typing import NDArray
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 _FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
 _SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no label reaches down there
@@ -46,7 +46,7 @@ def read_any_table(path: str | Path) -> Table:
         kind = "csv" if delimiter else "basic"
         return _plain(Table.read(lines, format=f"ascii.{kind}"))
     except (OSError, ValueError, InconsistentTableError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: cannot be read as a table ({first_line(error)})") from error
 
 
 def _plain(table: Table) -> Table:

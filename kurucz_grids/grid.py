@@ -43,7 +43,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kurucz_grids.parts import Parts, disk_errors
 from phdlspec import __version__
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.labels import LABELS, LabelSet
 from phdlspec.solar import SOLAR_SCALE
 
@@ -144,7 +144,7 @@ class Grid:
             file = h5py.File(self.path, "r")
         except OSError as error:
             raise UserError(
-                f"{self.path}: damaged, half-written or not HDF5 ({_first_line(error)}); expected a grid "
+                f"{self.path}: damaged, half-written or not HDF5 ({first_line(error)}); expected a grid "
                 "made by `phdlspec grid build`, make or copy it again"
             ) from error
         self._file = file
@@ -169,7 +169,7 @@ class Grid:
             sizes = {len(self.labels), *(len(file[name]) for name in ("flux", "continuum", "done", "split"))}
         except (KeyError, OSError, RuntimeError) as error:
             self.close()
-            why = _first_line(error)
+            why = first_line(error)
             raise UserError(f"{self.path}: a damaged grid ({why}); make or copy it again") from error
         except UserError:
             self.close()
@@ -270,7 +270,7 @@ class Grid:
                 values = dataset[unique] if len(unique) < 64 else _gather(dataset, unique)
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"{self.path}: row {index[0]} cannot be read ({_first_line(error)}); the file is damaged"
+                    f"{self.path}: row {index[0]} cannot be read ({first_line(error)}); the file is damaged"
                 ) from error
             values = values[inverse]
         return values[0] if np.ndim(rows) == 0 else values
@@ -477,6 +477,3 @@ def _gather(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray:
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

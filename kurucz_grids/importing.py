@@ -41,7 +41,7 @@ from kurucz_grids.grid import (
 )
 from kurucz_grids.parts import Parts
 from kurucz_grids.sampling import split_rows
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.wavelength import air_to_vacuum
 
 Array = NDArray[np.float64]
@@ -264,7 +264,7 @@ def _read_labels(path: Path) -> tuple[Array, list[str] | None]:
     try:
         table = Table.read(path)
     except Exception as error:  # astropy's readers raise whatever their format raises
-        raise UserError(f"{path}: not a table that astropy reads ({error})".splitlines()[0]) from error
+        raise UserError(f"{path}: not a table that astropy reads ({first_line(error)})") from error
     columns = {
         name.upper(): np.asarray(table[name], dtype=float)
         for name in table.colnames

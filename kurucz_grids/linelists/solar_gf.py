@@ -18,7 +18,7 @@ import numpy as np
 from astropy.table import Table
 
 from kurucz_grids.linelists.linelist import LineList
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def solar_gf_table(path: str | Path | None = None) -> Table:
     try:
         table = Table.read(path, format="ascii.csv", comment="#")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a table of oscillator strengths ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a table of oscillator strengths ({first_line(error)})") from error
     missing = [name for name in COLUMNS if name not in table.colnames]
     if missing:
         raise UserError(f"{path}: the column {missing[0]} is missing; expected {', '.join(COLUMNS)}")

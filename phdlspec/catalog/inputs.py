@@ -25,7 +25,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.io import read_spectrum
 from phdlspec.io.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import Spectrum
@@ -84,7 +84,7 @@ def read_reference(
     try:
         return _packed(path, os.stat(path).st_mtime_ns).spectrum(int(packed[2]), reference, resolving_power)
     except OSError as error:
-        raise UserError(f"{reference}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{reference}: cannot be read ({first_line(error)})") from error
 
 
 class _Packed:
@@ -98,7 +98,7 @@ class _Packed:
             self._arms = tuple((float(a), float(b)) for a, b in self._file.attrs["arms"])
             self.count = len(self._file["flux"])
         except (OSError, KeyError) as error:
-            raise UserError(f"{path}: a damaged file of spectra ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{path}: a damaged file of spectra ({first_line(error)})") from error
 
     def spectrum(self, i: int, reference: str, resolving_power: ResolvingPower | None) -> Spectrum:
         file = self._file

@@ -23,7 +23,7 @@ from phdlspec.catalog.inputs import read_reference
 from phdlspec.catalog.rows import read_catalog, to_arrays, to_table, write_fits
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.emulator.emulator import Emulator, load_emulator
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from phdlspec.fitting.result import FitResult
 from phdlspec.flags import StarFlag
@@ -225,7 +225,7 @@ def _on_cluster(job: CatalogJob, todo: Sequence[int], address: str) -> Iterator[
     try:
         client = Client(address, timeout="20s")
     except (OSError, ValueError) as error:
-        raise UserError(f"{address}: no Dask scheduler answers there ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{address}: no Dask scheduler answers there ({first_line(error)})") from error
     sent = job.for_workers(threads=0)  # a cluster's workers have their own settings
     with client:
         folder = os.getcwd()

@@ -75,7 +75,7 @@ def _labels(args: argparse.Namespace, emulator) -> np.ndarray:
     import numpy as np
     from astropy.table import Table
 
-    from phdlspec.errors import UserError
+    from phdlspec.errors import UserError, first_line
 
     if args.set:
         values = {}
@@ -89,7 +89,7 @@ def _labels(args: argparse.Namespace, emulator) -> np.ndarray:
     try:
         table = Table.read(args.labels)
     except Exception as error:
-        raise UserError(f"{args.labels}: cannot be read as a table ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{args.labels}: cannot be read as a table ({first_line(error)})") from error
     names = [name for name in table.colnames if name.upper() in emulator.labels]
     if not names or not len(table):
         raise UserError(f"{args.labels}: no column is named as a label (TEFF, LOGG, FE_H, MG_FE ...)")

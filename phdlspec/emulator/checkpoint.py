@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 FORMAT, VERSION = "phdlspec-emulator", 3  # 3: the model error is told in label space
 
@@ -57,7 +57,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{path}: not a checkpoint, or a damaged one ({str(error).splitlines()[0]}); expected the safetensors file "
+            f"{path}: not a checkpoint, or a damaged one ({first_line(error)}); expected the safetensors file "
             "of `phdlspec train`, copy it again"
         ) from error
     if header.get("format") != FORMAT:

@@ -18,7 +18,7 @@ from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.checkpoint import Checkpoint, load_checkpoint
 from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
 from phdlspec.emulator.network import Architecture, Network
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.labels import LABELS, LabelSet
 from phdlspec.likelihood import ErrorFloor
 from phdlspec.lsf import NativeGrid, project, project_with_derivatives
@@ -94,7 +94,7 @@ class Emulator:
             self._parts = _assemble(checkpoint, self.native, device)
             self.model_error = ModelError.of(checkpoint.tensors, self.native.wave)
         except (KeyError, RuntimeError, TypeError) as error:
-            what = str(error).splitlines()[0]
+            what = first_line(error)
             raise UserError(f"the checkpoint's tensors do not fit its description ({what}); train it again") from error
         self.resolving_power = float(resolving_power)
         self.wave: NDArray[np.float64] = np.asarray(LAMOST_WAVE if wave is None else wave, dtype=float)

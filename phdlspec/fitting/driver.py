@@ -20,7 +20,7 @@ from torch import Tensor
 from phdlspec.abinitio import DirectSynthesis
 from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.hmc import sample_hmc
@@ -169,7 +169,7 @@ def _fit_group(
         if len(members) == 1:
             log.debug("fit failed", exc_info=True)
             spectrum = members[0].spectrum
-            reason = f"{spectrum.path or 'spectrum'}: the fit failed ({str(error).splitlines()[0]})"
+            reason = f"{spectrum.path or 'spectrum'}: the fit failed ({first_line(error)})"
             return [FitResult.failed(spectrum.path, reason, meta=spectrum.meta)]
         # One bad star spoils a batched factorisation: find it by fitting the stars one by one.
         return [result for member in members for result in _fit_group([member], emulator, settings, keep, direct)]
