@@ -68,7 +68,7 @@ def read_clusters(path: str | Path) -> list[ClusterTable]:
 
 def _apogee_file_rows(path: Path) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     ids, names = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         found = _APOGEE_FILE.match(line.strip())

@@ -107,16 +107,20 @@ def _apply(args: argparse.Namespace) -> int:
     from calibration.apply import apply, check_applicable
     from calibration.catalog import Catalog
     from calibration.store import Calibration
-    from calibration.tables import check_output, written_whole
+    from calibration.tables import check_output, write_like
+    from phdlspec.errors import UserError
 
     check_output(args.out, ".fits", ".fits.gz", ".ecsv")
+    if args.out.resolve() == args.catalog.resolve():
+        raise UserError(f"{args.out}: is the catalogue to be calibrated and would be lost; choose another --out")
     calibration = Calibration.read(args.calibration)
     catalog = Catalog.read(args.catalog)
     check_applicable(catalog, calibration)
     calibrated = apply(catalog, calibration)
-    with written_whole(args.out) as part:
-        calibrated.table.write(part, overwrite=True)
+    left_out = write_like(args.catalog, calibrated.table, args.out)
     print(f"{args.out}: {len(calibrated)} stars calibrated with {args.calibration} ({calibration.identity})")
+    if left_out:
+        print(f"  ! left out, because ECSV holds one table only: {', '.join(left_out)}")
     return 0
 
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from math import log10
 from pathlib import Path
 from types import MappingProxyType
 
@@ -136,21 +135,3 @@ def read_solar_scale(path: str | Path) -> Scale:
     if abs(scale.get("H", 12.0) - 12.0) > 1e-6 or "Fe" not in scale:
         raise UserError(f"{path}: column {column!r} is no scale A(X) with A(H) = 12 and a value for Fe")
     return MappingProxyType(scale)
-
-
-def chondrite_scale(mass_ppm: Mapping[str, float], atomic_mass: Mapping[str, float]) -> Scale:
-    """A(X) of a composition given in parts per million of mass, brought to the solar A(Si) of `SOLAR_SCALE`.
-
-    A(X) = log10(ppm_X / mass_X) + constant; the constant makes A(Si) solar, as for CI chondrites (volatile
-    elements are meaningless then).
-    """
-    if mass_ppm.get("Si", 0) <= 0 or "Si" not in atomic_mass:
-        raise UserError("a composition by mass needs Si to be brought to the solar scale")
-    zero = SOLAR_ABUNDANCES["Si"] - log10(mass_ppm["Si"] / atomic_mass["Si"])
-    return MappingProxyType(
-        {
-            element: log10(ppm / atomic_mass[element]) + zero
-            for element, ppm in mass_ppm.items()
-            if element in atomic_mass and ppm > 0
-        }
-    )

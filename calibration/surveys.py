@@ -27,7 +27,7 @@ own schema          see `calibration.references`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -253,33 +253,40 @@ def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> Labe
 
     try:
         stars = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
-    if not isinstance(stars, dict) or not all(
-        isinstance(star, dict) and "teff" in star for star in stars.values()
-    ):
+    if not isinstance(stars, dict) or not stars or not all(map(_is_benchmark_star, stars.values())):
         raise UserError(f"{path}: expected stars by name with teff, logg, feh and abundances")
     scale = solar_scale or SOLAR_SCALE
     values: dict[str, tuple[NDArray, NDArray]] = {}
     for label, key in (("TEFF", "teff"), ("LOGG", "logg"), ("FE_H", "feh")):
-        pairs = np.array([_value_and_error(star.get(key)) for star in stars.values()])
-        values[label] = _without_bad_errors((pairs[:, 0], pairs[:, 1]))
+        values[label] = _without_bad_errors(_values_and_errors(stars, key, path))
     fe_h, fe_error = values["FE_H"]
+    abundances = {star: entries.get("abundances") or {} for star, entries in stars.items()}
     for element in ELEMENTS:
-        pairs = np.array(
-            [_value_and_error(star.get("abundances", {}).get(element)) for star in stars.values()]
-        )
-        if np.isfinite(pairs[:, 0]).any():
-            x_fe = pairs[:, 0] - SOLAR_ABUNDANCES[element] - fe_h
-            values[f"{element.upper()}_FE"] = _without_bad_errors((x_fe, np.hypot(pairs[:, 1], fe_error)))
+        absolute, uncertainty = _values_and_errors(abundances, element, path)
+        if np.isfinite(absolute).any():
+            x_fe = absolute - SOLAR_ABUNDANCES[element] - fe_h
+            values[f"{element.upper()}_FE"] = _without_bad_errors((x_fe, np.hypot(uncertainty, fe_error)))
     notes = ("A(Fe) of the abundances is not used: it is 7.5 - [Fe/H] in this file",)
     return LabelTable(name, Stars(np.array(list(stars), dtype=str)), values, scale, notes)
 
 
-def _value_and_error(entry: object) -> tuple[float, float]:
-    """`4983 61` -> (4983, 61); anything missing is NaN."""
-    numbers = str(entry).split() if entry is not None else []
-    return (float(numbers[0]), float(numbers[1])) if len(numbers) == 2 else (np.nan, np.nan)
+def _is_benchmark_star(entries: object) -> bool:
+    return isinstance(entries, dict) and "teff" in entries and isinstance(entries.get("abundances") or {}, dict)
+
+
+def _values_and_errors(stars: Mapping[str, Mapping], key: str, path: Path) -> tuple[NDArray, NDArray]:
+    """One entry of all stars, each (n,): `4983 61` -> 4983, 61; anything missing is NaN."""
+    pairs = np.full((len(stars), 2), np.nan)
+    for i, (star, entries) in enumerate(stars.items()):
+        words = str(entries.get(key)).split()
+        try:
+            pairs[i] = [float(word) for word in words] if len(words) == 2 else np.nan
+        except ValueError as error:
+            wrong = f"{key} of {star} is {' '.join(words)!r}"
+            raise UserError(f"{path}: {wrong}, expected a number and its error, as 4983 61") from error
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _is_cluster_gravity_list(path: Path) -> bool:
@@ -293,12 +300,18 @@ def _is_cluster_gravity_list(path: Path) -> bool:
 
 def cluster_gravity_rows(path: Path) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.str_]]:
     """Name, logg and cluster, each (n,), of every line of a cluster gravity list."""
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    wrong = [i for i, row in enumerate(rows) if len(row) != 3]
-    if wrong:
-        raise UserError(f"{path}: line {wrong[0] + 1} has not the three entries name, logg, cluster")
-    ids, logg, cluster = zip(*rows)
-    return np.array(ids), np.array(logg, dtype=float), np.array(cluster)
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            name, logg, cluster = line.split()
+            rows.append((name, float(logg), cluster))
+        except ValueError as error:
+            wrong = f"line {number} is {line.strip()!r}"
+            raise UserError(f"{path}: {wrong}, expected three entries: name, logg as a number, cluster") from error
+    ids, gravities, clusters = zip(*rows)
+    return np.array(ids), np.array(gravities), np.array(clusters)
 
 
 def _read_cluster_gravities(path: Path, name: str) -> LabelTable:

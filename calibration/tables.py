@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from astropy.io.ascii import InconsistentTableError
 from astropy.table import Table
 from astropy.units import UnitsWarning
@@ -34,6 +35,7 @@ def read_any_table(path: str | Path) -> Table:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnitsWarning)
+            warnings.filterwarnings("ignore", message="hdu= was not specified")
             if name.endswith(_FITS_ENDINGS):
                 return _plain(Table.read(path, format="fits", memmap=False))
             if name.endswith(".ecsv"):
@@ -42,17 +44,55 @@ def read_any_table(path: str | Path) -> Table:
                 return _plain(Table.read(path, format="votable"))
         text = path.read_text(encoding="utf-8").replace("\u2013", "-").replace("\u2212", "-")
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        delimiter = "," if lines and "," in lines[0] else None
-        kind = "csv" if delimiter else "basic"
+        if not lines:
+            raise UserError(f"{path}: is empty, expected a table with names of columns in its first line")
+        kind = "csv" if "," in lines[0] else "basic"
         return _plain(Table.read(lines, format=f"ascii.{kind}"))
     except (OSError, ValueError, InconsistentTableError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a table ({first_line(error)})") from error
 
 
 def _plain(table: Table) -> Table:
-    """Byte strings as text; names of FITS units that astropy cannot parse are of no interest here."""
+    """Byte strings as text, FITS comments of columns (TCOMMn) as their descriptions; names of FITS units that astropy
+    cannot parse are of no interest here."""
     table.convert_bytestring_to_unicode()
+    for number, name in enumerate(table.colnames, start=1):
+        comment = table.meta.pop(f"TCOMM{number}", None)
+        if comment:
+            table[name].info.description = comment
     return table
+
+
+def write_like(source: Path, table: Table, out: Path) -> list[str]:
+    """Write a table that was made from that of `source`, with the other units of a FITS file copied as they are.
+
+    Returns the names of the units that are left out, because `out` is an ECSV.
+    """
+    with ExitStack() as stack:
+        units = fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU()])
+        if source.name.lower().endswith(_FITS_ENDINGS):
+            units = stack.enter_context(fits.open(source))
+        place = next(i for i, unit in enumerate(units) if isinstance(unit, (fits.BinTableHDU, fits.TableHDU)))
+        part = stack.enter_context(written_whole(out))
+        if out.suffix.lower() == ".ecsv":
+            table.write(part, format="ascii.ecsv", overwrite=True)
+            return [unit.name for i, unit in enumerate(units) if i not in (0, place)]
+        units[place] = _table_unit(table, out)
+        units.writeto(part, overwrite=True)
+    return []
+
+
+def _table_unit(table: Table, out: Path) -> fits.BinTableHDU:
+    try:
+        unit = fits.table_to_hdu(table, character_as_bytes=True)
+    except ValueError as error:
+        raise UserError(f"{out}: cannot be written as FITS ({first_line(error)}); choose an --out in .ecsv") from error
+    for number, name in enumerate(table.colnames, start=1):
+        text = " ".join(str(table[name].info.description or "").split()).encode("ascii", "backslashreplace").decode()
+        if text:
+            unit.header.comments[f"TTYPE{number}"] = text[:47]
+            unit.header[f"TCOMM{number}"] = text
+    return unit
 
 
 def number_column(table: Table, name: str, path: str | Path) -> NDArray[np.float64]:

@@ -460,11 +460,15 @@ def _work(
 ) -> None:
     """The life of a worker: make the synthesizer, then rows until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         _serve(connection, factory, stores, threads)
     except (BrokenPipeError, ConnectionError, EOFError):
         return  # the parent died: the rows written are safe
+
+
+def _leave(signum: int, frame: object) -> None:
+    raise SystemExit  # by the front door, so that temporary folders are removed
 
 
 def _serve(

@@ -199,7 +199,7 @@ def _open_source(source: Path, label_table: Path | None) -> _Source:
         labels, _ = _read_labels(label_table)
     elif "labels" in arrays and "label_names" in arrays:
         names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.atleast_1d(arrays["label_names"])]
-        columns = np.asarray(arrays["labels"], dtype=float)
+        columns = _numbers(arrays["labels"], "labels", source)
         if columns.ndim != 2 or columns.shape[1] != len(names):
             raise UserError(f"{source}: labels have shape {columns.shape}, expected (N, {len(names)})")
         labels = _complete(dict(zip(names, columns.T)), str(source))
@@ -266,7 +266,7 @@ def _read_labels(path: Path) -> tuple[Array, list[str] | None]:
     except Exception as error:  # astropy's readers raise whatever their format raises
         raise UserError(f"{path}: not a table that astropy reads ({first_line(error)})") from error
     columns = {
-        name.upper(): np.asarray(table[name], dtype=float)
+        name.upper(): _numbers(table[name], name, path)
         for name in table.colnames
         if name.upper() in GRID_LABELS
     }
@@ -275,12 +275,21 @@ def _read_labels(path: Path) -> tuple[Array, list[str] | None]:
     return _complete(columns, str(path)), files
 
 
+def _numbers(values: Any, name: str, path: Path) -> Array:
+    try:
+        return np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {name} holds text, expected numbers ({first_line(error)})") from error
+
+
 def _complete(columns: dict[str, Array], where: str) -> Array:
     for name in ("TEFF", "LOGG", "FE_H"):
         if name not in columns:
             raise UserError(f"{where}: the labels have no {name}; expected at least TEFF, LOGG and FE_H")
-    for name in columns:
+    for name, values in columns.items():
         GRID_LABELS.index(name)
+        if not np.isfinite(values).all():
+            raise UserError(f"{where}: {name} of row {np.isfinite(values).argmin() + 1} is missing or not finite")
     rows = zip(*columns.values())
     labels = [GRID_LABELS.complete(dict(zip(columns, map(float, row)))) for row in rows]
     if not labels:

@@ -6,6 +6,7 @@ a line list.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,15 @@ from phdlspec.lsf import NativeGrid, degrade
 
 if TYPE_CHECKING:
     from kurucz_grids.synthesis import Synthesizer
+    from phdlspec.emulator.emulator import Emulator
+
+log = logging.getLogger(__name__)
+
+PHYSICS = {
+    "line_list_checksum": "line list",
+    "atmospheres_checksum": "atmospheres",
+    "synthesis_version": "version of the synthesis",
+}
 
 
 class DirectSynthesis:
@@ -44,8 +54,11 @@ class DirectSynthesis:
         return degrade(spectra.cpu(), step, float(model.wave[0]), float("inf"), native)
 
 
-def synthesizer_of(atmospheres: str | None, line_list: str | None) -> DirectSynthesis:
-    """Direct synthesis from files. Raises `UserError` where something is missing."""
+def synthesizer_of(atmospheres: str | None, line_list: str | None, emulator: Emulator) -> DirectSynthesis:
+    """Direct synthesis from files. Raises `UserError` where something is missing.
+
+    Warns where they are not what the emulator was made with: their differences would pass for its errors.
+    """
     if not atmospheres or not line_list:
         raise UserError(
             "direct synthesis needs --atmospheres and --line-list (see `phdlspec grid build --help`), and [grids]"
@@ -55,4 +68,13 @@ def synthesizer_of(atmospheres: str | None, line_list: str | None) -> DirectSynt
     from kurucz_grids.linelists.solar_gf import with_solar_gf
     from kurucz_grids.synthesis import Synthesizer
 
-    return DirectSynthesis(Synthesizer(AtmosphereGrid.load(atmospheres), with_solar_gf(read_line_list(line_list))))
+    synthesizer = Synthesizer(AtmosphereGrid.load(atmospheres), with_solar_gf(read_line_list(line_list)))
+    made = emulator.metadata["grid"]
+    other = [what for name, what in PHYSICS.items() if synthesizer.provenance[name] != made.get(name)]
+    if other:
+        log.warning(
+            "direct synthesis differs from what the emulator was made with in its %s: not all of the difference "
+            "between them is the emulator's error",
+            " and ".join(other),
+        )
+    return DirectSynthesis(synthesizer)

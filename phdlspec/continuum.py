@@ -74,14 +74,3 @@ def continuum_basis(
     # Splines over long masked gaps have nothing to hold them.
     weight = (basis**2 * good).sum(axis=1)
     return basis[weight > 1e-3 * weight.max()]
-
-
-def fit_continuum(
-    flux: NDArray[np.float64], ivar: NDArray[np.float64], basis: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Weighted least-squares combination (P,) of the basis (K, P); lines pull it down: a scale, not a
-    normalisation."""
-    weighted = basis * ivar
-    gram = weighted @ basis.T
-    ridge = 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))
-    return np.linalg.solve(gram + ridge, weighted @ flux) @ basis

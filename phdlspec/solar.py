@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from phdlspec.errors import UserError
-
 SOLAR_SCALE = "Asplund2009"
 
 _PERIODIC_TABLE = """
@@ -40,15 +38,3 @@ SOLAR_ABUNDANCES: MappingProxyType[str, float] = MappingProxyType({
     "Bi": 0.65, "Th": 0.02, "U": -0.54,
 })
 # fmt: on
-
-
-def solar_abundance(element: str) -> float:
-    """A(X) in dex of a chemical symbol (`"Mg"`, any capitalisation) on the scale `SOLAR_SCALE`.
-
-    Raises `UserError` for what is no element, or one without a solar abundance.
-    """
-    symbol = element.strip().capitalize()
-    if symbol not in SOLAR_ABUNDANCES:
-        reason = "has no solar abundance" if symbol in ATOMIC_NUMBER else "is not a chemical symbol"
-        raise UserError(f"{element!r} {reason} on the scale {SOLAR_SCALE}, expected one of H ... Bi, Th, U")
-    return SOLAR_ABUNDANCES[symbol]

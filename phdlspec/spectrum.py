@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ def _wave_unit_hint(median: float) -> str:
     if 3.0 < median < 5.0:
         return "which looks like log10 of Å"
     return "which is no optical wavelength in Å"
+
+
+def stem_of(path: str | Path) -> str:
+    """File name without its extensions, for naming results; the row of a file with several is kept."""
+    name = Path(path).name
+    for suffix in (".gz", ".fits", ".fit", ".ecsv", ".csv"):
+        name = name.removesuffix(suffix)
+    return name.replace("[", "_row").replace("]", "") or "spectrum"
 
 
 @dataclass(frozen=True)
@@ -152,20 +160,13 @@ class Spectrum:
 
     @property
     def stem(self) -> str:
-        """File name without its extensions, for naming results."""
-        name = Path(self.path).name if self.path else str(self.meta.get("OBSID", "spectrum"))
-        for suffix in (".gz", ".fits", ".fit", ".ecsv", ".csv"):
-            name = name.removesuffix(suffix)
-        return name.replace("[", "_row").replace("]", "")
+        """`stem_of` its path; its OBSID where it was made in memory."""
+        return stem_of(self.path or str(self.meta.get("OBSID", "")))
 
     @property
     def resolving_power_by_pixel(self) -> NDArray[np.float64]:
         """(P,) wave / FWHM."""
         return np.broadcast_to(np.asarray(self.resolving_power, dtype=float), self.wave.shape)
-
-    def with_mask(self, extra: NDArray[np.bool_]) -> Spectrum:
-        """The same spectrum with more pixels masked, True = bad, (P,)."""
-        return replace(self, mask=self.mask | extra)
 
     def degraded_to(self, resolving_power: float) -> Spectrum:
         """A copy in which no pixel is sharper than `resolving_power`; itself when that holds already.

@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
-    direct = synthesizer_of(args.atmospheres, args.line_list)
+    direct = synthesizer_of(args.atmospheres, args.line_list, emulator)
     native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
     stars: list[tuple[Spectrum, np.ndarray]] = []
     for i, row in enumerate(choose(grid, args.split, args.n)):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from astropy.io import fits
 from astropy.table import Table
 from tqdm import tqdm
 
@@ -24,9 +25,10 @@ from phdlspec.catalog.rows import read_catalog, to_arrays, to_table, write_fits
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.emulator.emulator import Emulator, load_emulator
 from phdlspec.errors import UserError, first_line
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import FitSettings, fit_batch, out_of_memory
 from phdlspec.fitting.result import FitResult
 from phdlspec.flags import StarFlag
+from phdlspec.io import reading
 from phdlspec.io.resolution import ResolvingPower
 from phdlspec.provenance import configuration, versions
 from phdlspec.solar import SOLAR_SCALE
@@ -96,13 +98,10 @@ def read_chunk(job: CatalogJob, chunk: Chunk) -> list[Spectrum | FitResult]:
 
 def _read(job: CatalogJob, reference: str) -> Spectrum | FitResult:
     try:
-        return read_reference(reference, job.medium, job.resolving_power)
+        with reading(reference):
+            return read_reference(reference, job.medium, job.resolving_power)
     except UserError as error:
         return FitResult.failed(reference, str(error), StarFlag.UNREADABLE)
-    except Exception as error:  # noqa: BLE001 (whatever a broken file does, the others go on)
-        log.debug("reading %s failed", reference, exc_info=True)
-        reason = f"{reference}: cannot be read ({type(error).__name__}: {str(error).splitlines()[:1]})"
-        return FitResult.failed(reference, reason, StarFlag.UNREADABLE)
 
 
 def fit_spectra(
@@ -120,7 +119,7 @@ def _fit_halving(spectra: list[Spectrum], emulator: Emulator, settings: FitSetti
     try:
         return fit_batch(spectra, emulator, settings)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         if len(spectra) == 1:
             reason = f"{spectra[0].path}: not enough memory to fit even one spectrum"
@@ -249,16 +248,24 @@ def make_catalog(
     workers: int = 1,
     scheduler: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     command: str = "",
     progress: bool = True,
 ) -> Table:
     """Fit all spectra of a job and write the FITS catalogue `job.out`; the table of it, mapped from the file.
 
-    Stopped at any moment, the same call with `resume=True` goes on and gives the same catalogue.
+    Stopped at any moment, the same call with `resume=True` goes on and gives the same catalogue; one that is finished
+    is read. Raises `UserError` where `job.out` exists and is not to be gone on with, unless `overwrite`.
     """
     emulator = load_emulator(job.emulator, "cpu" if workers > 1 or scheduler else job.device)
     store = ChunkStore(job.out)
-    store.open(job.identity(emulator.checkpoint_hash), resume)
+    identity = job.identity(emulator.checkpoint_hash)
+    # A run that was stopped goes on, also one that was to overwrite.
+    if not store.begun and _is_finished(job.out, _digest(identity), resume, overwrite):
+        if progress:
+            print(f"{job.out}: was finished before with the same inputs and settings, nothing is fitted")
+        return read_catalog(job.out)
+    store.open(identity, resume)
     finished = store.finished()
     todo = [index for index in range(job.n_chunks) if index not in finished]
     if scheduler:
@@ -277,9 +284,34 @@ def make_catalog(
     return read_catalog(job.out)
 
 
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _is_finished(out: str, digest: str, resume: bool, overwrite: bool) -> bool:
+    """True where `out` is the catalogue that is asked for; raises `UserError` where it is not and would be lost."""
+    if not Path(out).exists():
+        return False
+    if resume and _digest_of(out) == digest:
+        return True
+    if not overwrite:
+        other = ", not known to be made of these inputs and settings" if resume else ""
+        raise UserError(f"{out}: exists already{other}; choose another --out, or add --overwrite to replace it")
+    return False
+
+
+def _digest_of(out: str) -> str | None:
+    try:
+        with fits.open(out) as hdus:
+            return hdus["CATALOG"].header.get("JOBHASH") if "CORRELATION" in hdus else None
+    except (OSError, KeyError):
+        return None
+
+
 def _header(job: CatalogJob, emulator: Emulator, command: str) -> dict[str, Any]:
     return {
         "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": job.settings.seed,
+        "JOBHASH": _digest(job.identity(emulator.checkpoint_hash)),
         "CKPTHASH": emulator.checkpoint_hash, "VERSIONS": json.dumps(versions()),
         "CONFIG": json.dumps(configuration(job.settings)), "COMMAND": command,
     }  # fmt: skip

@@ -30,10 +30,19 @@ class ChunkStore:
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".parts")
 
+    @property
+    def begun(self) -> bool:
+        """True where a run was stopped that can go on."""
+        return self._description.exists()
+
+    @property
+    def _description(self) -> Path:
+        return self.folder / "job.json"
+
     def open(self, job: dict[str, Any], resume: bool) -> None:
         """Make the folder, or go on in it. Raises `UserError` where it belongs to another job."""
-        path = self.folder / "job.json"
-        if path.exists():
+        path = self._description
+        if self.begun:
             try:
                 before = json.loads(path.read_text())
             except ValueError as error:
@@ -68,7 +77,7 @@ class ChunkStore:
                     if archive.testzip() is None:
                         found.add(int(path.stem[6:]))
                         continue
-            except (zipfile.BadZipFile, OSError):
+            except Exception:  # noqa: BLE001 (bytes that were changed raise whatever they look like)
                 pass
             path.unlink(missing_ok=True)
         return found
@@ -103,7 +112,8 @@ class ChunkStore:
 
     def remove(self) -> None:
         """Remove the folder after the catalogue is written."""
-        # The description goes last: chunks without it could be taken for those of another job.
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == "job.json"):
+        # The description goes first: killed here, the catalogue counts as finished, not as one that lacks chunks.
+        self._description.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
             path.unlink(missing_ok=True)
         self.folder.rmdir()

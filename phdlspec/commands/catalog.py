@@ -7,18 +7,21 @@
 
 Inputs are files, folders, patterns, text files of paths (.txt, .lst), or an HDF5 of many spectra (see
 phdlspec.catalog.inputs). Finished chunks lie in CATALOG.parts/ until all are done: stopped or killed, the same command
-with --resume goes on. A file that cannot be read or fitted is a row with FLAG and REASON. Beside the FITS table a
-quality page CATALOG.html is written.
+with --resume goes on. A catalogue that exists is replaced with --overwrite only. A file that cannot be read or fitted
+is a row with FLAG and REASON. Beside the FITS table a quality page CATALOG.html is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
 
 HELP = "fit many spectra into a catalogue"
+
+_ENDINGS = {"hdf5": ".h5", "parquet": ".parquet"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine (default 1)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster")
     parser.add_argument("--resume", action="store_true", help="go on where a run was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="replace a catalogue that exists")
     parser.add_argument("--chunk", type=int, default=32, help="spectra fitted and stored together (default 32)")
     parser.add_argument("--no-report", action="store_true", help="no quality page")
-    parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
+    parser.add_argument("--also", action="append", default=[], choices=tuple(_ENDINGS), help="another format")
     add_fit_arguments(parser, mode="fast")
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     import numpy as np
 
     from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
@@ -46,12 +48,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.workers < 1 or args.chunk < 1:
         raise UserError("--workers and --chunk must be at least 1")
+    _check_outputs(args)
     job = CatalogJob(
         references=tuple(expand_inputs(args.inputs)), out=args.out, settings=settings_of(args), emulator=args.emulator,
         device=args.device, medium=args.medium, resolving_power=resolving_power_of(args), chunk=args.chunk,
     )  # fmt: skip
     table = make_catalog(
-        job, workers=args.workers, scheduler=args.scheduler, resume=args.resume,
+        job, workers=args.workers, scheduler=args.scheduler, resume=args.resume, overwrite=args.overwrite,
         command="phdlspec " + " ".join(sys.argv[1:]),
     )  # fmt: skip
     for kind in args.also:
@@ -63,3 +66,30 @@ def run(args: argparse.Namespace) -> int:
     good = int((flag == 0).sum())
     print(f"{args.out}: {len(table)} stars, {good} without flags, {missing} without a result (see REASON)")
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raise `UserError` where an output cannot be written: asked before hours of fitting."""
+    import os
+    from importlib.util import find_spec
+
+    from phdlspec.errors import UserError
+
+    out = Path(args.out)
+    if not out.name.lower().endswith((".fits", ".fit")):
+        raise UserError(f"{out}: a catalogue is FITS that is not compressed, expected an --out that ends in .fits")
+    folder = next(filter(os.path.exists, out.absolute().parents))  # those below it are made
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        raise UserError(f"{out}: {folder} is no folder that you may write to; choose another --out")
+    also = [out.with_suffix(_ENDINGS[kind]) for kind in args.also]
+    inputs = {Path(item).resolve() for item in args.inputs}
+    for path in (out, *also, *([] if args.no_report else [out.with_suffix(".html")])):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, expected a file to write; choose another --out")
+        if path.resolve() in inputs:
+            raise UserError(f"{path}: is an input and would be written over; choose another --out")
+    for path in also:
+        if path.exists() and not (args.resume or args.overwrite):
+            raise UserError(f"{path}: exists already; choose another --out, or add --overwrite to replace it")
+    if "parquet" in args.also and not (find_spec("pandas") and find_spec("pyarrow")):
+        raise UserError("--also parquet: needs pandas and pyarrow, which are not installed; install them first")

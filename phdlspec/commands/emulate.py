@@ -42,11 +42,19 @@ def run(args: argparse.Namespace) -> int:
 
     from phdlspec import load_emulator
     from phdlspec.errors import UserError
+    from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
+    from phdlspec.lsf import kernel_half_width
     from phdlspec.wavelength import log_grid
 
+    if not args.resolving_power >= MIN_RESOLVING_POWER:
+        raise UserError(f"--resolving-power {args.resolving_power:g}: expected at least {MIN_RESOLVING_POWER:.0f}")
+    if args.plot:
+        _make_folder(args.plot)
     emulator = load_emulator(args.emulator, args.device, args.resolving_power)
     native = emulator.native
-    low, high = native.wave0 * 1.003, native.wave[-1] / 1.003
+    # The kernel of a pixel must not leave the native grid.
+    margin = 1.0 + max(0.003, native.dlnlam * kernel_half_width(native, args.resolving_power))
+    low, high = native.wave0 * margin, native.wave[-1] / margin
     if not low <= args.wave_min < args.wave_max <= high:
         raise UserError(
             f"--wave-min {args.wave_min:g} and --wave-max {args.wave_max:g} must be increasing and lie within "
@@ -57,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     theta = _labels(args, emulator)
     flux = torch.cat([emulator.flux(part) for part in np.array_split(theta, -(-len(theta) // 256))]).cpu().numpy()
     direct = _ab_initio(args, emulator, theta) if args.ab_initio else None
-    _write(args.out, emulator, theta, flux, direct)
     if args.plot:
         _plot(args.plot, emulator.wave, flux, direct)
+    _write(args.out, emulator, theta, flux, direct)
     print(f"{args.out}: {len(flux)} spectra at R = {args.resolving_power:g}, {args.wave_min:g}-{args.wave_max:g} Å")
     outside = int((~emulator.trusted(theta)).sum())
     if outside:
@@ -93,7 +101,14 @@ def _labels(args: argparse.Namespace, emulator) -> np.ndarray:
     names = [name for name in table.colnames if name.upper() in emulator.labels]
     if not names or not len(table):
         raise UserError(f"{args.labels}: no column is named as a label (TEFF, LOGG, FE_H, MG_FE ...)")
-    return np.stack([emulator.labels.complete({n.upper(): float(row[n]) for n in names}) for row in table])
+    columns = {}
+    for name in names:
+        try:
+            column = np.ma.filled(np.ma.asarray(table[name]).astype(float), np.nan).reshape(len(table))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{args.labels}: the column {name} does not hold one number a row") from error
+        columns[name.upper()] = column
+    return np.stack([emulator.labels.complete({n: v[i] for n, v in columns.items()}) for i in range(len(table))])
 
 
 def _ab_initio(args: argparse.Namespace, emulator, theta: np.ndarray) -> np.ndarray:
@@ -103,7 +118,7 @@ def _ab_initio(args: argparse.Namespace, emulator, theta: np.ndarray) -> np.ndar
     from phdlspec.abinitio import synthesizer_of
     from phdlspec.lsf import project
 
-    synthesizer = synthesizer_of(args.atmospheres, args.line_list)
+    synthesizer = synthesizer_of(args.atmospheres, args.line_list, emulator)
     rows = []
     for row in theta:
         native = synthesizer.native_flux(row[:-1], emulator.native)
@@ -166,8 +181,21 @@ def _write(out: str, emulator, theta: np.ndarray, flux: np.ndarray, direct: np.n
         temporary.unlink(missing_ok=True)
 
 
+def _make_folder(path: str) -> None:
+    from pathlib import Path
+
+    from phdlspec.errors import UserError
+
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: its folder cannot be made ({error.strerror}); choose another --plot") from error
+
+
 def _plot(path: str, wave: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
     from matplotlib.figure import Figure
+
+    from phdlspec.errors import UserError, first_line
 
     figure = Figure(figsize=(13, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -178,4 +206,7 @@ def _plot(path: str, wave: np.ndarray, flux: np.ndarray, direct: np.ndarray | No
     axes.set_xlabel("wavelength in vacuum (Å)")
     axes.set_ylabel("flux / continuum")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:  # ValueError: no such format
+        raise UserError(f"{path}: the plot cannot be written ({first_line(error)}); choose another --plot") from error

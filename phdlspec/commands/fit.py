@@ -6,7 +6,7 @@
 
 For each spectrum DIR/<stem>.ecsv (one row per label), DIR/<stem>.h5 (draws, best model, masks) and DIR/<stem>.html are
 written. A file that cannot be read or fitted is one line on standard error and an ECSV with its reason; the rest
-goes on.
+goes on. Two files with one stem are refused: give each folder an --out of its own.
 --mode fast takes seconds, full samples the posterior with emcee or HMC. Masks: --mask-off NAME switches a group of the
 default masks off, --mask-file adds intervals.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HELP = "fit single spectra"
@@ -82,27 +83,30 @@ def run(args: argparse.Namespace) -> int:
     from phdlspec.fitting.files import write_ecsv, write_hdf5
     from phdlspec.fitting.result import FitResult
     from phdlspec.flags import StarFlag
+    from phdlspec.io import reading
     from phdlspec.provenance import provenance
     from phdlspec.report import write_report
 
+    out = Path(args.out)
+    stems = stems_of(args.spectra, out)
     emulator = load_emulator(args.emulator, args.device)
     settings = replace(settings_of(args), refine=args.refine)
-    direct = synthesizer_of(args.atmospheres, args.line_list) if args.verify or args.refine else None
-    out = Path(args.out)
+    direct = synthesizer_of(args.atmospheres, args.line_list, emulator) if args.verify or args.refine else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
     power = resolving_power_of(args)
-    for path in tqdm(args.spectra, unit="spectrum", disable=len(args.spectra) == 1):
+    for path, stem in tqdm(stems.items(), unit="spectrum", disable=len(stems) == 1):
         try:
-            spectrum = read_spectrum(path, medium=args.medium, resolving_power=power)
+            with reading(path):
+                spectrum = read_spectrum(path, medium=args.medium, resolving_power=power)
         except UserError as error:
             result = FitResult.failed(str(path), str(error), StarFlag.UNREADABLE)
         else:
             result = fit_batch([spectrum], emulator, settings, keep=True, direct=direct)[0]
         made = provenance(emulator, settings, sys.argv[1:])
-        stem = _stem(path) if result.reason else spectrum.stem
+        _remove_earlier(out, stem)
         write_ecsv(result, out / f"{stem}.ecsv", made)
         if result.reason:
             print(f"phdlspec fit: {result.reason}", file=sys.stderr)
@@ -114,11 +118,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stem(path: str) -> str:
-    name = Path(path).name
-    for suffix in (".gz", ".fits", ".fit", ".ecsv", ".csv"):
-        name = name.removesuffix(suffix)
-    return name or "spectrum"
+def stems_of(paths: Sequence[str], out: Path) -> dict[str, str]:
+    """The stem of the results of each path, without repetition. Raises `UserError` where one would overwrite another's
+    or a spectrum."""
+    from phdlspec.errors import UserError
+    from phdlspec.spectrum import stem_of
+
+    first: dict[str, str] = {}
+    for path in paths:
+        other = first.setdefault(stem_of(path), path)
+        if other != path:
+            raise UserError(
+                f"{other} and {path}: the results of both would be {stem_of(path)}.ecsv; give each folder an --out of "
+                "its own, or rename one of them"
+            )
+        if (out / f"{stem_of(path)}.ecsv").resolve() == Path(path).resolve():
+            raise UserError(f"{path}: its result would overwrite it; choose another --out")
+    return {path: stem for stem, path in first.items()}
+
+
+def _remove_earlier(out: Path, stem: str) -> None:
+    # What this run does not write again (a failed star, --no-report) must not pass for a part of its result.
+    from phdlspec.errors import UserError
+
+    for path in (out / f"{stem}.h5", out / f"{stem}.html"):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{path}: left by an earlier run, cannot be removed ({error.strerror}); choose another --out"
+            ) from error
 
 
 def print_table(result) -> None:

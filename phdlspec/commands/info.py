@@ -46,11 +46,16 @@ def installation() -> str:
 
 def describe(path: Path) -> str:
     """What a file is and what made it."""
+    import h5py
+
+    from kurucz_grids.parts import Parts
     from phdlspec.errors import UserError
 
+    if Parts(path).exists():  # a grid in the making: its file is made last
+        return _grid(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
-    if path.suffix in (".h5", ".hdf5") or Path(f"{path}.parts").is_dir():
+    if h5py.is_hdf5(path) or path.name.lower().endswith((".h5", ".hdf5")):
         return _hdf5(path)
     if path.name.lower().endswith((".fits", ".fits.gz")):
         return _catalogue(path)
@@ -80,14 +85,22 @@ def _checkpoint(metadata: dict, sha256: str) -> str:
 def _hdf5(path: Path) -> str:
     import h5py
 
-    if path.is_file():
+    from phdlspec.errors import UserError, first_line
+    from phdlspec.fitting.files import FORMAT
+
+    try:
         with h5py.File(path) as file:
             attrs = dict(file.attrs)
-        if attrs.get("format") == "phdlspec-fit":
-            made = json.loads(attrs["provenance"])
-            return "\n".join(
-                [f"fit of {attrs['file']}, {attrs['mode']}", *(f"{key:16s}{value}" for key, value in made.items())]
-            )
+        if attrs.get("format") != FORMAT:
+            return _grid(path)
+        made = json.loads(attrs["provenance"])
+        lines = [f"fit of {attrs['file']}, {attrs['mode']}"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged, half-written or not HDF5 ({first_line(error)}); make it again") from error
+    return "\n".join([*lines, *(f"{key:16s}{value}" for key, value in made.items())])
+
+
+def _grid(path: Path) -> str:
     from kurucz_grids.grid import Grid
 
     grid = Grid(path)
@@ -98,12 +111,15 @@ def _hdf5(path: Path) -> str:
 def _catalogue(path: Path) -> str:
     from astropy.io import fits
 
-    from phdlspec.errors import UserError
+    from phdlspec.errors import UserError, first_line
+    from phdlspec.io.fits_files import DAMAGED
 
     try:
         header = fits.getheader(path, "CATALOG")
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path}: no catalogue of phdlspec (it has no extension CATALOG)") from error
+    except DAMAGED as error:
+        raise UserError(
+            f"{path}: no catalogue of phdlspec, or a damaged one ({first_line(error)}); expected the extension CATALOG"
+        ) from error
     lines = [f"catalogue of {header['NAXIS2']} stars"]
     lines += [f"{key:12s}{header[key]}" for key in ("EMUHASH", "SOLSCALE", "SEED", "CALIBID") if key in header]
     return "\n".join([*lines, *(str(line) for line in header["HISTORY"])])

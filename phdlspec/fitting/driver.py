@@ -38,7 +38,7 @@ from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.likelihood import Likelihood, Observations
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
 from phdlspec.priors import select_priors
-from phdlspec.radial_velocity import Velocities, measure_velocities
+from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected, measure_velocities
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
@@ -87,6 +87,11 @@ class FitSettings:
             raise UserError(f"unknown mode {self.mode!r}, expected full or fast")
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}, expected emcee or hmc")
+        if not 0.0 <= self.resolution_width < np.inf:
+            raise UserError(
+                f"the width of the prior on the resolving power is {self.resolution_width:g}, expected a number that "
+                "is not negative; 0 trusts the file"
+            )
         select_priors(self.priors)
 
 
@@ -165,14 +170,23 @@ def _fit_group(
 ) -> list[FitResult]:
     try:
         return _Batch(members, emulator, settings, direct).run(keep)
-    except (UserError, torch.linalg.LinAlgError, FloatingPointError, ValueError) as error:
+    except Exception as error:  # whatever it is, it is one star's, and the others go on
+        if out_of_memory(error):
+            raise
         if len(members) == 1:
             log.debug("fit failed", exc_info=True)
             spectrum = members[0].spectrum
-            reason = f"{spectrum.path or 'spectrum'}: the fit failed ({first_line(error)})"
+            what = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+            reason = f"{spectrum.path or 'spectrum'}: the fit failed ({what})"
             return [FitResult.failed(spectrum.path, reason, meta=spectrum.meta)]
         # One bad star spoils a batched factorisation: find it by fitting the stars one by one.
         return [result for member in members for result in _fit_group([member], emulator, settings, keep, direct)]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True where a smaller batch may succeed: torch has an exception of its own for GPUs only."""
+    lacks = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return lacks or (isinstance(error, RuntimeError) and "memory" in str(error))
 
 
 class _Batch:
@@ -200,6 +214,9 @@ class _Batch:
         with self.clock.stage("optimise"):
             first = _best_of([polish(problem, start, max_iterations=15, tolerance=0.5) for start in starts])
             arm_shift, velocity_variance = self._align_arms(problem, first)
+            if len(self.members[0].spectrum.arms) == 2:  # what was out of line is no misfit of the model
+                problem = problem.with_likelihood(Likelihood.of(self.data))
+                first = polish(problem, first.z, max_iterations=15, tolerance=0.5)
             problem, stated, outliers = self._with_model_error(problem, first)
             best = self._search(problem, first)
         with self.clock.stage("posterior"):
@@ -321,7 +338,8 @@ class _Batch:
             for s in todo.tolist():
                 one = problem.select(torch.tensor([s], device=problem.device))
                 start = sample.resample(self.random, 1000)[s]
-                ensemble = sample_emcee(one, start, self.settings.seed, max_steps=self.settings.max_steps)
+                seed = self.random.seed(s)
+                ensemble = sample_emcee(one, start, seed, max_steps=self.settings.max_steps)
                 draws[s] = _Draws(ensemble.z.to(problem.device), None)
                 reliable[s] = ensemble.converged
                 mode[s] = "emcee"
@@ -390,14 +408,15 @@ class _Batch:
             parameters = own.parameters(drawn.z[None])[0]  # (N, D)
             size = len(parameters)
             rv = coordinates.names.index("RV")
-            jitter = torch.randn(size, generator=torch.Generator().manual_seed(self.settings.seed), dtype=torch.float64)
-            parameters[:, rv] += jitter.to(parameters) * velocity_variance[s].sqrt()
             weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
-            checked = refined[s]
+            jitter = self.random.select([s]).normal(size)[0]
+            parameters[:, rv] += (jitter - weight @ jitter) * velocity_variance[s].sqrt()
+            checked, stop_reason = refined[s], best.stop_reason[s]
             extra = {}
             if checked is not None:
                 parameters = parameters + checked.shift
                 extra = {"emulator_rms": checked.emulator_rms, "refine_steps": float(checked.steps)}
+                stop_reason += f"; direct synthesis: {checked.stop_reason}"
                 own_error = (weight[:, None] * (parameters - weight @ parameters) ** 2).sum(0).sqrt()
                 extra["refine_shift"] = float((checked.shift.abs() / own_error).max())
             mean = weight @ parameters
@@ -413,10 +432,12 @@ class _Batch:
             converged = bool(best.converged[s]) and bool(posterior.reliable[s])
             trusted = bool(self.emulator.trusted(values[None, : len(self.emulator.labels)])[0])
             spectrum = member.spectrum
+            in_air = air_wavelengths_suspected(values[rv], err[rv], spectrum)
+            warnings = (*spectrum.warnings, *([in_air] if in_air else []))
             label_flag = _label_flags(coordinates, s, p16, p50, p84, err, bound, trusted, converged)
             draws = None
             if keep:
-                generator = torch.Generator().manual_seed(self.settings.seed)
+                generator = torch.Generator().manual_seed(self.random.seed(s))
                 order = torch.multinomial(weight.cpu(), KEPT_DRAWS, replacement=True, generator=generator)
                 draws = parameters.cpu()[order].numpy()
             results.append(
@@ -425,11 +446,11 @@ class _Batch:
                     label_flag=label_flag, covariance=cov,
                     flag=_star_flag(
                         spectrum, label_flag, coordinates.names, float(chi2[s]), int(npix[s]),
-                        bool(velocities.reliable[s]), float(outliers[s].sum()) / max(int(npix[s]), 1), converged,
-                        trusted,
+                        bool(velocities.reliable[s]) and not in_air,
+                        float(outliers[s].sum()) / max(int(npix[s]), 1), converged, trusted,
                     ) | (int(StarFlag.FELL_BACK) if fell_back else 0),
-                    mode=mode[s], stop_reason=best.stop_reason[s], chi2=float(chi2[s]), npix=int(npix[s]),
-                    snr=spectrum.snr, path=spectrum.path, meta=spectrum.meta,
+                    mode=mode[s], stop_reason=stop_reason, chi2=float(chi2[s]), npix=int(npix[s]),
+                    snr=spectrum.snr, path=spectrum.path, meta={**spectrum.meta, "WARNINGS": warnings},
                     diagnostics={
                         **posterior.diagnostics[s], "iterations": float(best.iterations[s]),
                         "velocity_significance": float(velocities.significance[s]),

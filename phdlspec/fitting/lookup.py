@@ -58,7 +58,7 @@ class Lookup:
 
 
 def velocity_templates(emulator: Emulator) -> Tensor:
-    """Native fluxes (T, Pn) of a few stars across the label range, for cross-correlation."""
+    """Native fluxes (T, Pn) of a few stars across the label range, for the scan of velocities."""
     theta = np.stack([emulator.labels.complete(values) for values in TEMPLATES])
     with torch.no_grad():
         return emulator.native_flux(torch.as_tensor(theta, dtype=torch.float32, device=emulator.device))

@@ -64,7 +64,7 @@ def polish(
     current = torch.ones(stars, dtype=torch.bool, device=device)  # the expansion is of this very point
     damping = torch.full((stars,), 1e-2, dtype=torch.float64, device=device)
     growth = torch.full((stars,), 2.0, dtype=torch.float64, device=device)
-    iterations = torch.ones(stars, dtype=torch.int64, device=device)
+    iterations = torch.zeros(stars, dtype=torch.int64, device=device)
     reason = [ITERATION_LIMIT] * stars
     active = torch.arange(stars, device=device)
 

@@ -17,6 +17,7 @@ from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
+MIN_RESOLVING_POWER = 300.0  # below it the kernels outgrow `EDGE_MARGIN`, and no element is told from another
 MAX_RESOLVING_POWER = 2280.0  # of what is fitted, so that the fitted scale stays within what the grid can serve
 MAX_SPEED = 1000.0  # km/s; pixels must see the native grid at every velocity up to this
 EDGE_MARGIN = 1.006  # the line spread function's and the rotation's reach
@@ -41,12 +42,18 @@ class Prepared:
 def prepare(
     spectrum: Spectrum, native: NativeGrid, intervals: tuple[MaskInterval, ...] = DEFAULT_INTERVALS
 ) -> Prepared:
-    """Mask, degrade if needed, and choose the continuum basis. Raises `UserError` when too little is left."""
+    """Mask, degrade if needed, and choose the continuum basis. Raises `UserError` when that is impossible."""
+    name = spectrum.path or "spectrum"
+    power = spectrum.resolving_power_by_pixel
+    if power.min() < MIN_RESOLVING_POWER:
+        raise UserError(
+            f"{name}: its resolving power is {power.min():.4g} at {spectrum.wave[power.argmin()]:.0f} Å, expected at "
+            f"least {MIN_RESOLVING_POWER:.0f} (wavelength over FWHM); give the true one"
+        )
     spectrum = spectrum.degraded_to(MAX_RESOLVING_POWER)
     shift = 1.0 + MAX_SPEED / SPEED_OF_LIGHT_KM_S
     inside = (spectrum.wave > native.wave0 * EDGE_MARGIN) & (spectrum.wave < native.wave[-1] / EDGE_MARGIN / shift)
     bad = spectrum.mask | ~inside | wavelength_mask(spectrum.wave, intervals, str(spectrum.meta.get("SURVEY", "")))
-    name = spectrum.path or "spectrum"
     if (~bad).sum() < MIN_PIXELS:
         raise UserError(
             f"{name}: the masks leave {(~bad).sum()} pixels between {native.wave0:.0f} and {native.wave[-1]:.0f} Å, "

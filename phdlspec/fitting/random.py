@@ -33,6 +33,10 @@ class StarRandom:
         chosen._generators = [self._generators[int(i)] for i in index]
         return chosen
 
+    def seed(self, star: int) -> int:
+        """A seed from the stream of one star, for random numbers of others."""
+        return int(torch.randint(2**31, (), generator=self._generators[star]))
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers (S, *shape), float64."""
         draws = [torch.randn(*shape, generator=g, dtype=torch.float64) for g in self._generators]

@@ -6,6 +6,7 @@ the labels stop moving; the posterior is moved along, its shape is the emulator'
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from phdlspec.abinitio import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
+from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.polish import polish
 from phdlspec.fitting.problem import Problem
 from phdlspec.lsf import project, project_with_derivatives
@@ -58,8 +60,9 @@ class AbInitioModel:
 class Refined:
     """What direct synthesis says about one star.
 
-    emulator_rms : of emulator minus ab initio at the fitted labels, over the used pixels; shift (D,) of the parameters
-    from the emulator's optimum to the ab initio one (zero if not refined); steps : Jacobians; stop_reason
+    emulator_rms : of emulator minus ab initio at the fitted labels, over the used pixels (NaN where these have no
+    atmosphere); shift (D,) of the parameters from the emulator's optimum to the ab initio one (zero if not refined);
+    steps taken; stop_reason
     """
 
     emulator_rms: float
@@ -69,14 +72,20 @@ class Refined:
 
 
 def refine(problem: Problem, z: Tensor, emulator: Emulator, direct: DirectSynthesis, move: bool) -> Refined:
-    """Verify and, with `move`, refine the optimum z (1, D) of a problem of one star."""
+    """Verify and, with `move`, refine the optimum z (1, D) of a problem of one star.
+
+    Where labels on the way have no atmosphere the fit stays as the emulator made it.
+    """
     ab_initio = replace(problem, model=AbInitioModel(direct, emulator))
     used = problem.likelihood.weight[0] > 0
-    difference = (problem.flux(z) - ab_initio.flux(z))[0, used]
-    rms = float(difference.pow(2).mean().sqrt())
-    if not move:
-        return Refined(rms, torch.zeros_like(z[0]), 0, "not refined")
-    best = polish(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE, keep_hessian=False)
+    rms, unmoved = math.nan, torch.zeros_like(z[0])
+    try:
+        rms = float((problem.flux(z) - ab_initio.flux(z))[0, used].pow(2).mean().sqrt())
+        if not move:
+            return Refined(rms, unmoved, 0, "not refined")
+        best = polish(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE, keep_hessian=False)
+    except UserError as error:
+        return Refined(rms, unmoved, 0, first_line(error))
     coordinates = problem.coordinates
     shift = (coordinates.parameters(best.z) - coordinates.parameters(z))[0]
     return Refined(rms, shift, int(best.iterations[0]), best.stop_reason[0])

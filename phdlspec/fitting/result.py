@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from astropy import units
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
@@ -113,10 +112,6 @@ class FitResult:
         table["flag"] = self.label_flag
         table["unit"] = [PARAMETER_UNITS[name] for name in self.names]
         return table
-
-    def quantity(self, name: str) -> units.Quantity:
-        """A parameter with its unit."""
-        return self[name] * units.Unit(PARAMETER_UNITS[name])
 
     def abundances(self) -> Table:
         """[X/H] and A(X) of the elements and of iron with their errors, from the full covariance."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.io import desi, lamost, sdss, table
 from phdlspec.io.fits_files import check_file, is_fits, open_fits
 from phdlspec.io.resolution import ResolvingPower, default_resolving_power
 from phdlspec.io.specutils_objects import from_specutils, to_specutils
 from phdlspec.io.writers import write_lamost
 from phdlspec.spectrum import Spectrum
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("lamost", "sdss", "desi", "table")
 
@@ -20,6 +25,7 @@ __all__ = [
     "default_resolving_power",
     "from_specutils",
     "read_spectrum",
+    "reading",
     "to_specutils",
     "write_lamost",
 ]
@@ -69,3 +75,15 @@ def read_spectrum(
         if format == "desi" or (format is None and desi.matches(hdus)):
             return desi.read(hdus, str(path), resolving_power, row)
         return table.read_fits(hdus, str(path), medium, resolving_power)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """One sentence for whatever a broken file does to its reader, so that the other files of a run go on."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        log.debug("reading %s failed", path, exc_info=True)
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {first_line(error)})") from error

@@ -169,6 +169,8 @@ def from_table(
             columns = ", ".join(repr(name) for name in table.colnames[:8]) or "none"
             raise UserError(f"{where}: no {what} column; its columns are {columns}, name one {example}")
     assert wave_name is not None
+    if not len(table):
+        raise UserError(f"{where}: the table has no rows, expected one a pixel")
     medium = _medium(wave_name, table.meta, medium, where)
 
     def values(name: str | None) -> NDArray[np.float64]:
@@ -202,7 +204,11 @@ def from_table(
     elif power_name is not None:
         power = values(power_name)
     elif "RESOLVING_POWER" in meta:
-        power = float(str(meta["RESOLVING_POWER"]))
+        try:
+            power = float(str(meta["RESOLVING_POWER"]))
+        except ValueError as error:
+            stated = meta["RESOLVING_POWER"]
+            raise UserError(f"{where}: RESOLVING_POWER in its metadata is {stated!r}, expected a number") from error
     else:
         raise UserError(
             f"{where}: the resolving power is not given; add a column resolving_power or "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 
 from calibration import command
@@ -137,7 +139,7 @@ def test_commands(files):
     assert _run(*applying, "--catalog", files / "catalog.fits") == 0
     assert "FE_H_RAW" in Table.read(files / "out.fits").colnames
     with pytest.raises(UserError, match="calibrated already"):
-        _run(*applying, "--catalog", files / "out.fits")
+        _run(*applying, "--catalog", files / "out.fits", "--out", files / "again.fits")
     with pytest.raises(UserError, match="expected .fits or .fits.gz or .ecsv"):
         _run(*applying, "--catalog", files / "catalog.fits", "--out", files / "out.txt")
     reporting = ["report", "--calibration", files / "cal.json", "--out", files / "report"]
@@ -152,3 +154,72 @@ def test_commands(files):
     evidence_path(files / "cal.json").unlink()
     with pytest.raises(UserError, match="evidence"):
         _run(*reporting)
+
+
+@pytest.fixture
+def catalog_file(tmp_path, survey, calibration):
+    """A catalogue as `phdlspec catalog` writes it: described columns, a second table, a header of its own."""
+    calibration.write(tmp_path / "cal.json")
+    table = fits.table_to_hdu(survey.catalog)
+    table.name = "CATALOG"
+    for number, column in enumerate(survey.catalog.colnames, start=1):
+        table.header[f"TCOMM{number}"] = f"what {column} is"
+    values = np.arange(3 * len(survey.catalog), dtype=np.uint8).reshape(-1, 3)
+    second = fits.BinTableHDU.from_columns([fits.Column("CORRELATION", "3B", bzero=-128, array=values.astype("i1"))])
+    second.name, second.header["SCALE"] = "CORRELATION", (1 / 127, "of the values")
+    first = fits.PrimaryHDU(header=fits.Header({"ORIGIN": "a test"}))
+    fits.HDUList([first, fits.ImageHDU(np.eye(2), name="IMAGE"), table, second]).writeto(tmp_path / "catalog.fits")
+    return tmp_path / "catalog.fits"
+
+
+def _calibrate(catalog_file, out) -> int:
+    return _run("apply", "--catalog", catalog_file, "--calibration", catalog_file.with_name("cal.json"), "--out", out)
+
+
+@pytest.mark.parametrize("name", ["out.fits", "out.fits.gz"])
+def test_the_other_tables_and_the_descriptions_are_kept(catalog_file, name):
+    out = catalog_file.with_name(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _calibrate(catalog_file, out) == 0
+    with fits.open(catalog_file) as raw, fits.open(out) as calibrated:
+        assert [unit.name for unit in calibrated] == ["PRIMARY", "IMAGE", "CATALOG", "CORRELATION"]
+        assert calibrated[0].header["ORIGIN"] == "a test"
+        assert str(calibrated["CORRELATION"].header) == str(raw["CORRELATION"].header)
+        np.testing.assert_array_equal(calibrated["CORRELATION"].data, raw["CORRELATION"].data)
+        np.testing.assert_array_equal(calibrated["IMAGE"].data, raw["IMAGE"].data)
+        header = calibrated["CATALOG"].header
+    comments = {header[f"TTYPE{i}"]: header[f"TCOMM{i}"] for i in range(1, header["TFIELDS"] + 1)}
+    assert comments["TEFF"] == "what TEFF is"
+    assert comments["TEFF_RAW"] == "TEFF before calibration"
+    assert comments["TEFF_CALFLAG"].startswith("where the calibration of TEFF does not reach")
+    assert not any("ASTROPY" in str(comment) for comment in header.get("COMMENT", []))
+    assert header["CALIBID"]
+
+
+def test_an_ecsv_says_what_it_leaves_out(catalog_file, capsys):
+    out = catalog_file.with_name("out.ecsv")
+    assert _calibrate(catalog_file, out) == 0
+    assert "left out, because ECSV holds one table only: IMAGE, CORRELATION" in capsys.readouterr().out
+    table = Table.read(out)
+    assert table["TEFF"].description == "what TEFF is"
+    assert not any(key.startswith("TCOMM") for key in table.meta)
+
+
+def test_an_ecsv_becomes_fits_with_descriptions(catalog_file, survey):
+    raw, out = catalog_file.with_name("raw.ecsv"), catalog_file.with_name("out.fits")
+    table = survey.catalog.copy()
+    table["TEFF"].description = "in Kelvin, not\n\u212b"
+    table.write(raw)
+    assert _calibrate(raw, out) == 0
+    header = fits.getheader(out, 1)
+    assert header[f"TCOMM{1 + table.colnames.index('TEFF')}"] == "in Kelvin, not \\u212b"
+
+
+def test_the_raw_catalogue_is_not_written_over(catalog_file):
+    content = catalog_file.read_bytes()
+    catalog_file.with_name("link.fits").symlink_to(catalog_file)
+    for name in ("catalog.fits", "link.fits"):
+        with pytest.raises(UserError, match=f"{name}: is the catalogue to be calibrated .*choose another --out"):
+            _calibrate(catalog_file, catalog_file.parent / "." / name)
+    assert catalog_file.read_bytes() == content

@@ -45,6 +45,44 @@ def test_bad_label_tables(tmp_path, text, message):
         read_labels(path)
 
 
+_STAR = "2M08511476+1147238"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("e.csv", "", "e.csv: is empty, expected a table with names"),
+        ("e.txt", "# a comment\n\n", "e.txt: is empty, expected a table with names"),
+        ("b.yaml", "{}", "expected stars by name with teff"),
+        ("b.yaml", "sun: {teff: 5772 1, abundances: 3}", "expected stars by name with teff"),
+        ("b.yaml", "sun: {teff: hot 1}", "b.yaml: teff of sun is 'hot 1', expected a number and its error"),
+        ("b.yaml", "sun: {teff: 5772 1, abundances: {Mg: 7.6 x}}", "Mg of sun is '7.6 x', expected a number"),
+        ("b.yaml", b"sun: \xe9", "b.yaml: cannot be read as YAML"),
+        ("c.txt", f"{_STAR} 4.0 M67\n\n{_STAR} low M67\n", "c.txt: line 3 is '2M08.* low M67', expected three"),
+        ("c.txt", f"{_STAR} 4.0 M67\n{_STAR} 4.0\n", "c.txt: line 2 is .* expected three entries"),
+    ],
+)
+def test_what_is_no_table_of_labels_is_refused_in_a_sentence(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    readers = (read_labels, read_clusters) if name.endswith(".txt") else (read_labels,)
+    for read in readers:
+        with pytest.raises(UserError, match=message) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_benchmark_stars_in_yaml(tmp_path):
+    path = tmp_path / "stars.yaml"
+    path.write_text("sun: {teff: 5772 1, logg: 4.44 0.01, feh: 0.0 0.02, abundances: {Mg: 7.65 0.03}}\n"
+                    "other: {teff: 5000 10, logg: 4.5, feh:, abundances:}\n")  # fmt: skip
+    values = read_labels(path).values
+    np.testing.assert_array_equal(values["TEFF"], [[5772, 5000], [1, 10]])
+    np.testing.assert_array_equal(values["LOGG"][0], [4.44, np.nan])
+    np.testing.assert_allclose(values["MG_FE"][0], [0.05, np.nan])
+    np.testing.assert_allclose(values["MG_FE"][1][0], np.hypot(0.03, 0.02))
+
+
 def test_apogee_flags(tmp_path):
     path = tmp_path / "allStar.fits"
     n = 7

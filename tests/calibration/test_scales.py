@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calibration.scales import DIFFERENTIAL, SCALES, chondrite_scale, label_shift, read_solar_scale, solar_scale
+from calibration.scales import DIFFERENTIAL, SCALES, label_shift, read_solar_scale, solar_scale
 from phdlspec.errors import UserError
 from phdlspec.labels import ELEMENTS
 from phdlspec.solar import SOLAR_ABUNDANCES, SYMBOLS
@@ -62,16 +62,6 @@ def test_a_scale_written_to_a_file_is_read_back(tmp_path, abundances, iron):
     assert dict(read_solar_scale(path)) == wanted
 
 
-@given(st.dictionaries(st.sampled_from(sorted(SOLAR_ABUNDANCES)), st.floats(1e-6, 1e6)), st.floats(1e-3, 1e3))
-def test_chondrites_depend_on_ratios_only(ppm, factor):
-    ppm["Si"] = 1.0
-    mass = {element: 1.0 + i for i, element in enumerate(SYMBOLS)}
-    scale = chondrite_scale(ppm, mass)
-    assert scale["Si"] == pytest.approx(SOLAR_ABUNDANCES["Si"])
-    again = chondrite_scale({element: factor * value for element, value in ppm.items()}, mass)
-    assert dict(again) == pytest.approx(dict(scale))
-
-
 def test_numbers_of_atoms_of_bergemann_2025():
     """Table 1 of Bergemann, Lodders & Palme (2025) also gives N(X) with A(X) = 1.551 + log10 N(X)."""
     atoms = {"C": 9.10e6, "N": 2.45e6, "O": 1.62e7, "Na": 54838, "Mg": 1.07e6, "Al": 75698, "Si": 1.02e6,
@@ -98,14 +88,3 @@ def test_published_tables(shared_data):
     folder = shared_data / "reference" / "wide_binaries"
     scale = read_solar_scale(folder / "asplund2009.csv")
     assert all(SOLAR_ABUNDANCES[element] == value for element, value in scale.items())
-
-
-def test_chondrites_agree_with_the_photosphere(shared_data):
-    from calibration.binaries import read_composition
-
-    folder = shared_data / "reference" / "wide_binaries"
-    ppm = {e: v for e, (v, _) in read_composition(folder / "CIchondrites.csv").values["MS95"].items()}
-    mass = {e: v for e, (v, _) in read_composition(folder / "atomicmass.csv").values["weight"].items()}
-    scale = chondrite_scale(ppm, mass)
-    for element in ("Mg", "Ca", "Fe", "Ni", "Cr", "Ti"):
-        assert scale[element] == pytest.approx(SOLAR_ABUNDANCES[element], abs=0.08)

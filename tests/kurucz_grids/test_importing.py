@@ -107,6 +107,8 @@ def test_folder_of_text_on_a_linear_grid(tmp_path):
         ({"wave": WAVE[::-1]}, {}, "do not increase"),
         ({"wave": WAVE * 1.1}, {}, "covers"),
         ({"continuum": np.zeros((2, len(WAVE)))}, {}, "not positive"),
+        ({"labels": np.array([["hot", "4.4", "0"], ["1", "2", "0"]])}, {}, "labels holds text, expected numbers"),
+        ({"labels": np.array([[5777.0, 4.4, 0.0], [np.nan, 2.0, 0.0]])}, {}, "TEFF of row 2 is missing"),
         ({}, {"medium": "ether"}, "expected 'air' or 'vacuum'"),
         ({}, {"resolving_power": 2000.0}, "cannot make the survey form"),
         ({}, {"form": "tiny"}, "no form 'tiny'"),
@@ -118,6 +120,21 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path, changes, keys, wor
         import_grid(path, tmp_path / "g.h5", **{**KEYS, **keys})
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("5000,low,0", "labels.csv: logg holds text, expected numbers"),
+        ("5000,,0", "labels.csv: LOGG of row 2 is missing or not finite"),
+    ],
+)
+def test_a_label_that_is_no_number_is_refused_in_a_sentence(tmp_path, row, words):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"teff,logg,fe_h\n5777,4.4,0\n{row}\n")
+    with pytest.raises(UserError, match=words) as caught:
+        import_grid(_save(tmp_path / "a.npz"), tmp_path / "g.h5", label_table=path, **KEYS)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_existing_grid_is_not_overwritten(tmp_path):

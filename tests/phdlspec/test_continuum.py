@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phdlspec.continuum import continuum_basis, fit_continuum, spline_basis, terms_of_span
+from phdlspec.continuum import continuum_basis, spline_basis, terms_of_span
 from phdlspec.masks import wavelength_mask
 from phdlspec.wavelength import LAMOST_WAVE
 
@@ -33,7 +33,8 @@ def test_it_follows_a_response_curve():
     x = np.log(wave / 5000)
     response = np.exp(-(((wave - 4800) / 900) ** 2)) + 0.3 + 0.2 * x
     response[wave > 5900] = 2 + np.sin(6 * x[wave > 5900])
-    fit = fit_continuum(response, np.ones_like(wave), continuum_basis(wave, ARMS))
+    basis = continuum_basis(wave, ARMS)
+    fit = np.linalg.lstsq(basis.T, response, rcond=None)[0] @ basis
     assert np.abs(fit / response - 1).max() < 0.01
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from phdlspec import lsf
 from phdlspec.errors import UserError
-from phdlspec.spectrum import Spectrum
+from phdlspec.spectrum import Spectrum, stem_of
 
 
 def spectrum(**change) -> Spectrum:
@@ -38,8 +38,6 @@ def test_arrays_cannot_be_changed():
     got = spectrum()
     with pytest.raises(ValueError, match="read-only"):
         got.flux[0] = 3.0
-    more = got.with_mask(got.wave < 4100)
-    assert more.mask.sum() > got.mask.sum()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +53,20 @@ def test_arrays_cannot_be_changed():
 def test_refusals(change, complaint):
     with pytest.raises(UserError, match=complaint):
         spectrum(**change)
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [("a/star.fits.gz", "star"), ("b/star.csv", "star"), ("coadd.fits[12]", "coadd.fits_row12"), (".", "spectrum")],
+)
+def test_results_are_named_after_the_file(path, stem):
+    assert stem_of(path) == stem
+    assert spectrum(path=path).stem == stem
+
+
+def test_results_of_a_spectrum_made_in_memory_are_named_after_its_obsid():
+    assert spectrum(meta={"OBSID": "77"}).stem == "77"
+    assert spectrum().stem == "spectrum"
 
 
 def test_arms():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 import numpy as np
@@ -152,10 +153,95 @@ def test_a_stopped_run_goes_on_to_the_same_catalogue(quick, folder, toy_checkpoi
     monkeypatch.setattr(ChunkStore, "write", write)
     with pytest.raises(UserError, match="--resume"):
         make_catalog(job(folder, out, toy_checkpoint), progress=False)
-    # A chunk whose file was cut by a crash of the machine is made again.
-    for path in list(ChunkStore(out).folder.glob("chunk_*.npz"))[:1]:
-        path.write_bytes(path.read_bytes()[:100])
+    # Chunks whose files were cut or changed by a crash of the machine are made again.
+    for number, path in enumerate(list(ChunkStore(out).folder.glob("chunk_*.npz"))[:2]):
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        path.write_bytes(content[:100] if number else content[:middle] + b"\xff" * 64 + content[middle + 64 :])
     assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False), whole)
+
+
+def test_a_chunk_with_any_changed_byte_is_made_again_or_unharmed(tmp_path):
+    store = ChunkStore(tmp_path / "c.fits")
+    store.folder.mkdir()
+    arrays = {"value": np.random.default_rng(1).normal(size=(3, 35)), "OBSID": np.array(["a", "b", "c"])}
+    store.write(0, arrays)
+    whole = store.path(0).read_bytes()
+    for place in range(0, len(whole), 7):
+        store.path(0).write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        if store.finished():
+            (found,) = store.chunks([0])
+            assert {name: values.tolist() for name, values in found.items()} == {
+                name: values.tolist() for name, values in arrays.items()
+            }
+        else:
+            assert not store.path(0).exists()
+
+
+def _no_fit(spectra, emulator, settings):
+    raise AssertionError("fitted again")
+
+
+def test_a_finished_catalogue_is_not_made_again(quick, folder, toy_checkpoint, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "c.fits"
+    first = make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    content = out.read_bytes()
+    monkeypatch.setattr(run_module, "fit_batch", _no_fit)
+    assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True), first)
+    assert "was finished before with the same inputs and settings, nothing is fitted" in capsys.readouterr().out
+    assert out.read_bytes() == content
+    with pytest.raises(UserError, match="c.fits: exists already; .*--overwrite"):
+        make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    with pytest.raises(UserError, match="not known to be made of these inputs and settings.*--overwrite"):
+        make_catalog(job(folder, out, toy_checkpoint, chunk=5), resume=True, progress=False)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"no FITS", None], ids=["empty", "text", "cut off"])
+def test_what_is_no_whole_catalogue_is_not_taken_for_one(quick, folder, toy_checkpoint, tmp_path, content):
+    out = tmp_path / "c.fits"
+    whole = make_catalog(job(folder, out, toy_checkpoint), progress=False).copy()
+    out.write_bytes(out.read_bytes()[: out.stat().st_size // 2] if content is None else content)
+    with pytest.raises(UserError, match="--overwrite"):
+        make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False)
+    assert same(make_catalog(job(folder, out, toy_checkpoint), overwrite=True, progress=False), whole)
+
+
+def test_a_run_that_overwrites_can_be_stopped_too(quick, folder, toy_checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "c.fits"
+    first = make_catalog(job(folder, out, toy_checkpoint), progress=False).copy()
+    content = out.read_bytes()
+
+    def interrupted(spectra, emulator, settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "fit_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_catalog(job(folder, out, toy_checkpoint), overwrite=True, progress=False)
+    assert out.read_bytes() == content
+    fitted = []
+    monkeypatch.setattr(run_module, "fit_batch", lambda *a: fitted.append(len(a[0])) or quick_fit(*a))
+    assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False), first)
+    assert sum(fitted) == 8
+
+
+def test_killed_while_it_clears_up_a_run_is_finished(quick, folder, toy_checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "c.fits"
+    unlink, left = Path.unlink, []
+
+    def killed(self, missing_ok=False):
+        if self.parent.name == "c.fits.parts" and ".tmp" not in self.name:
+            left.append(self)
+            if len(left) == 3:
+                raise KeyboardInterrupt
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(run_module, "fit_batch", _no_fit)
+    assert len(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False)) == 10
 
 
 def test_another_configuration_does_not_continue_a_run(quick, folder, toy_checkpoint, tmp_path):
@@ -231,6 +317,52 @@ def test_the_command(quick, folder, toy_checkpoint, tmp_path, capsys):
     assert out.with_suffix(".html").exists()
     assert out.with_suffix(".h5").exists()
     assert main(["catalog", str(folder), "--out", str(out), "--workers", "0", *options]) == 1
+
+
+def test_the_command_on_a_finished_catalogue(quick, folder, toy_checkpoint, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "c.fits"
+    command = ["catalog", str(folder), "--out", str(out), "--emulator", str(toy_checkpoint), "--device", "cpu"]
+    assert main([*command, "--no-report"]) == 0
+    assert main(command) == 1
+    assert "c.fits: exists already; choose another --out, or add --overwrite" in capsys.readouterr().err
+    assert main([*command, "--no-report", "--overwrite"]) == 0
+    monkeypatch.setattr(run_module, "fit_batch", _no_fit)
+    assert main([*command, "--resume", "--also", "hdf5"]) == 0
+    assert "nothing is fitted" in capsys.readouterr().out
+    assert out.with_suffix(".html").exists()
+    assert out.with_suffix(".h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "words"),
+    [
+        ("c.fits.gz", [], "c.fits.gz: .*not compressed, expected an --out that ends in .fits"),
+        ("c.csv", [], "expected an --out that ends in .fits"),
+        ("folder.fits", [], "folder.fits: is a folder"),
+        ("page.fits", [], "page.html: is a folder"),
+        ("table.fits", ["--also", "hdf5"], "table.h5: exists already.*--overwrite"),
+        ("input.fits", ["--also", "hdf5", "--overwrite"], "input.h5: is an input"),
+        ("file.txt/c.fits", [], "file.txt is no folder that you may write to"),
+        ("c.fits", ["--also", "parquet"], "needs pandas and pyarrow"),
+    ],
+)
+def test_outputs_are_checked_before_the_fit(tmp_path, monkeypatch, capsys, out, options, words):
+    for name in ("folder.fits", "page.html"):
+        (tmp_path / name).mkdir()
+    for name in ("table.h5", "input.h5", "file.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("phdlspec.catalog.expand_inputs", _no_fit)
+    assert main(["catalog", str(tmp_path / "input.h5"), "--out", str(tmp_path / out), *options]) == 1
+    message = capsys.readouterr().err
+    assert re.search(words, message)
+    assert message.count("\n") == 1
+
+
+def test_a_folder_that_must_not_be_written_is_said_before_the_fit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main(["catalog", "a.fits", "--out", str(tmp_path / "new" / "c.fits")]) == 1
+    assert f"{tmp_path} is no folder that you may write to" in capsys.readouterr().err
 
 
 def test_spectra_in_memory(quick, folder, toy_emulator):

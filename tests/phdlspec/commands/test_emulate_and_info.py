@@ -10,7 +10,9 @@ from astropy.io import fits
 from astropy.table import Table
 
 import phdlspec.abinitio
+from kurucz_grids.parts import Parts
 from phdlspec.cli import main
+from phdlspec.errors import UserError
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from tests.phdlspec import tiny
 
@@ -61,15 +63,38 @@ def test_a_table_of_stars(options, tmp_path, capsys):
         (["--set", "TEFFF=5000"], "did you mean"), (["--labels", "none.ecsv"], "cannot be read"),
         (["--set", "TEFF=5000", "--wave-min", "3000"], "must be increasing"),
         (["--set", "TEFF=5000", "--ab-initio"], "needs --atmospheres"),
+        (["--set", "TEFF=5000", "--resolving-power", "0"], "--resolving-power 0: expected at least 300"),
+        (["--set", "TEFF=5000", "--resolving-power", "nan"], "--resolving-power nan: expected at least 300"),
+        (["--set", "TEFF=5000", "--resolving-power", "inf"], "not a positive number"),
+        (["--set", "TEFF=5000", "--plot", "{folder}/a.plot"], "a.plot: the plot cannot be written"),
+        (["--set", "TEFF=5000", "--plot", "{folder}/words.csv/a.png"], "its folder cannot be made"),
+        (["--labels", "{folder}/words.csv"], "words.csv: the column LOGG does not hold one number a row"),
     ],
 )  # fmt: skip
 def test_mistakes_are_sentences(arguments, words, options, tmp_path, capsys):
+    (tmp_path / "words.csv").write_text("TEFF,LOGG\n5000,high\n")
+    arguments = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
     assert main(["emulate", *arguments, "--out", str(tmp_path / "x.fits"), *options]) == 1
     assert words in capsys.readouterr().err
+    assert not (tmp_path / "x.fits").exists()
+
+
+def test_the_plot_makes_its_folder(options, tmp_path):
+    plot = tmp_path / "new" / "a.png"
+    out = tmp_path / "a.fits"
+    assert main(["emulate", "--set", "TEFF=5200", "--plot", str(plot), "--out", str(out), *options]) == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_low_resolution_keeps_away_from_the_ends_of_the_grid(options, tmp_path, capsys):
+    arguments = ["--set", "TEFF=5200", "--wave-min", "3705", "--out", str(tmp_path / "a.fits"), *options]
+    assert main(["emulate", *arguments]) == 0
+    assert main(["emulate", *arguments, "--resolving-power", "300"]) == 1
+    assert "must be increasing and lie within" in capsys.readouterr().err
 
 
 def test_the_difference_to_direct_synthesis(options, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(phdlspec.abinitio, "synthesizer_of", lambda *files: ToySynthesis())
+    monkeypatch.setattr(phdlspec.abinitio, "synthesizer_of", lambda *arguments: ToySynthesis())
     out = tmp_path / "a.h5"
     assert main(["emulate", "--set", "TEFF=5200", "LOGG=3", "--ab-initio", "--out", str(out), *options]) == 0
     assert "emulator minus ab initio" in capsys.readouterr().out
@@ -83,15 +108,35 @@ def test_refinement_takes_the_emulators_error_out(toy_emulator):
     native = direct.native_flux(theta[:-1], toy_emulator.native).numpy()
     from phdlspec.mock import mock_lamost
 
-    star = mock_lamost(native, toy_emulator.native, 5300.0, 300.0, 3, resolution_scale=1.0)
+    star = mock_lamost(native, toy_emulator.native, 5300.0, 3000.0, 3, resolution_scale=1.0)
+    truth = np.append(theta, [0.0] * (len(toy_emulator.labels) + 2 - len(theta)))
     plain, refined = (
         fit_batch([star], toy_emulator, FitSettings(mode="fast", refine=refine), direct=direct)[0]
         for refine in (False, True)
     )
     assert plain.diagnostics["emulator_rms"] > 1e-4
     assert refined.diagnostics["refine_steps"] >= 1
-    i = refined.names.index("FE_H")
-    assert abs(refined.value[i] + 0.2) <= abs(plain.value[i] + 0.2) + 0.5 * refined.err[i]
+    assert 0.0 < refined.diagnostics["refine_shift"] < 5.0
+    # The star was made by direct synthesis: its labels fit better without the emulator.
+    active = [refined.names.index(name) for name in tiny.ACTIVE]
+    distance = [np.sqrt(np.mean(((fit.value - truth) / fit.err)[active] ** 2)) for fit in (plain, refined)]
+    assert distance[1] < 0.7 * distance[0]
+
+
+def test_a_star_without_an_atmosphere_keeps_the_emulators_labels(toy_emulator):
+    class NoAtmosphere(ToySynthesis):
+        def native_flux(self, theta, native):
+            raise UserError("no atmosphere there")
+
+    from tests.phdlspec.fitting.test_driver import mock
+
+    star = mock(toy_emulator)
+    plain, refined = (
+        fit_batch([star], toy_emulator, FitSettings(mode="fast", refine=True), direct=direct)[0]
+        for direct in (None, NoAtmosphere())
+    )
+    assert np.array_equal(plain.value, refined.value)
+    assert "no atmosphere there" in refined.stop_reason
 
 
 def test_info(toy_checkpoint, toy_grid, tmp_path, capsys):
@@ -105,3 +150,38 @@ def test_info(toy_checkpoint, toy_grid, tmp_path, capsys):
     assert main(["info", str(tmp_path / "empty.fits")]) == 1
     assert main(["info", "none"]) == 1
     assert "no such file" in capsys.readouterr().err
+
+
+def test_info_on_what_is_being_made(toy_grid, tmp_path, capsys):
+    path = tmp_path / "growing.h5"
+    parts = Parts(path)
+    parts.folder.mkdir()
+    parts.write_manifest(toy_grid.manifest(), toy_grid.labels, toy_grid.split)
+    parts.write_row(3, toy_grid.labels[3], toy_grid.flux(3), toy_grid.continuum(3), toy_grid.jacobian(3))
+    assert main(["info", str(path)]) == 0
+    assert "1 complete models of 60" in capsys.readouterr().out
+    catalogue = tmp_path / "c.fits"
+    table = fits.BinTableHDU(Table({"TEFF": [5000.0]}), name="CATALOG")
+    table.header["HISTORY"] = "made here"
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(catalogue)
+    (tmp_path / "c.fits.parts").mkdir()
+    assert main(["info", str(catalogue)]) == 0
+    assert "catalogue of 1 stars\nmade here" in capsys.readouterr().out
+
+
+def test_info_on_damaged_files_is_one_sentence(toy_grid, tmp_path, capsys):
+    whole = toy_grid.path.read_bytes()
+    with h5py.File(tmp_path / "fit.h5", "w") as file:
+        file.attrs["format"] = "phdlspec-fit"
+    cases = {
+        "bad.h5": (b"no HDF5", "damaged, half-written or not HDF5"), "cut.h5": (whole[: len(whole) // 2], "damaged"),
+        "fit.h5": ((tmp_path / "fit.h5").read_bytes(), "damaged"), "empty.h5": (b"", "damaged"),
+        "cut.fits.gz": (b"\x1f\x8b\x08\x00", "no catalogue of phdlspec"), "other": (b"words", "not a checkpoint"),
+    }  # fmt: skip
+    for name, (content, words) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        assert main(["info", str(tmp_path / name)]) == 1
+        text = capsys.readouterr().err
+        assert words in text, name
+        assert name in text
+        assert text.count("\n") == 1, name

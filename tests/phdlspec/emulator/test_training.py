@@ -33,15 +33,13 @@ def test_the_basis_is_orthonormal_and_holds_fluxes_and_derivatives(toy_grid):
     assert ((back - change).norm(dim=1) / change.norm(dim=1).clamp(min=1e-9)).max() < 0.05
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path):
-    torch.set_num_threads(1)
-    whole = tmp_path / "whole.safetensors"
-    Trainer(toy_grid, SHORT, "cpu").train(whole, progress=False)
+def train_until_saved(grid, out):
+    """Train with `SHORT` and stop when the state was saved for the first time."""
 
     class Stopped(Exception):
         pass
 
-    trainer = Trainer(toy_grid, SHORT, "cpu")
+    trainer = Trainer(grid, SHORT, "cpu")
     original = trainer._save_state
 
     def stop_after_saving(path, step, run, optimiser):
@@ -50,9 +48,16 @@ def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path):
 
     trainer._save_state = stop_after_saving
     trainer.save_every = 0.0
-    resumed = tmp_path / "resumed.safetensors"
     with pytest.raises(Stopped):
-        trainer.train(resumed, progress=False)
+        trainer.train(out, progress=False)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path):
+    torch.set_num_threads(1)
+    whole = tmp_path / "whole.safetensors"
+    Trainer(toy_grid, SHORT, "cpu").train(whole, progress=False)
+    resumed = tmp_path / "resumed.safetensors"
+    train_until_saved(toy_grid, resumed)
     assert not resumed.exists()
     Trainer(toy_grid, SHORT, "cpu").train(resumed, progress=False)
     first, second = load_checkpoint(whole), load_checkpoint(resumed)
@@ -81,13 +86,21 @@ def test_a_network_that_knows_no_carbon_monoxide_is_trained_on(toy_grid, tmp_pat
     assert before == pytest.approx(start.metadata["validation"]["flux_rms_median"], rel=1e-3)
 
 
-def test_another_setting_does_not_continue_a_run(toy_grid, tmp_path):
-    out = tmp_path / "a.safetensors"
-    trainer = Trainer(toy_grid, SHORT, "cpu")
-    trainer.network.zero_grad()
-    (tmp_path / "a.safetensors.training").write_bytes(b"damaged")
+def test_another_setting_or_a_damaged_state_does_not_continue_a_run(toy_grid, tmp_path):
+    out, state = tmp_path / "a.safetensors", tmp_path / "a.safetensors.training"
+    train_until_saved(toy_grid, out)
+    before = state.read_bytes()
+    # Sizes of the network and of the data are the same: nothing but the identity tells.
+    other = replace(SHORT, learning_rate=2 * SHORT.learning_rate)
+    with pytest.raises(UserError, match="a run with other settings"):
+        Trainer(toy_grid, other, "cpu").train(out, progress=False)
+    with pytest.raises(UserError, match="a run with other settings"):
+        Trainer(toy_grid, SHORT, "cpu", rows=toy_grid.rows("train")[:-1]).train(out, progress=False)
+    assert state.read_bytes() == before
+    assert not out.exists()
+    state.write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged; remove it"):
-        trainer.train(out, progress=False)
+        Trainer(toy_grid, SHORT, "cpu").train(out, progress=False)
 
 
 def test_derivatives_are_learned_from_the_prior(toy_grid, tmp_path):

@@ -22,10 +22,11 @@ FAST = FitSettings(mode="fast", seed=2)
 TRUTH = {"TEFF": 5300.0, "LOGG": 3.2, "VMIC": 1.4, "FE_H": -0.2, "MG_FE": 0.15, "CA_FE": -0.1, "TI_FE": 0.1}
 
 
-def mock(emulator, snr=150.0, seed=4, name="mock", **labels) -> Spectrum:
+def mock(emulator, snr=150.0, seed=4, name="mock", red_velocity=6.0, **labels) -> Spectrum:
     theta = emulator.labels.complete({**TRUTH, **labels})
     native = emulator.native_flux(torch.as_tensor(theta[None], dtype=torch.float32))[0].numpy()
-    return mock_lamost(native, emulator.native, theta[0], snr, seed, rv=55.0, red_velocity=6.0, identifier=name)
+    velocity = {"rv": 55.0, "red_velocity": red_velocity}
+    return mock_lamost(native, emulator.native, theta[0], snr, seed, **velocity, identifier=name)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,41 @@ def test_a_star_does_not_depend_on_its_company(toy_emulator, stars, results):
     assert (np.abs(alone.value - together.value)[active] / together.err[active]).max() < 0.1
 
 
+def test_arms_out_of_line_are_no_misfit_of_the_model(toy_emulator):
+    """Their shift is taken out before noise is added for what the model does not reproduce."""
+    fits = fit_batch([mock(toy_emulator, 400.0, red_velocity=v) for v in (0.0, 15.0)], toy_emulator, FAST)
+    aligned, shifted = fits
+    assert shifted.diagnostics["red_arm_km_s"] == pytest.approx(15.0, abs=3.0)
+    assert shifted.diagnostics["outliers"] <= aligned.diagnostics["outliers"] + 2
+    for name in ("RV", "TEFF", "FE_H", "MG_FE"):
+        i = shifted.names.index(name)
+        assert shifted.crlb[i] == pytest.approx(aligned.crlb[i], rel=0.1), name
+
+
+def test_wavelengths_in_air_are_suspected_where_the_header_knows_the_velocity(toy_emulator, stars):
+    honest = replace(stars[0], meta={**stars[0].meta, "Z": 55.0 / 299792.458})
+    in_air = replace(honest, meta={**honest.meta, "Z": 138.0 / 299792.458})  # 83 km/s more than is measured
+    first, second = fit_batch([honest, in_air], toy_emulator, FAST)
+    assert not first.flag & StarFlag.VELOCITY_UNSURE
+    assert second.flag & StarFlag.VELOCITY_UNSURE
+    assert "in air" in " ".join(second.meta["WARNINGS"])
+
+
+def test_an_error_of_ours_costs_one_star_not_the_others(toy_emulator, stars, monkeypatch):
+    original = driver._Batch._velocities
+
+    def broken_for_b(self):
+        if any(member.name == "b" for member in self.members):
+            raise IndexError("index 7 is out of bounds")
+        return original(self)
+
+    monkeypatch.setattr(driver._Batch, "_velocities", broken_for_b)
+    found = fit_batch(stars[:2], toy_emulator, FAST)
+    assert not found[0].flag & StarFlag.FAILED
+    assert found[1].flag & StarFlag.FAILED
+    assert "IndexError: index 7 is out of bounds" in found[1].reason
+
+
 def test_spectra_that_cannot_be_fitted_get_a_reason(toy_emulator, stars):
     wave = stars[0].wave
     below = -1.0 - 0.1 * np.sin(wave)
@@ -110,6 +146,19 @@ def test_spectra_that_cannot_be_fitted_get_a_reason(toy_emulator, stars):
         phdlspec.fit(dark, toy_emulator, mode="fast")
 
 
+@pytest.mark.parametrize("power", [1.8, 18.0, 299.0])
+def test_a_resolving_power_below_all_use_is_refused_not_fitted(toy_emulator, stars, power):
+    first = stars[0]
+    by_pixel = np.where(first.wave > 9000.0, power, 1800.0)
+    blunt = Spectrum(first.wave, first.flux, first.ivar, first.mask, by_pixel, path="blunt.fits")
+    found = fit_batch([blunt], toy_emulator, FAST)[0]
+    assert found.flag & StarFlag.FAILED
+    assert f"blunt.fits: its resolving power is {power:g} at 9001 Å, expected at least 300" in found.reason
+    row = phdlspec.fit_many([blunt], toy_emulator)[0]
+    assert row["FLAG"] & StarFlag.FAILED
+    assert "blunt.fits: its resolving power" in row["REASON"]
+
+
 def test_settings_are_checked():
     with pytest.raises(UserError, match="unknown mode"):
         FitSettings(mode="quick")
@@ -117,6 +166,9 @@ def test_settings_are_checked():
         FitSettings(sampler="gibbs")
     with pytest.raises(UserError):
         FitSettings(priors=("no such prior",))
+    for width in (float("nan"), float("inf"), -0.1):
+        with pytest.raises(UserError, match="width of the prior on the resolving power"):
+            FitSettings(resolution_width=width)
 
 
 def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_the_models(
@@ -129,8 +181,8 @@ def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_t
     monkeypatch.setattr(driver, "importance_sample", unreliable)
     monkeypatch.setattr(driver, "FALLBACK_ESS", 10.0)
     monkeypatch.setattr(driver, "FALLBACK_DRAWS", 20)
-    monkeypatch.setattr(driver, "AT_BOUND", 0.215)  # a share of each label's range: log g 4.1 is beyond, 3.2 is not
-    inside, outside = fit_batch(stars[:2], toy_emulator, FAST)
+    monkeypatch.setattr(driver, "AT_BOUND", 0.215)  # a share of each label's range: 7000 K are beyond, 5300 K are not
+    inside, outside = fit_batch([stars[0], mock(toy_emulator, TEFF=7000.0)], toy_emulator, FAST)
     assert (inside.mode, outside.mode) == ("hmc", "fast")
     assert inside.flag & StarFlag.FELL_BACK
     assert outside.flag & StarFlag.OUTSIDE_GRID

@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from phdlspec.errors import UserError
-from phdlspec.io import from_specutils, read_spectrum, to_specutils, write_lamost
+from phdlspec.io import from_specutils, read_spectrum, reading, to_specutils, write_lamost
 from phdlspec.io.desi import resolving_power_of_bands
 from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
 from phdlspec.wavelength import LAMOST_WAVE, vacuum_to_air
@@ -273,6 +273,26 @@ def test_missing_columns(tmp_path, drop, complaint):
     table.write(path, format="ascii.csv")
     with pytest.raises(UserError, match=complaint):
         read_spectrum(path, medium="vacuum")
+
+
+def test_a_table_with_a_header_only_or_words_for_the_resolving_power(tmp_path):
+    path = tmp_path / "header.csv"
+    path.write_text("wave,flux,err\n")
+    with pytest.raises(UserError, match="header.csv: the table has no rows"):
+        read_spectrum(path, medium="vacuum", resolving_power=1800.0)
+    table = generic()
+    table.meta["RESOLVING_POWER"] = "high"
+    table.write(tmp_path / "words.ecsv", format="ascii.ecsv")
+    with pytest.raises(UserError, match="words.ecsv: RESOLVING_POWER in its metadata is 'high', expected a number"):
+        read_spectrum(tmp_path / "words.ecsv", medium="vacuum")
+    assert read_spectrum(tmp_path / "words.ecsv", medium="vacuum", resolving_power=1800.0).resolving_power == 1800.0
+
+
+def test_whatever_a_reader_does_becomes_one_sentence():
+    with pytest.raises(UserError, match=r"^a\.fits: cannot be read \(RuntimeError: no\)$"), reading("a.fits"):
+        raise RuntimeError("no\nsecond line")
+    with pytest.raises(UserError, match="^plain$"), reading("a.fits"):
+        raise UserError("plain")
 
 
 def test_medium_and_resolving_power_are_never_guessed(tmp_path):
