@@ -401,24 +401,19 @@ class _Batch:
         npix = problem.likelihood.n_pixels
         models = self._models(problem, best, outliers) if keep else [None] * len(self.members)
         share = {name: seconds / len(self.members) for name, seconds in self.clock.seconds.items()}
+        rv = coordinates.names.index("RV")
         results = []
         for s, member in enumerate(self.members):
-            drawn = posterior.draws[s]
-            own = coordinates.select(torch.tensor([s], device=problem.device))
-            parameters = own.parameters(drawn.z[None])[0]  # (N, D)
-            size = len(parameters)
-            rv = coordinates.names.index("RV")
-            weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
-            jitter = self.random.select([s]).normal(size)[0]
-            parameters[:, rv] += (jitter - weight @ jitter) * velocity_variance[s].sqrt()
-            checked, stop_reason = refined[s], best.stop_reason[s]
-            extra = {}
+            parameters, weight = self._labels_of(problem, posterior.draws[s], s, velocity_variance)
+            checked, stop_reason, extra = refined[s], best.stop_reason[s], {}
             if checked is not None:
                 parameters = parameters + checked.shift
-                extra = {"emulator_rms": checked.emulator_rms, "refine_steps": float(checked.steps)}
                 stop_reason += f"; direct synthesis: {checked.stop_reason}"
                 own_error = (weight[:, None] * (parameters - weight @ parameters) ** 2).sum(0).sqrt()
-                extra["refine_shift"] = float((checked.shift.abs() / own_error).max())
+                extra = {
+                    "emulator_rms": checked.emulator_rms, "refine_steps": float(checked.steps),
+                    "refine_shift": float((checked.shift.abs() / own_error).max()),
+                }  # fmt: skip
             mean = weight @ parameters
             offset = parameters - mean
             cov = ((weight[:, None] * offset).mT @ offset).cpu().numpy()
@@ -460,6 +455,19 @@ class _Batch:
                 )
             )  # fmt: skip
         return results
+
+    def _labels_of(
+        self, problem: Problem, drawn: _Draws, star: int, velocity_variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Parameters (N, D) of one star's draws, the velocity as uncertain as the arms leave it, and weights (N,)."""
+        own = problem.coordinates.select(torch.tensor([star], device=problem.device))
+        parameters = own.parameters(drawn.z[None])[0]
+        size = len(parameters)
+        weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
+        jitter = self.random.select([star]).normal(size)[0]
+        rv = problem.coordinates.names.index("RV")
+        parameters[:, rv] += (jitter - weight @ jitter) * velocity_variance[star].sqrt()
+        return parameters, weight
 
     def _models(self, problem: Problem, best: Polished, outliers: Tensor) -> list[ModelSpectrum]:
         found = []
