@@ -23,6 +23,7 @@ from calibration.apply import apply
 from calibration.catalog import Catalog
 from calibration.learn import learn
 from calibration.simulate import simulate
+from calibration.tables import write_like
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         read = time.perf_counter()
         calibrated = apply(catalog, calibration)
         applied = time.perf_counter()
-        calibrated.table.write(path.with_name("calibrated.fits"), overwrite=True)
+        write_like(path, calibrated.table, path.with_name("calibrated.fits"))
         written, processor = time.perf_counter(), time.process_time() - processor
     print(
         f"{args.rows} rows, {len(calibration.labels)} labels, {len(os.sched_getaffinity(0))} cores: read "
