@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,14 +199,25 @@ def _end_with_parent() -> None:
 
 def _in_processes(job: CatalogJob, todo: Sequence[int], workers: int) -> Iterator[int]:
     sent = job.for_workers(max(1, (os.cpu_count() or 1) // workers))
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         min(workers, len(todo)), multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
+
+    def submit(index: int) -> Future[int]:
+        try:
+            return pool.submit(process_chunk, sent, job.part(index))
+        except OSError as error:  # the pool was closed while it still started workers
+            raise BrokenProcessPool(str(error)) from error
+
     try:
-        futures = [pool.submit(process_chunk, sent, job.part(index)) for index in todo]
+        futures = [submit(index) for index in todo]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
+        # The pool does not end a worker that was just being started, and would wait for it for ever.
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
         raise UserError(
             f"{job.out}: a worker was killed, perhaps because the memory was full; all finished chunks are kept, give "
             "the command again with --resume and fewer --workers"

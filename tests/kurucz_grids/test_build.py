@@ -124,10 +124,11 @@ def test_a_synthesizer_that_cannot_work_ends_the_build(tmp_path):
 
 
 _BUILD = """
-import sys
+import signal, sys
 from kurucz_grids.build import build
 from tests.kurucz_grids.fakes import FakeFactory
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
     try:
         factory = FakeFactory(seconds=float(sys.argv[3]))
         build({"survey": sys.argv[1]}, int(sys.argv[2]), 1, factory, workers=2)
