@@ -476,4 +476,3 @@ def _gather(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-

@@ -8,10 +8,12 @@ from astropy.table import Table
 
 from phdlspec.errors import UserError
 
+ENDINGS = {"hdf5": ".h5", "parquet": ".parquet"}
+
 
 def write_also(table: Table, out: str | Path, kind: str) -> Path:
     """Write the table beside `out` as "hdf5" or "parquet"; the path of it."""
-    path = Path(out).with_suffix(".h5" if kind == "hdf5" else ".parquet")
+    path = Path(out).with_suffix(ENDINGS[kind])
     try:
         if kind == "hdf5":
             table.write(path, path="catalog", format="hdf5", serialize_meta=True, overwrite=True)

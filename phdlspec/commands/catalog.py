@@ -21,8 +21,6 @@ from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, setting
 
 HELP = "fit many spectra into a catalogue"
 
-_ENDINGS = {"hdf5": ".h5", "parquet": ".parquet"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, patterns, lists, packed HDF5")
@@ -33,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a catalogue that exists")
     parser.add_argument("--chunk", type=int, default=32, help="spectra fitted and stored together (default 32)")
     parser.add_argument("--no-report", action="store_true", help="no quality page")
-    parser.add_argument("--also", action="append", default=[], choices=tuple(_ENDINGS), help="another format")
+    parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
     add_fit_arguments(parser, mode="fast")
 
 
@@ -73,6 +71,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
     import os
     from importlib.util import find_spec
 
+    from phdlspec.catalog.formats import ENDINGS
     from phdlspec.errors import UserError
 
     out = Path(args.out)
@@ -81,7 +80,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
     folder = next(filter(os.path.exists, out.absolute().parents))  # those below it are made
     if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
         raise UserError(f"{out}: {folder} is no folder that you may write to; choose another --out")
-    also = [out.with_suffix(_ENDINGS[kind]) for kind in args.also]
+    also = [out.with_suffix(ENDINGS[kind]) for kind in args.also]
     inputs = {Path(item).resolve() for item in args.inputs}
     for path in (out, *also, *([] if args.no_report else [out.with_suffix(".html")])):
         if path.is_dir():

@@ -169,7 +169,10 @@ def print_table(result) -> None:
         print(f"  {name:14s}{value:10.{digits}f}{err:9.{digits}f}{bound:9.{digits}f}  {int(flag) or ''}")
     if "emulator_rms" in result.diagnostics:
         found = result.diagnostics
-        print(f"  emulator minus ab initio for this star: rms {found['emulator_rms']:.1e}")
+        if found["emulator_rms"] == found["emulator_rms"]:  # NaN where the labels have no atmosphere
+            print(f"  emulator minus ab initio for this star: rms {found['emulator_rms']:.1e}")
+        else:
+            print(f"  ! not verified: {result.stop_reason}")
         if found["refine_steps"]:
             steps, shift = found["refine_steps"], found["refine_shift"]
             print(f"  refined in {steps:.0f} steps; largest shift {shift:.2f} of its error")
