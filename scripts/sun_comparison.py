@@ -3,26 +3,31 @@
     python scripts/sun_comparison.py ../shared/data --figure docs/figures/sun_comparison.png
 
 Prints Markdown tables: rms of observed minus model by window of 100 Å, for our model (ATLAS9 interpolated to the
-Sun's parameters) and for those of pyKurucz and Turbospectrum; and our model on their atmosphere against theirs,
-differential spectra included. The observed continuum is a broken line with a knot every 100 Å, fitted to
-observed = model x continuum, so a model is judged by its lines alone; the velocity is fitted too.
+Sun's parameters) and for those of pyKurucz and Turbospectrum; our model on their atmosphere against theirs,
+differential spectra included; and the same with our line list made step by step into what theirs seems to be (the
+list's own log gf, Unsöld's widths in place of those of Anstee, Barklem & O'Mara, no C2). The observed continuum is a
+broken line with a knot every 100 Å, fitted to observed = model x continuum, so a model is judged by its lines alone;
+the velocity is fitted too.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from benchmark_stars import harps_sun, uves_sun
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import read_atmospheres
-from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists import LineList, read_line_list
+from kurucz_grids.linelists.damping import UNSOLD_EXPONENT, unsold_vdw, upper_level_ev
 from kurucz_grids.linelists.solar_gf import with_solar_gf
-from kurucz_grids.synthesis import Settings, Synthesizer, SyntheticSpectrum
+from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.labels import ELEMENTS
 from phdlspec.lsf import NativeGrid, broaden, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
@@ -33,12 +38,16 @@ Array = NDArray[np.float64]
 SUN = (5772.0, 4.438, 0.0)
 VMIC = 1.0  # km/s
 CODES = {"pyKurucz": "pk", "Turbospectrum": "ts"}
+FLUXES = {"pyKurucz": "base_pk300k", "Turbospectrum": "base_ts"}
+RESPONSES = ("C", "Na", "Mg", "Si", "Ca", "Ti", "Fe")
 CODE_ATMOSPHERE = "at12_aaaaa_t05770g4.44.atm"
 CODE_VMIC = 2.0  # km/s, that of the atmosphere
 RESOLVING_POWER, OBSERVED_POWER = 1800.0, 100_000.0
 RANGE = (3800.0, 8990.0)  # Å, vacuum
 KNOTS = 100.0  # Å
 TELLURIC = 6850.0  # Å; beyond, oxygen of the Earth's air covers the Sun
+STRONG_LINES = (4251.3, 4261.7, 4273.0, 4384.8, 4704.3, 4892.9, 4921.9, 4958.9, 5166.2, 5174.1, 5185.0, 5234.4, 5891.6)
+CORE = 1.5  # Å
 ZOOMS = ((4270.0, 4420.0, "G band, Hγ"), (5130.0, 5290.0, "Mg b"), (6480.0, 6640.0, "Hα"))
 
 
@@ -77,22 +86,42 @@ def velocity(seen: Array, model: Array, wave: Array) -> float:
     return float(-SPEED_OF_LIGHT_KM_S * (slope[good] @ (y - model)[good]) / (slope[good] @ slope[good]))
 
 
-def solar_models(data: Path, out: NativeGrid) -> tuple[Array, Array, tuple[str, ...]]:
-    """Our flux (P,) of the Sun; flux and derivatives (33, P) on the atmosphere of the other codes; label names."""
-    lines = with_solar_gf(read_line_list(data / "linelists" / "optical_3690_9300_air.npz"))
+def unsold_widths(lines: LineList) -> LineList:
+    """The list with Unsöld's van der Waals widths where it has those of Anstee, Barklem & O'Mara."""
+    width = unsold_vdw(lines.z1.astype(int), lines.charge.astype(int), lines.elow_ev,
+                       upper_level_ev(lines.wave_vacuum, lines.elow_ev))  # fmt: skip
+    calculated = (lines.z2 == 0) & (lines.vdw_exponent != UNSOLD_EXPONENT)
+    return replace(
+        lines,
+        gamma_vdw=np.where(calculated, width, lines.gamma_vdw),
+        vdw_exponent=np.where(calculated, UNSOLD_EXPONENT, lines.vdw_exponent),
+    )
+
+
+def without_c2(lines: LineList) -> LineList:
+    """The list without the Swan bands."""
+    return lines.select((lines.z1 != 6) | (lines.z2 != 6))
+
+
+def line_lists(path: Path) -> dict[str, LineList]:
+    """Our list, and step by step what that of the other codes seems to be."""
+    own = read_line_list(path)
+    unsold = unsold_widths(own)
+    return {
+        "ours": with_solar_gf(own),
+        "log gf of the list": own,
+        "and Unsöld's widths": unsold,
+        "and no C2": without_c2(unsold),
+    }
+
+
+def spectrum(lines: LineList, atmosphere, vmic: float, out: NativeGrid) -> tuple[Array, tuple[str, ...]]:
+    """Flux and derivatives (33, P) of the Sun, seen on `out`; the labels of the derivatives."""
     synthesizer = Synthesizer(None, lines, Settings())
-    sun = AtmosphereGrid.load(data / "atmospheres" / "ck03_odfnew_grid.npz").interpolate(*SUN)
-    theirs = read_atmospheres(data / "atmospheres" / "native" / CODE_ATMOSPHERE)[0]
-
-    def spectrum(atmosphere, vmic: float, derivatives: bool) -> SyntheticSpectrum:
-        return synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic, derivatives))
-
-    def seen(result: SyntheticSpectrum) -> Array:
-        both = result.flux[None] if result.jacobian is None else torch.cat([result.flux[None], result.jacobian])
-        return degrade(both, 1.0 / Settings().points, float(result.wave[0]), float("inf"), out).numpy().astype(float)
-
-    on_theirs = spectrum(theirs, CODE_VMIC, True)
-    return seen(spectrum(sun, VMIC, False))[0], seen(on_theirs), on_theirs.label_names
+    result = synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic))
+    both = torch.cat([result.flux[None], result.jacobian])
+    seen = degrade(both, 1.0 / Settings().points, float(result.wave[0]), float("inf"), out).numpy().astype(float)
+    return seen, result.label_names
 
 
 def rms(x: Array) -> float:
@@ -126,9 +155,19 @@ def print_observed(wave: Array, spectra: dict[str, Array], models: dict[str, Arr
         print(f"| {low:.0f}-{high:.0f} | {1 - ours[inside].mean():.3f} | {' | '.join(cells)} | {slope:.2f} |")
 
 
-def print_codes(wave: Array, ours: Array, names: tuple[str, ...], codes: dict[str, Array]) -> None:
-    """Our flux and derivatives (33, P) against those of the other codes, and theirs against each other."""
-    flux = {"ours": ours[0], **{code: codes[f"base_{'pk300k' if key == 'pk' else key}"] for code, key in CODES.items()}}
+def print_strong_lines(wave: Array, seen: Array, models: dict[str, Array]) -> None:
+    """Observed minus model in the cores of strong lines, for each of our line lists."""
+    print("\n| our list | 4200-6800: rms | " + " | ".join(f"{line:.0f}" for line in STRONG_LINES) + " |")
+    print("|---" * (len(STRONG_LINES) + 2) + "|")
+    for name, model in models.items():
+        residual = normalised(seen, model, wave) - model
+        cells = [f"{np.nanmean(residual[np.abs(wave - line) < CORE]):+.3f}" for line in STRONG_LINES]
+        print(f"| {name} | {rms(residual[(wave > 4200) & (wave < 6800)]):.4f} | {' | '.join(cells)} |")
+
+
+def print_flux(wave: Array, ours: Array, codes: dict[str, Array]) -> None:
+    """Our flux against that of the other codes, and theirs against each other."""
+    flux = {"ours": ours, **{code: codes[name] for code, name in FLUXES.items()}}
     print("\n| window (Å) | ours - pyKurucz | ours - Turbospectrum | pyKurucz - Turbospectrum |\n|---|---|---|---|")
     for low, high in ((4000, 4200), (4200, 5000), (5000, 6000), (6000, 7000), (7000, 8400), (8400, 8800),
                       (4200, 8400), (4000, 8800)):  # fmt: skip
@@ -136,20 +175,26 @@ def print_codes(wave: Array, ours: Array, names: tuple[str, ...], codes: dict[st
         pairs = (("ours", "pyKurucz"), ("ours", "Turbospectrum"), ("pyKurucz", "Turbospectrum"))
         cells = [(flux[a] - flux[b])[inside] for a, b in pairs]
         print(f"| {low}-{high} | " + " | ".join(f"{rms(d):.4f} (mean {d.mean():+.4f})" for d in cells) + " |")
+
+
+def print_lists(wave: Array, models: dict[str, Array], labels: tuple[str, ...], codes: dict[str, Array]) -> None:
+    """Flux and derivatives (33, P) of each of our line lists against the other codes."""
     inside = (wave >= 4200) & (wave < 8400)
-    rows = dict(zip(names, ours[1:]))
-    rows["FE_FE"] = rows["FE_H"] - sum(rows[f"{e.upper()}_FE"] for e in ELEMENTS)
-    for code, key in CODES.items():
-        by_vmic = rows["VMIC"][inside]
-        step = by_vmic @ (flux[code] - flux["ours"])[inside] / (by_vmic @ by_vmic)
-        left = (flux[code] - flux["ours"])[inside] - step * by_vmic
-        print(f"\n{code}: vmic that suits it best {CODE_VMIC + step:.2f} km/s, rms then {rms(left):.4f} (4200-8400 Å)")
-        print("\n| element | slope | correlation |\n|---|---|---|")
-        for element in ("C", "Na", "Mg", "Si", "Ca", "Ti", "Fe"):
-            mine = rows[f"{element.upper()}_FE"][inside]
-            reference = codes[f"{key}_{element}_0.1"][inside] / 0.1
-            correlation = np.corrcoef(mine, reference)[0, 1]
-            print(f"| {element} | {mine @ reference / (reference @ reference):.3f} | {correlation:.4f} |")
+    print(f"\n| our list | code | rms | mean | vmic | slope, correlation: {' | '.join(RESPONSES)} |")
+    print("|---" * (len(RESPONSES) + 5) + "|")
+    for name, model in models.items():
+        rows = dict(zip(labels, model[1:, inside]))
+        rows["FE_FE"] = rows["FE_H"] - sum(rows[f"{e.upper()}_FE"] for e in ELEMENTS)
+        for code, key in CODES.items():
+            difference = model[0, inside] - codes[FLUXES[code]][inside]
+            vmic = CODE_VMIC - rows["VMIC"] @ difference / (rows["VMIC"] @ rows["VMIC"])
+            cells = []
+            for element in RESPONSES:
+                mine, reference = rows[f"{element.upper()}_FE"], codes[f"{key}_{element}_0.1"][inside] / 0.1
+                slope = mine @ reference / (reference @ reference)
+                cells.append(f"{slope:.2f}, {np.corrcoef(mine, reference)[0, 1]:.4f}")
+            level = f"{rms(difference):.4f} | {difference.mean():+.4f} | {vmic:.2f}"
+            print(f"| {name} | {code} | {level} | {' | '.join(cells)} |")
 
 
 def draw(path: Path, wave: Array, seen: Array, model: Array) -> None:
@@ -205,18 +250,25 @@ def main() -> None:
     codes = {name: values[inside] for name, values in codes.items()}
     out = NativeGrid.from_wave(codes["wl_vac"], RESOLVING_POWER)
     wave = out.wave
-    ours, on_theirs, names = solar_models(args.data, out)
+    lists = line_lists(args.data / "linelists" / "optical_3690_9300_air.npz")
+    sun = AtmosphereGrid.load(args.data / "atmospheres" / "ck03_odfnew_grid.npz").interpolate(*SUN)
+    ours = {name: spectrum(lines, sun, VMIC, out)[0][0] for name, lines in lists.items()}
+    theirs = read_atmospheres(args.data / "atmospheres" / "native" / CODE_ATMOSPHERE)[0]
+    on_theirs = {}
+    for name, lines in tqdm(lists.items(), desc="on their atmosphere"):
+        on_theirs[name], labels = spectrum(lines, theirs, CODE_VMIC, out)
     spectra = {}
     for source, read in (("HARPS", harps_sun), ("UVES", uves_sun)):
         raw_wave, raw = read(args.data / "highres")
-        speed = velocity(observed(raw_wave, raw, wave), ours, wave)
+        speed = velocity(observed(raw_wave, raw, wave), ours["ours"], wave)
         print(f"{source}: velocity {speed:+.2f} km/s, taken out")
         spectra[source] = observed(raw_wave / (1.0 + speed / SPEED_OF_LIGHT_KM_S), raw, wave)
-    models = {"ours": ours, "pyKurucz": codes["base_pk300k"], "Turbospectrum": codes["base_ts"]}
-    print_observed(wave, spectra, models)
-    print_codes(wave, on_theirs, names, codes)
+    print_observed(wave, spectra, {"ours": ours["ours"], **{code: codes[name] for code, name in FLUXES.items()}})
+    print_strong_lines(wave, spectra["HARPS"], ours)
+    print_flux(wave, on_theirs["ours"][0], codes)
+    print_lists(wave, on_theirs, labels, codes)
     if args.figure:
-        draw(args.figure, wave, spectra["HARPS"], ours)
+        draw(args.figure, wave, spectra["HARPS"], ours["ours"])
 
 
 if __name__ == "__main__":
