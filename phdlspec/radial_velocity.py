@@ -14,6 +14,7 @@ order one stand on sums of 1e9.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +33,7 @@ SCAN_STEP_KM_S = 30.0  # less than half the sigma of a resolution element at R =
 PEAK_WIDTH_KM_S = 300.0  # a second minimum counts as another one from this distance on
 CLIP_SIGMA = 6.0
 RELIABLE_SIGNIFICANCE = 4.0
-AIR_SHIFT_KM_S = (
-    -83.0
-)  # velocity of a star whose air wavelengths are taken for vacuum, 3700-9100 Å: -86 to -82
+AIR_SHIFT_KM_S = -83.0  # velocity of a star whose air wavelengths are taken for vacuum, 3700-9100 Å: -86 to -82
 
 
 @dataclass(frozen=True)
@@ -133,78 +132,85 @@ def measure_velocities(
     wave = torch.tensor(wave, dtype=torch.float64, device=device)  # a spectrum's arrays are read-only
     basis = torch.as_tensor(basis, dtype=torch.float64, device=device)
     templates = templates.to(device=device, dtype=torch.float64)
-    flux, ivar = flux.to(torch.float64), ivar.to(torch.float64)
     power = torch.as_tensor(resolving_power, dtype=torch.float64, device=device)
     half = kernel_half_width(grid, power, 0.0)
-
-    # Only pixels that see the native grid at every velocity, so that all velocities are judged by the same
-    # pixels.
-    edge = 1.0 + (velocity_range + PEAK_WIDTH_KM_S) / SPEED_OF_LIGHT_KM_S
-    margin = np.exp(half * grid.dlnlam) * edge
-    seen = (wave > grid.wave[0] * margin) & (wave < grid.wave[-1] / margin)
-    wave, basis, flux, ivar = wave[seen], basis[:, seen], flux[:, seen], ivar[:, seen]
+    seen = _always_seen(wave, grid, half, velocity_range)
     power = power[seen] if power.ndim else power
-    basis = basis[basis.abs().amax(dim=1) > 0]
-    count = (ivar > 0).sum(dim=1)
-    # Bring each spectrum to order one, which leaves chi2 as it is.
-    scale = (flux.abs() * (ivar > 0)).sum(dim=1) / count.clamp_min(1)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
-    flux, ivar = torch.where(ivar > 0, flux, 0.0) / scale, ivar * scale**2
+    basis = basis[:, seen]
+    chi2 = ContinuumChi2(basis[basis.abs().amax(dim=1) > 0])
+    flux, ivar = _of_order_one(flux[:, seen].to(torch.float64), ivar[:, seen].to(torch.float64))
 
-    chi2 = ContinuumChi2(basis)
+    def model(native: Tensor, rv: Tensor) -> Tensor:
+        return project(native, grid, wave[seen], power, rv=rv, half_width=half)
+
     steps = int(np.ceil(velocity_range / SCAN_STEP_KM_S))
     velocities = SCAN_STEP_KM_S * torch.arange(-steps, steps + 1, dtype=torch.float64, device=device)
-    native = templates.expand(len(velocities), -1, -1)
-    models = project(native, grid, wave, power, rv=velocities, half_width=half).transpose(0, 1)  # (T, V, P)
-    flat_models = models.reshape(-1, len(wave))
-
-    def scan(weight: Tensor) -> Tensor:
-        gains = [chi2.gain(w, d, flat_models) for w, d in zip(weight, flux)]
-        return torch.stack(gains).reshape(len(flux), len(templates), len(velocities))
-
-    # The first scan finds pixels that no template explains (cosmic rays, emission); the second does without
-    # them.
-    best = scan(ivar).flatten(1).argmax(dim=1)
-    deviation = (flux - chi2.fitted(ivar, flux, flat_models[best])) * ivar.sqrt()
-    used = torch.where(ivar > 0, deviation.abs(), torch.nan)
-    spread = 1.4826 * used.nanmedian(dim=1, keepdim=True).values
-    ivar = torch.where(deviation.abs() > CLIP_SIGMA * spread.clamp_min(1.0), 0.0, ivar)
-    gains = scan(ivar)
-    by_velocity, by_template = gains.max(dim=1)
-    top, place = by_velocity.max(dim=1)
+    models = model(templates.expand(len(velocities), -1, -1), velocities).transpose(0, 1)  # (T, V, P)
+    # The first scan finds pixels that no template explains (cosmic rays, emission); the second does without them.
+    best = _scan(chi2, flux, ivar, models).flatten(1).argmax(dim=1)
+    ivar = _clipped(flux, ivar, chi2.fitted(ivar, flux, models.flatten(0, 1)[best]))
+    by_velocity, by_template = _scan(chi2, flux, ivar, models).max(dim=1)
+    place = by_velocity.argmax(dim=1)
     template = by_template.gather(1, place[:, None])[:, 0]
-    rv = velocities[place]
-    far = (velocities - rv[:, None]).abs() > PEAK_WIDTH_KM_S
+    far = (velocities - velocities[place][:, None]).abs() > PEAK_WIDTH_KM_S
     rival = torch.where(far, by_velocity, -torch.inf).amax(dim=1)
 
-    native = templates[template]
+    rv, curvature, gain = _minimum(lambda rv: chi2.gain(ivar, flux, model(templates[template], rv)), velocities[place])
+    count = (ivar > 0).sum(dim=1)
+    total = (ivar * flux**2).sum(dim=1) - gain
+    rchi2 = total / (count - len(chi2.basis) - 1).clamp_min(1)
+    inflation = rchi2.clamp_min(1.0)
+    lost = count <= len(chi2.basis) + 1
+
+    def known(x: Tensor, otherwise: float = float("nan")) -> Tensor:
+        return torch.where(lost, torch.full_like(x, otherwise), x)
+
+    return Velocities(
+        known(rv),
+        known(torch.sqrt(2.0 * inflation / curvature)),
+        template,
+        known(total),
+        known(rchi2),
+        known(torch.sqrt((gain - rival).clamp_min(0.0) / inflation), 0.0),
+    )
+
+
+def _always_seen(wave: Tensor, grid: NativeGrid, half_width: int, velocity_range: float) -> Tensor:
+    """(P,) True for pixels that see the native grid at every velocity: all are to be judged by the same ones."""
+    edge = 1.0 + (velocity_range + PEAK_WIDTH_KM_S) / SPEED_OF_LIGHT_KM_S
+    margin = np.exp(half_width * grid.dlnlam) * edge
+    return (wave > grid.wave[0] * margin) & (wave < grid.wave[-1] / margin)
+
+
+def _of_order_one(flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
+    """Flux over its mean, zero at bad pixels, and inverse variances to match: chi2 is as it was."""
+    good = ivar > 0
+    scale = (flux.abs() * good).sum(dim=1) / good.sum(dim=1).clamp_min(1)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
+    return torch.where(good, flux, 0.0) / scale, ivar * scale**2
+
+
+def _scan(chi2: ContinuumChi2, flux: Tensor, ivar: Tensor, models: Tensor) -> Tensor:
+    """(B, T, V) what models (T, V, P) explain of each spectrum."""
+    gains = [chi2.gain(weight, data, models.flatten(0, 1)) for weight, data in zip(ivar, flux)]
+    return torch.stack(gains).reshape(len(flux), *models.shape[:2])
+
+
+def _clipped(flux: Tensor, ivar: Tensor, fitted: Tensor) -> Tensor:
+    """Inverse variances, zero where the flux deviates by more than `CLIP_SIGMA` of its own scatter."""
+    deviation = (flux - fitted).abs() * ivar.sqrt()
+    spread = 1.4826 * torch.where(ivar > 0, deviation, torch.nan).nanmedian(dim=1, keepdim=True).values
+    return torch.where(deviation > CLIP_SIGMA * spread.clamp_min(1.0), 0.0, ivar)
+
+
+def _minimum(gain: Callable[[Tensor], Tensor], rv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Place (B,) of the minimum of chi2 near rv, its second derivative there, and the gain."""
     curvature = torch.ones_like(rv)
     for step in (0.5 * SCAN_STEP_KM_S, 5.0, 2.0):
-        offset = step * torch.arange(-2, 3, dtype=torch.float64, device=device)
-        values = [
-            -chi2.gain(ivar, flux, project(native, grid, wave, power, rv=rv + o, half_width=half))
-            for o in offset
-        ]
-        shift, curvature = _parabola(offset, torch.stack(values, dim=1))
+        offset = step * torch.arange(-2, 3, dtype=torch.float64, device=rv.device)
+        shift, curvature = _parabola(offset, torch.stack([-gain(rv + o) for o in offset], dim=1))
         rv = rv + shift
-    top = chi2.gain(ivar, flux, project(native, grid, wave, power, rv=rv, half_width=half))
-
-    count = (ivar > 0).sum(dim=1)
-    total = (ivar * flux**2).sum(dim=1) - top
-    rchi2 = total / (count - len(basis) - 1).clamp_min(1)
-    inflation = rchi2.clamp_min(1.0)
-    rv_err = torch.sqrt(2.0 * inflation / curvature)
-    significance = torch.sqrt((top - rival).clamp_min(0.0) / inflation)
-    lost = count <= len(basis) + 1
-    nan = torch.full_like(rv, torch.nan)
-    return Velocities(
-        torch.where(lost, nan, rv),
-        torch.where(lost, nan, rv_err),
-        template,
-        torch.where(lost, nan, total),
-        torch.where(lost, nan, rchi2),
-        torch.where(lost, torch.zeros_like(rv), significance),
-    )
+    return rv, curvature, gain(rv)
 
 
 def radial_velocity(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.abinitio import DirectSynthesis
@@ -33,12 +32,13 @@ from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.problem import Expansion, Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
-from phdlspec.fitting.result import FitResult, ModelSpectrum
-from phdlspec.flags import LabelFlag, StarFlag
+from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.summary import AT_BOUND, MAIN_LABELS, ArmShift, Draws, Found, Posterior
+from phdlspec.flags import StarFlag
 from phdlspec.likelihood import Likelihood, Observations
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
 from phdlspec.priors import select_priors
-from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected, measure_velocities
+from phdlspec.radial_velocity import Velocities, measure_velocities
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
@@ -46,16 +46,10 @@ log = logging.getLogger(__name__)
 
 MODES = ("full", "fast")
 SAMPLERS = ("emcee", "hmc")
-MAIN_LABELS = "TEFF", "LOGG", "FE_H"
-AT_BOUND = 0.02  # of a label's range
-LOW_SNR = 10.0
-POOR_RCHI2 = 3.0
-MANY_OUTLIERS = 0.03
 MAX_ARM_SHIFT = 40.0  # km/s
 STARTS = 2  # entries of the look-up that are climbed from
 DRAWS = 512
 AT_ONCE = {"cpu": 64, "cuda": 2048}  # model spectra
-KEPT_DRAWS = 400
 FULL_ESS, FALLBACK_ESS = 400.0, 100.0
 FULL_DRAWS, FALLBACK_DRAWS = 600, 80  # of each chain at most
 
@@ -93,23 +87,6 @@ class FitSettings:
                 "is not negative; 0 trusts the file"
             )
         select_priors(self.priors)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """Draws of one star in coordinates z (N, D); weight (N,), or None for equal ones."""
-
-    z: Tensor
-    weight: Tensor | None
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """Draws of S stars and how well they were made: reliable (S,) bool."""
-
-    draws: list[_Draws]
-    reliable: Tensor
-    diagnostics: list[dict[str, float]]
 
 
 @dataclass
@@ -213,21 +190,21 @@ class _Batch:
         problem = Problem(self.emulator, Likelihood.of(self.data), coordinates, self.priors, chunk)
         with self.clock.stage("optimise"):
             first = _best_of([polish(problem, start, max_iterations=15, tolerance=0.5) for start in starts])
-            arm_shift, velocity_variance = self._align_arms(problem, first)
+            arms = self._align_arms(problem, first)
             if len(self.members[0].spectrum.arms) == 2:  # what was out of line is no misfit of the model
                 problem = problem.with_likelihood(Likelihood.of(self.data))
                 first = polish(problem, first.z, max_iterations=15, tolerance=0.5)
             problem, stated, outliers = self._with_model_error(problem, first)
             best = self._search(problem, first)
         with self.clock.stage("posterior"):
-            posterior, mode = self._posterior(problem, best)
+            posterior = self._posterior(problem, best)
         with self.clock.stage("direct synthesis"):
             refined = self._refined(problem, best)
-        with self.clock.stage("results"):
-            return self._results(
-                problem, stated, best, posterior, velocities, outliers, arm_shift, velocity_variance, mode, refined,
-                keep,
-            )  # fmt: skip
+        share = {name: seconds / len(self.members) for name, seconds in self.clock.seconds.items()}
+        return Found(
+            self.members, self.emulator, self.random, problem, stated, best, posterior, velocities, outliers, arms,
+            refined, share,
+        ).results(keep)  # fmt: skip
 
     # --- stages ------------------------------------------------------------------------------------------------
 
@@ -258,15 +235,12 @@ class _Batch:
             starts.append(coordinates.coordinates(extra))
         return starts
 
-    def _align_arms(self, problem: Problem, best: Polished) -> tuple[Tensor, Tensor]:
-        """Shift of the last arm's wavelengths against the first's, (S,) km/s, taken out of `self.data`.
-
-        Second, the variance (S,) by which this makes the velocity less certain: the last arm has lost its say in it.
-        """
+    def _align_arms(self, problem: Problem, best: Polished) -> ArmShift:
+        """Takes the shift of the last arm's wavelengths against the first's out of `self.data`."""
         arms = self.members[0].spectrum.arms
         shift = torch.zeros(len(self.members), dtype=torch.float64, device=problem.device)
         if len(arms) != 2:
-            return shift, shift
+            return ArmShift(shift, shift)
         likelihood = problem.likelihood
         red = torch.as_tensor(self.members[0].spectrum.arm_index() == 1, device=problem.device)
         parameters = problem.coordinates.parameters(best.z)
@@ -294,7 +268,7 @@ class _Batch:
         lost = 1.0 / blue_information.clamp(min=1e-4) - 1.0 / (blue_information + red_information).clamp(min=1e-4)
         factor = torch.where(red, 1.0 / (1.0 + shift[:, None] / SPEED_OF_LIGHT_KM_S), torch.ones_like(shift)[:, None])
         self.data = replace(self.data, wave=wave * factor)
-        return shift, torch.where(measured, lost, torch.zeros_like(shift))
+        return ArmShift(shift, torch.where(measured, lost, torch.zeros_like(shift)))
 
     def _with_model_error(self, problem: Problem, best: Polished) -> tuple[Problem, Likelihood, Tensor]:
         """The problem with all that is known of the errors and without outlying pixels; those (S, P) bool.
@@ -325,9 +299,9 @@ class _Batch:
         found = search(problem, local, self.random)
         return _best_of([local, polish(problem, found.z)])
 
-    def _posterior(self, problem: Problem, best: Polished) -> tuple[Posterior, list[str]]:
+    def _posterior(self, problem: Problem, best: Polished) -> Posterior:
         sample = importance_sample(problem, best, self.random, DRAWS)
-        draws = [_Draws(sample.z[s], sample.weight[s]) for s in range(len(problem))]
+        draws = [Draws(sample.z[s], sample.weight[s]) for s in range(len(problem))]
         diagnostics = [{"pareto_k": float(k), "ess": float(e)} for k, e in zip(sample.pareto_k, sample.ess)]
         reliable = sample.reliable.clone()
         mode = ["fast"] * len(problem)
@@ -340,7 +314,7 @@ class _Batch:
                 start = sample.resample(self.random, 1000)[s]
                 seed = self.random.seed(s)
                 ensemble = sample_emcee(one, start, seed, max_steps=self.settings.max_steps)
-                draws[s] = _Draws(ensemble.z.to(problem.device), None)
+                draws[s] = Draws(ensemble.z.to(problem.device), None)
                 reliable[s] = ensemble.converged
                 mode[s] = "emcee"
                 diagnostics[s] |= {
@@ -354,14 +328,16 @@ class _Batch:
                 FULL_DRAWS if full else FALLBACK_DRAWS,
             )  # fmt: skip
             for i, s in enumerate(todo.tolist()):
-                draws[s] = _Draws(chains.z[i], None)
+                draws[s] = Draws(chains.z[i], None)
                 reliable[s] = chains.converged[i]
                 mode[s] = "hmc"
                 diagnostics[s] |= {
                     "ess": float(chains.ess[i]), "rhat": float(chains.rhat[i]),
                     "acceptance": float(chains.acceptance[i]), "steps": float(chains.steps[i]),
                 }  # fmt: skip
-        return Posterior(draws, reliable, diagnostics), mode
+        fell_back = torch.zeros_like(reliable)
+        fell_back[todo] = not full
+        return Posterior(draws, mode, reliable, fell_back, diagnostics)
 
     def _inside(self, problem: Problem, best: Polished) -> Tensor:
         """(S,) True where no main label of the optimum is at its bound."""
@@ -376,120 +352,6 @@ class _Batch:
         for s in range(len(problem)):
             one = problem.select(torch.tensor([s], device=problem.device))
             found.append(refine(one, best.z[s : s + 1], self.emulator, self.direct, self.settings.refine))
-        return found
-
-    # --- what comes out ----------------------------------------------------------------------------------------
-
-    def _results(
-        self,
-        problem: Problem,
-        stated: Likelihood,
-        best: Polished,
-        posterior: Posterior,
-        velocities: Velocities,
-        outliers: Tensor,
-        arm_shift: Tensor,
-        velocity_variance: Tensor,
-        mode: list[str],
-        refined: list[Refined | None],
-        keep: bool,
-    ) -> list[FitResult]:
-        coordinates = problem.coordinates
-        crlb = cramer_rao(best.expansion, coordinates)
-        flux = problem.flux(best.z)
-        chi2 = stated.chi2(flux[:, None])[:, 0]
-        npix = problem.likelihood.n_pixels
-        models = self._models(problem, best, outliers) if keep else [None] * len(self.members)
-        share = {name: seconds / len(self.members) for name, seconds in self.clock.seconds.items()}
-        rv = coordinates.names.index("RV")
-        results = []
-        for s, member in enumerate(self.members):
-            parameters, weight = self._labels_of(problem, posterior.draws[s], s, velocity_variance)
-            checked, stop_reason, extra = refined[s], best.stop_reason[s], {}
-            if checked is not None:
-                parameters = parameters + checked.shift
-                stop_reason += f"; direct synthesis: {checked.stop_reason}"
-                own_error = (weight[:, None] * (parameters - weight @ parameters) ** 2).sum(0).sqrt()
-                extra = {
-                    "emulator_rms": checked.emulator_rms, "refine_steps": float(checked.steps),
-                    "refine_shift": float((checked.shift.abs() / own_error).max()),
-                }  # fmt: skip
-            mean = weight @ parameters
-            offset = parameters - mean
-            cov = ((weight[:, None] * offset).mT @ offset).cpu().numpy()
-            values = mean.cpu().numpy()
-            percentiles = weighted_quantiles(parameters[None], weight[None], (0.16, 0.5, 0.84))[0]
-            p16, p50, p84 = percentiles.cpu().numpy().T
-            err = np.sqrt(np.maximum(np.diag(cov), 0.0))
-            fell_back = self.settings.mode == "fast" and mode[s] != "fast"
-            bound = crlb[s].cpu().numpy()
-            bound[rv] = np.hypot(bound[rv], float(velocity_variance[s]) ** 0.5)
-            converged = bool(best.converged[s]) and bool(posterior.reliable[s])
-            trusted = bool(self.emulator.trusted(values[None, : len(self.emulator.labels)])[0])
-            spectrum = member.spectrum
-            in_air = air_wavelengths_suspected(values[rv], err[rv], spectrum)
-            warnings = (*spectrum.warnings, *([in_air] if in_air else []))
-            label_flag = _label_flags(coordinates, s, p16, p50, p84, err, bound, trusted, converged)
-            draws = None
-            if keep:
-                generator = torch.Generator().manual_seed(self.random.seed(s))
-                order = torch.multinomial(weight.cpu(), KEPT_DRAWS, replacement=True, generator=generator)
-                draws = parameters.cpu()[order].numpy()
-            results.append(
-                FitResult(
-                    names=coordinates.names, value=values, err=err, p16=p16, p50=p50, p84=p84, crlb=bound,
-                    label_flag=label_flag, covariance=cov,
-                    flag=_star_flag(
-                        spectrum, label_flag, coordinates.names, float(chi2[s]), int(npix[s]),
-                        bool(velocities.reliable[s]) and not in_air,
-                        float(outliers[s].sum()) / max(int(npix[s]), 1), converged, trusted,
-                    ) | (int(StarFlag.FELL_BACK) if fell_back else 0),
-                    mode=mode[s], stop_reason=stop_reason, chi2=float(chi2[s]), npix=int(npix[s]),
-                    snr=spectrum.snr, path=spectrum.path, meta={**spectrum.meta, "WARNINGS": warnings},
-                    diagnostics={
-                        **posterior.diagnostics[s], "iterations": float(best.iterations[s]),
-                        "velocity_significance": float(velocities.significance[s]),
-                        "outliers": float(outliers[s].sum()), "red_arm_km_s": float(arm_shift[s]), **extra,
-                    },
-                    seconds=share, spectrum=models[s], draws=draws,
-                )
-            )  # fmt: skip
-        return results
-
-    def _labels_of(
-        self, problem: Problem, drawn: _Draws, star: int, velocity_variance: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Parameters (N, D) of one star's draws, the velocity as uncertain as the arms leave it, and weights (N,)."""
-        own = problem.coordinates.select(torch.tensor([star], device=problem.device))
-        parameters = own.parameters(drawn.z[None])[0]
-        size = len(parameters)
-        weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
-        jitter = self.random.select([star]).normal(size)[0]
-        rv = problem.coordinates.names.index("RV")
-        parameters[:, rv] += (jitter - weight @ jitter) * velocity_variance[star].sqrt()
-        return parameters, weight
-
-    def _models(self, problem: Problem, best: Polished, outliers: Tensor) -> list[ModelSpectrum]:
-        found = []
-        for s, member in enumerate(self.members):
-            one = problem.select(torch.tensor([s], device=problem.device))
-            labels, rv, scale = one.coordinates.split(one.coordinates.parameters(best.z[s : s + 1]))
-            data = one.likelihood.data
-            power = data.resolving_power if scale is None else data.resolving_power * scale[:, None].float()
-            flux, jacobian = self.emulator.observe_and_jacobian(labels.float(), data.wave, power, rv.float())
-            continuum = one.likelihood.continuum(flux[:, None])[0, 0]
-            weight = one.likelihood.weight[0]
-            size, used = member.scale, weight > 0
-            sigma = torch.where(used, weight.clamp(min=1e-30) ** -0.5, torch.full_like(weight, torch.nan)) * size
-            arrays = [continuum * flux[0] * size, continuum * size, flux[0]]
-            model, level, normalised = (a.double().cpu().numpy() for a in arrays)
-            found.append(
-                ModelSpectrum(
-                    wave=member.spectrum.wave, flux=member.spectrum.flux, sigma=sigma.double().cpu().numpy(),
-                    model=model, continuum=level, used=used.cpu().numpy(), outlier=outliers[s].cpu().numpy(),
-                    normalised=normalised, jacobian=jacobian[0, :, : one.n_dim].cpu().numpy(),
-                )
-            )  # fmt: skip
         return found
 
 
@@ -508,91 +370,3 @@ def _best_of(candidates: list[Polished]) -> Polished:
     expansion = Expansion(*(pick(lambda c, n=name: getattr(c.expansion, n)) for name in fields))  # type: ignore[misc]
     reasons = tuple(candidates[int(w)].stop_reason[s] for s, w in enumerate(winner))
     return Polished(pick(lambda c: c.z), expansion, reasons, pick(lambda c: c.iterations))
-
-
-def weighted_quantiles(x: Tensor, weight: Tensor, q: tuple[float, ...]) -> Tensor:
-    """Quantiles (S, D, Q) of x (S, N, D) with weights (S, N)."""
-    ordered, order = torch.sort(x, dim=1)
-    sorted_weight = torch.gather(weight[..., None].expand_as(x), 1, order)
-    cumulative = torch.cumsum(sorted_weight, dim=1) - 0.5 * sorted_weight
-    target = torch.tensor(q, dtype=x.dtype, device=x.device)
-    place = torch.searchsorted(
-        cumulative.mT.contiguous(), target.expand(x.shape[0], x.shape[2], len(q)).contiguous()
-    ).clamp(1, x.shape[1] - 1)
-    values, levels = ordered.mT, cumulative.mT
-    low, high = torch.gather(values, 2, place - 1), torch.gather(values, 2, place)
-    c0, c1 = torch.gather(levels, 2, place - 1), torch.gather(levels, 2, place)
-    fraction = ((target - c0) / (c1 - c0).clamp(min=1e-300)).clamp(0.0, 1.0)
-    return low + fraction * (high - low)
-
-
-def cramer_rao(expansion: Expansion, coordinates: Coordinates) -> Tensor:
-    """Bounds (S, D) in label units: the likelihood alone, all else marginalised; inf without information.
-
-    Only the resolving power keeps its prior: it is knowledge about the instrument, not about the star.
-    """
-    fisher = expansion.fisher.clone()
-    n = coordinates.lower.shape[1]
-    width = torch.ones(fisher.shape[-1], dtype=fisher.dtype, device=fisher.device)
-    width[:n] = (coordinates.upper - coordinates.lower)[0]
-    if coordinates.resolution_width > 0:
-        fisher[:, n, n] += coordinates.resolution_width**-2
-    # In units of the ranges, with a trace of a prior a thousand ranges wide, so that the matrix can be inverted.
-    scaled = fisher * width[:, None] * width + 1e-6 * torch.eye(len(width), dtype=fisher.dtype, device=fisher.device)
-    bound = torch.diagonal(torch.linalg.inv(scaled), dim1=1, dim2=2).clamp(min=0.0).sqrt()
-    return torch.where(bound > 100.0, torch.full_like(bound, torch.inf), bound) * width
-
-
-def _label_flags(
-    coordinates: Coordinates,
-    star: int,
-    p16: NDArray,
-    p50: NDArray,
-    p84: NDArray,
-    err: NDArray,
-    crlb: NDArray,
-    trusted: bool,
-    converged: bool,
-) -> NDArray[np.int64]:
-    n = coordinates.lower.shape[1]
-    lower, upper = (b[star].cpu().numpy() for b in (coordinates.lower, coordinates.upper))
-    flag = np.zeros(len(p50), dtype=np.int64)
-    width = upper - lower
-    prior_sigma = np.full(len(p50), coordinates.resolution_width)
-    prior_sigma[:n] = width / np.sqrt(12.0)
-    informed = err < 0.75 * prior_sigma
-    at_bound = (p16[:n] - lower < AT_BOUND * width) | (upper - p84[:n] < AT_BOUND * width)
-    flag[:n] |= np.where(at_bound & informed[:n], int(LabelFlag.AT_BOUND), 0)
-    flag |= np.where(informed, 0, int(LabelFlag.PRIOR_DOMINATED))
-    flag |= np.where(err < 0.8 * crlb, int(LabelFlag.BELOW_BOUND), 0)
-    if not trusted:
-        flag |= int(LabelFlag.UNTRUSTED_REGION)
-    if not converged:
-        flag |= int(LabelFlag.NOT_CONVERGED)
-    return flag
-
-
-def _star_flag(
-    spectrum: Spectrum,
-    label_flag: NDArray[np.int64],
-    names: tuple[str, ...],
-    chi2: float,
-    npix: int,
-    velocity_reliable: bool,
-    outlier_share: float,
-    converged: bool,
-    trusted: bool,
-) -> int:
-    main = [names.index(n) for n in MAIN_LABELS]
-    star_class = str(spectrum.meta.get("CLASS", "STAR")).upper() or "STAR"
-    conditions = {
-        StarFlag.LOW_SNR: not spectrum.snr >= LOW_SNR,
-        StarFlag.POOR_FIT: not chi2 / max(npix - len(names), 1) < POOR_RCHI2,
-        StarFlag.VELOCITY_UNSURE: not velocity_reliable,
-        StarFlag.NOT_CONVERGED: not converged,
-        StarFlag.OUTSIDE_GRID: bool((label_flag[main] & int(LabelFlag.AT_BOUND)).any()),
-        StarFlag.UNTRUSTED_REGION: not trusted,
-        StarFlag.MANY_OUTLIERS: outlier_share > MANY_OUTLIERS,
-        StarFlag.NO_STAR: star_class not in ("STAR", "UNKNOWN"),
-    }
-    return int(sum(int(bit) for bit, holds in conditions.items() if holds))

@@ -10,7 +10,7 @@ import torch
 
 import phdlspec
 from phdlspec.errors import UserError
-from phdlspec.fitting import driver
+from phdlspec.fitting import driver, summary
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from phdlspec.fitting.laplace import importance_sample
 from phdlspec.flags import LabelFlag, StarFlag
@@ -181,7 +181,8 @@ def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_t
     monkeypatch.setattr(driver, "importance_sample", unreliable)
     monkeypatch.setattr(driver, "FALLBACK_ESS", 10.0)
     monkeypatch.setattr(driver, "FALLBACK_DRAWS", 20)
-    monkeypatch.setattr(driver, "AT_BOUND", 0.215)  # a share of each label's range: 7000 K are beyond, 5300 K are not
+    for module in (driver, summary):  # a share of each label's range: 7000 K are beyond, 5300 K are not
+        monkeypatch.setattr(module, "AT_BOUND", 0.215)
     inside, outside = fit_batch([stars[0], mock(toy_emulator, TEFF=7000.0)], toy_emulator, FAST)
     assert (inside.mode, outside.mode) == ("hmc", "fast")
     assert inside.flag & StarFlag.FELL_BACK

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phdlspec.fitting.driver import weighted_quantiles
 from phdlspec.fitting.laplace import WeightedSample, importance_sample, pareto_smooth
 from phdlspec.fitting.polish import Polished, polish
 from phdlspec.fitting.random import StarRandom
+from phdlspec.fitting.summary import weighted_quantiles
 from tests.phdlspec.fitting.test_problem import make_problem
 
 

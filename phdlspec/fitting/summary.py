@@ -1,0 +1,279 @@
+"""From what the stages of a fit found to the results of single stars: moments, bounds, flags, best models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.polish import Polished
+from phdlspec.fitting.preparation import Prepared
+from phdlspec.fitting.problem import Expansion, Problem
+from phdlspec.fitting.random import StarRandom
+from phdlspec.fitting.refine import Refined
+from phdlspec.fitting.result import FitResult, ModelSpectrum
+from phdlspec.flags import LabelFlag, StarFlag
+from phdlspec.likelihood import Likelihood
+from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected
+from phdlspec.spectrum import Spectrum
+
+Array = NDArray[np.float64]
+
+MAIN_LABELS = "TEFF", "LOGG", "FE_H"
+AT_BOUND = 0.02  # of a label's range
+LOW_SNR = 10.0
+POOR_RCHI2 = 3.0
+MANY_OUTLIERS = 0.03
+KEPT_DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of one star in coordinates z (N, D); weight (N,), or None for equal ones."""
+
+    z: Tensor
+    weight: Tensor | None
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of S stars, how they were made and how well: reliable, fell_back (S,) bool."""
+
+    draws: list[Draws]
+    mode: list[str]
+    reliable: Tensor
+    fell_back: Tensor
+    diagnostics: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ArmShift:
+    """Shift (S,) of the last arm's wavelengths against the first's, km/s, and the variance (S,) by which taking it
+    out makes the velocity less certain: the last arm has lost its say in it."""
+
+    shift: Tensor
+    velocity_variance: Tensor
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages found of S stars that share their pixels.
+
+    problem : with all that is known of the errors, without outlying pixels; stated : likelihood with the stated noise
+    and the emulator's error alone, by which a fit is judged; outliers (S, P) bool; refined : where direct synthesis
+    was at hand; seconds : a star, by stage.
+    """
+
+    members: list[Prepared]
+    emulator: Emulator
+    random: StarRandom
+    problem: Problem
+    stated: Likelihood
+    best: Polished
+    posterior: Posterior
+    velocities: Velocities
+    outliers: Tensor
+    arms: ArmShift
+    refined: list[Refined | None]
+    seconds: dict[str, float]
+
+    def results(self, keep: bool) -> list[FitResult]:
+        """One result a star; `keep` adds best model and draws."""
+        bounds = cramer_rao(self.best.expansion, self.problem.coordinates)
+        chi2 = self.stated.chi2(self.problem.flux(self.best.z)[:, None])[:, 0]
+        return [self._result(s, bounds[s], float(chi2[s]), keep) for s in range(len(self.members))]
+
+    def _result(self, star: int, bound: Tensor, chi2: float, keep: bool) -> FitResult:
+        coordinates, spectrum = self.problem.coordinates, self.members[star].spectrum
+        parameters, weight = self._labels_of(star)
+        stop_reason, diagnostics = self.best.stop_reason[star], self._diagnostics(star)
+        checked = self.refined[star]
+        if checked is not None:
+            parameters = parameters + checked.shift
+            stop_reason += f"; direct synthesis: {checked.stop_reason}"
+            diagnostics |= _refinement(checked, parameters, weight)
+        moments = Moments.of(parameters, weight)
+        rv = coordinates.names.index("RV")
+        crlb = bound.cpu().numpy()
+        crlb[rv] = np.hypot(crlb[rv], float(self.arms.velocity_variance[star]) ** 0.5)
+        in_air = air_wavelengths_suspected(moments.mean[rv], moments.err[rv], spectrum)
+        npix = int(self.problem.likelihood.n_pixels[star])
+        converged = bool(self.best.converged[star]) and bool(self.posterior.reliable[star])
+        trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
+        label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
+        flag = _flag_of(
+            {
+                StarFlag.POOR_FIT: not chi2 / max(npix - len(coordinates.names), 1) < POOR_RCHI2,
+                StarFlag.VELOCITY_UNSURE: not bool(self.velocities.reliable[star]) or in_air is not None,
+                StarFlag.NOT_CONVERGED: not converged,
+                StarFlag.OUTSIDE_GRID: _main_label_at_bound(coordinates.names, label_flag),
+                StarFlag.UNTRUSTED_REGION: not trusted,
+                StarFlag.MANY_OUTLIERS: float(self.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
+                StarFlag.FELL_BACK: bool(self.posterior.fell_back[star]),
+                **_conditions_of(spectrum),
+            }
+        )
+        return FitResult(
+            names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
+            p84=moments.p84, crlb=crlb, label_flag=label_flag, covariance=moments.covariance, flag=flag,
+            mode=self.posterior.mode[star], stop_reason=stop_reason, chi2=chi2, npix=npix, snr=spectrum.snr,
+            path=spectrum.path,
+            meta={**spectrum.meta, "WARNINGS": (*spectrum.warnings, *([in_air] if in_air else []))},
+            diagnostics=diagnostics, seconds=self.seconds,
+            spectrum=self._model(star) if keep else None,
+            draws=self._kept(star, parameters, weight) if keep else None,
+        )  # fmt: skip
+
+    def _only(self, star: int) -> Tensor:
+        return torch.tensor([star], device=self.problem.device)
+
+    def _labels_of(self, star: int) -> tuple[Tensor, Tensor]:
+        """Parameters (N, D) of one star's draws, the velocity as uncertain as the arms leave it, and weights (N,)."""
+        drawn = self.posterior.draws[star]
+        parameters = self.problem.coordinates.select(self._only(star)).parameters(drawn.z[None])[0]
+        size = len(parameters)
+        weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
+        jitter = self.random.select([star]).normal(size)[0]
+        rv = self.problem.coordinates.names.index("RV")
+        parameters[:, rv] += (jitter - weight @ jitter) * self.arms.velocity_variance[star].sqrt()
+        return parameters, weight
+
+    def _diagnostics(self, star: int) -> dict[str, float]:
+        return {
+            **self.posterior.diagnostics[star],
+            "iterations": float(self.best.iterations[star]),
+            "velocity_significance": float(self.velocities.significance[star]),
+            "outliers": float(self.outliers[star].sum()),
+            "red_arm_km_s": float(self.arms.shift[star]),
+        }
+
+    def _kept(self, star: int, parameters: Tensor, weight: Tensor) -> Array:
+        """Equally weighted draws of the parameters (KEPT_DRAWS, D)."""
+        generator = torch.Generator().manual_seed(self.random.seed(star))
+        order = torch.multinomial(weight.cpu(), KEPT_DRAWS, replacement=True, generator=generator)
+        return parameters.cpu()[order].numpy()
+
+    def _model(self, star: int) -> ModelSpectrum:
+        member, one = self.members[star], self.problem.select(self._only(star))
+        labels, rv, scale = one.coordinates.split(one.coordinates.parameters(self.best.z[star : star + 1]))
+        data = one.likelihood.data
+        power = data.resolving_power if scale is None else data.resolving_power * scale[:, None].float()
+        flux, jacobian = self.emulator.observe_and_jacobian(labels.float(), data.wave, power, rv.float())
+        continuum = one.likelihood.continuum(flux[:, None])[0, 0]
+        weight = one.likelihood.weight[0]
+        size, used = member.scale, weight > 0
+        sigma = torch.where(used, weight.clamp(min=1e-30) ** -0.5, torch.full_like(weight, torch.nan)) * size
+        arrays = [continuum * flux[0] * size, continuum * size, flux[0]]
+        model, level, normalised = (a.double().cpu().numpy() for a in arrays)
+        return ModelSpectrum(
+            wave=member.spectrum.wave, flux=member.spectrum.flux, sigma=sigma.double().cpu().numpy(),
+            model=model, continuum=level, used=used.cpu().numpy(), outlier=self.outliers[star].cpu().numpy(),
+            normalised=normalised, jacobian=jacobian[0, :, : one.n_dim].cpu().numpy(),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, standard deviation, percentiles (D,) and covariance (D, D) of a star's parameters."""
+
+    mean: Array
+    err: Array
+    p16: Array
+    p50: Array
+    p84: Array
+    covariance: Array
+
+    @classmethod
+    def of(cls, parameters: Tensor, weight: Tensor) -> Moments:
+        """Of draws (N, D) with weights (N,) that sum to one."""
+        mean = weight @ parameters
+        offset = parameters - mean
+        covariance = ((weight[:, None] * offset).mT @ offset).cpu().numpy()
+        p16, p50, p84 = weighted_quantiles(parameters[None], weight[None], (0.16, 0.5, 0.84))[0].cpu().numpy().T
+        return cls(mean.cpu().numpy(), np.sqrt(np.maximum(np.diag(covariance), 0.0)), p16, p50, p84, covariance)
+
+
+def _refinement(checked: Refined, parameters: Tensor, weight: Tensor) -> dict[str, float]:
+    error = (weight[:, None] * (parameters - weight @ parameters) ** 2).sum(0).sqrt()
+    return {
+        "emulator_rms": checked.emulator_rms,
+        "refine_steps": float(checked.steps),
+        "refine_shift": float((checked.shift.abs() / error).max()),
+    }
+
+
+def weighted_quantiles(x: Tensor, weight: Tensor, q: tuple[float, ...]) -> Tensor:
+    """Quantiles (S, D, Q) of x (S, N, D) with weights (S, N)."""
+    ordered, order = torch.sort(x, dim=1)
+    sorted_weight = torch.gather(weight[..., None].expand_as(x), 1, order)
+    cumulative = torch.cumsum(sorted_weight, dim=1) - 0.5 * sorted_weight
+    target = torch.tensor(q, dtype=x.dtype, device=x.device)
+    place = torch.searchsorted(
+        cumulative.mT.contiguous(), target.expand(x.shape[0], x.shape[2], len(q)).contiguous()
+    ).clamp(1, x.shape[1] - 1)
+    values, levels = ordered.mT, cumulative.mT
+    low, high = torch.gather(values, 2, place - 1), torch.gather(values, 2, place)
+    c0, c1 = torch.gather(levels, 2, place - 1), torch.gather(levels, 2, place)
+    fraction = ((target - c0) / (c1 - c0).clamp(min=1e-300)).clamp(0.0, 1.0)
+    return low + fraction * (high - low)
+
+
+def cramer_rao(expansion: Expansion, coordinates: Coordinates) -> Tensor:
+    """Bounds (S, D) in label units: the likelihood alone, all else marginalised; inf without information.
+
+    Only the resolving power keeps its prior: it is knowledge about the instrument, not about the star.
+    """
+    fisher = expansion.fisher.clone()
+    n = coordinates.lower.shape[1]
+    width = torch.ones(fisher.shape[-1], dtype=fisher.dtype, device=fisher.device)
+    width[:n] = (coordinates.upper - coordinates.lower)[0]
+    if coordinates.resolution_width > 0:
+        fisher[:, n, n] += coordinates.resolution_width**-2
+    # In units of the ranges, with a trace of a prior a thousand ranges wide, so that the matrix can be inverted.
+    scaled = fisher * width[:, None] * width + 1e-6 * torch.eye(len(width), dtype=fisher.dtype, device=fisher.device)
+    bound = torch.diagonal(torch.linalg.inv(scaled), dim1=1, dim2=2).clamp(min=0.0).sqrt()
+    return torch.where(bound > 100.0, torch.full_like(bound, torch.inf), bound) * width
+
+
+def label_flags(
+    coordinates: Coordinates, moments: Moments, crlb: Array, trusted: bool, converged: bool
+) -> NDArray[np.int64]:
+    """Bits of `LabelFlag` (D,) of one star; its `coordinates` alone."""
+    n = coordinates.lower.shape[1]
+    lower, upper = coordinates.lower[0].cpu().numpy(), coordinates.upper[0].cpu().numpy()
+    flag = np.zeros(len(crlb), dtype=np.int64)
+    width = upper - lower
+    prior_sigma = np.full(len(crlb), coordinates.resolution_width)
+    prior_sigma[:n] = width / np.sqrt(12.0)
+    informed = moments.err < 0.75 * prior_sigma
+    at_bound = (moments.p16[:n] - lower < AT_BOUND * width) | (upper - moments.p84[:n] < AT_BOUND * width)
+    flag[:n] |= np.where(at_bound & informed[:n], int(LabelFlag.AT_BOUND), 0)
+    flag |= np.where(informed, 0, int(LabelFlag.PRIOR_DOMINATED))
+    flag |= np.where(moments.err < 0.8 * crlb, int(LabelFlag.BELOW_BOUND), 0)
+    if not trusted:
+        flag |= int(LabelFlag.UNTRUSTED_REGION)
+    if not converged:
+        flag |= int(LabelFlag.NOT_CONVERGED)
+    return flag
+
+
+def _main_label_at_bound(names: tuple[str, ...], label_flag: NDArray[np.int64]) -> bool:
+    main = [names.index(name) for name in MAIN_LABELS]
+    return bool((label_flag[main] & int(LabelFlag.AT_BOUND)).any())
+
+
+def _conditions_of(spectrum: Spectrum) -> dict[StarFlag, bool]:
+    star_class = str(spectrum.meta.get("CLASS", "STAR")).upper() or "STAR"
+    return {
+        StarFlag.LOW_SNR: not spectrum.snr >= LOW_SNR,
+        StarFlag.NO_STAR: star_class not in ("STAR", "UNKNOWN"),
+    }
+
+
+def _flag_of(conditions: dict[StarFlag, bool]) -> int:
+    return sum(int(bit) for bit, holds in conditions.items() if holds)
