@@ -23,7 +23,7 @@ from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.hmc import sample_hmc
-from phdlspec.fitting.laplace import importance_sample
+from phdlspec.fitting.laplace import WeightedSample, importance_sample
 from phdlspec.fitting.lookup import Lookup, velocity_templates
 from phdlspec.fitting.mcmc import sample_emcee
 from phdlspec.fitting.misfit import with_misfit
@@ -33,7 +33,7 @@ from phdlspec.fitting.problem import Expansion, Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
 from phdlspec.fitting.result import FitResult
-from phdlspec.fitting.summary import AT_BOUND, MAIN_LABELS, ArmShift, Draws, Found, Posterior
+from phdlspec.fitting.summary import AT_BOUND, MAIN_LABELS, ArmShift, Found, Posterior
 from phdlspec.flags import StarFlag
 from phdlspec.likelihood import Likelihood, Observations
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
@@ -197,12 +197,12 @@ class _Batch:
             problem, stated, outliers = self._with_model_error(problem, first)
             best = self._search(problem, first)
         with self.clock.stage("posterior"):
-            posterior = self._posterior(problem, best)
+            posteriors = self._posteriors(problem, best)
         with self.clock.stage("direct synthesis"):
             refined = self._refined(problem, best)
         share = {name: seconds / len(self.members) for name, seconds in self.clock.seconds.items()}
         return Found(
-            self.members, self.emulator, self.random, problem, stated, best, posterior, velocities, outliers, arms,
+            self.members, self.emulator, self.random, problem, stated, best, posteriors, velocities, outliers, arms,
             refined, share,
         ).results(keep)  # fmt: skip
 
@@ -299,45 +299,54 @@ class _Batch:
         found = search(problem, local, self.random)
         return _best_of([local, polish(problem, found.z)])
 
-    def _posterior(self, problem: Problem, best: Polished) -> Posterior:
+    def _posteriors(self, problem: Problem, best: Polished) -> list[Posterior]:
         sample = importance_sample(problem, best, self.random, DRAWS)
-        draws = [Draws(sample.z[s], sample.weight[s]) for s in range(len(problem))]
-        diagnostics = [{"pareto_k": float(k), "ess": float(e)} for k, e in zip(sample.pareto_k, sample.ess)]
-        reliable = sample.reliable.clone()
-        mode = ["fast"] * len(problem)
+        found = [
+            Posterior(
+                sample.z[s], sample.weight[s], "fast", bool(sample.reliable[s]),
+                {"pareto_k": float(sample.pareto_k[s]), "ess": float(sample.ess[s])},
+            ) for s in range(len(problem))
+        ]  # fmt: skip
+        if self.settings.mode == "full":
+            todo = list(range(len(problem)))
+        else:  # a star outside the models is flagged; its posterior is a corner that is not worth a sampler's price
+            inside = self._inside(problem, best)
+            todo = [s for s in range(len(problem)) if not found[s].reliable and inside[s]]
+        if todo and self.settings.mode == "full" and self.settings.sampler == "emcee":
+            sampled = [self._by_emcee(problem, sample, s) for s in todo]
+        else:
+            sampled = self._by_hmc(problem, best, todo) if todo else []
+        for s, chain in zip(todo, sampled):
+            found[s] = replace(chain, diagnostics=found[s].diagnostics | chain.diagnostics)
+        return found
+
+    def _by_emcee(self, problem: Problem, sample: WeightedSample, star: int) -> Posterior:
+        one = problem.select(torch.tensor([star], device=problem.device))
+        start = sample.resample(self.random, 1000)[star]
+        chain = sample_emcee(one, start, self.random.seed(star), max_steps=self.settings.max_steps)
+        diagnostics = {
+            "ess": chain.ess, "rhat": chain.rhat, "acceptance": chain.acceptance,
+            "autocorrelation_time": float(chain.autocorrelation_time.max()), "steps": float(chain.steps),
+        }  # fmt: skip
+        return Posterior(chain.z.to(problem.device), None, "emcee", chain.converged, diagnostics)
+
+    def _by_hmc(self, problem: Problem, best: Polished, stars: list[int]) -> list[Posterior]:
         full = self.settings.mode == "full"
-        # A star outside the models is flagged; its posterior is a corner that is not worth a sampler's price.
-        todo = torch.nonzero(reliable.new_ones(len(problem)) if full else ~reliable & self._inside(problem, best))[:, 0]
-        if full and self.settings.sampler == "emcee":
-            for s in todo.tolist():
-                one = problem.select(torch.tensor([s], device=problem.device))
-                start = sample.resample(self.random, 1000)[s]
-                seed = self.random.seed(s)
-                ensemble = sample_emcee(one, start, seed, max_steps=self.settings.max_steps)
-                draws[s] = Draws(ensemble.z.to(problem.device), None)
-                reliable[s] = ensemble.converged
-                mode[s] = "emcee"
-                diagnostics[s] |= {
-                    "ess": ensemble.ess, "rhat": ensemble.rhat, "acceptance": ensemble.acceptance,
-                    "autocorrelation_time": float(ensemble.autocorrelation_time.max()), "steps": float(ensemble.steps),
-                }  # fmt: skip
-        elif len(todo):
-            target = FULL_ESS if full else FALLBACK_ESS
-            chains = sample_hmc(
-                problem.select(todo), best.z[todo], best.expansion.hessian[todo], self.random.select(todo), target,
-                FULL_DRAWS if full else FALLBACK_DRAWS,
-            )  # fmt: skip
-            for i, s in enumerate(todo.tolist()):
-                draws[s] = Draws(chains.z[i], None)
-                reliable[s] = chains.converged[i]
-                mode[s] = "hmc"
-                diagnostics[s] |= {
-                    "ess": float(chains.ess[i]), "rhat": float(chains.rhat[i]),
-                    "acceptance": float(chains.acceptance[i]), "steps": float(chains.steps[i]),
-                }  # fmt: skip
-        fell_back = torch.zeros_like(reliable)
-        fell_back[todo] = not full
-        return Posterior(draws, mode, reliable, fell_back, diagnostics)
+        these = torch.tensor(stars, device=problem.device)
+        chains = sample_hmc(
+            problem.select(these), best.z[these], best.expansion.hessian[these], self.random.select(these),
+            FULL_ESS if full else FALLBACK_ESS, FULL_DRAWS if full else FALLBACK_DRAWS,
+        )  # fmt: skip
+        diagnostics = [
+            {
+                "ess": float(chains.ess[i]), "rhat": float(chains.rhat[i]),
+                "acceptance": float(chains.acceptance[i]), "steps": float(chains.steps[i]),
+            } for i in range(len(stars))
+        ]  # fmt: skip
+        return [
+            Posterior(chains.z[i], None, "hmc", bool(chains.converged[i]), diagnostics[i], fell_back=not full)
+            for i in range(len(stars))
+        ]
 
     def _inside(self, problem: Problem, best: Polished) -> Tensor:
         """(S,) True where no main label of the optimum is at its bound."""

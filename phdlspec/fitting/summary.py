@@ -33,22 +33,16 @@ KEPT_DRAWS = 400
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Draws of one star in coordinates z (N, D); weight (N,), or None for equal ones."""
+class Posterior:
+    """Draws of one star in coordinates z (N, D), weight (N,) or None for equal ones; how they were made; whether they
+    stand for the posterior; and whether a sampler had to do what the fast mode could not."""
 
     z: Tensor
     weight: Tensor | None
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """Draws of S stars, how they were made and how well: reliable, fell_back (S,) bool."""
-
-    draws: list[Draws]
-    mode: list[str]
-    reliable: Tensor
-    fell_back: Tensor
-    diagnostics: list[dict[str, float]]
+    mode: str
+    reliable: bool
+    diagnostics: dict[str, float]
+    fell_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Found:
     problem: Problem
     stated: Likelihood
     best: Polished
-    posterior: Posterior
+    posteriors: list[Posterior]
     velocities: Velocities
     outliers: Tensor
     arms: ArmShift
@@ -103,7 +97,7 @@ class Found:
         crlb[rv] = np.hypot(crlb[rv], float(self.arms.velocity_variance[star]) ** 0.5)
         in_air = air_wavelengths_suspected(moments.mean[rv], moments.err[rv], spectrum)
         npix = int(self.problem.likelihood.n_pixels[star])
-        converged = bool(self.best.converged[star]) and bool(self.posterior.reliable[star])
+        converged = bool(self.best.converged[star]) and self.posteriors[star].reliable
         trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
         label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
         flag = _flag_of(
@@ -114,14 +108,14 @@ class Found:
                 StarFlag.OUTSIDE_GRID: _main_label_at_bound(coordinates.names, label_flag),
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
-                StarFlag.FELL_BACK: bool(self.posterior.fell_back[star]),
+                StarFlag.FELL_BACK: self.posteriors[star].fell_back,
                 **_conditions_of(spectrum),
             }
         )
         return FitResult(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
             p84=moments.p84, crlb=crlb, label_flag=label_flag, covariance=moments.covariance, flag=flag,
-            mode=self.posterior.mode[star], stop_reason=stop_reason, chi2=chi2, npix=npix, snr=spectrum.snr,
+            mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=chi2, npix=npix, snr=spectrum.snr,
             path=spectrum.path,
             meta={**spectrum.meta, "WARNINGS": (*spectrum.warnings, *([in_air] if in_air else []))},
             diagnostics=diagnostics, seconds=self.seconds,
@@ -134,7 +128,7 @@ class Found:
 
     def _labels_of(self, star: int) -> tuple[Tensor, Tensor]:
         """Parameters (N, D) of one star's draws, the velocity as uncertain as the arms leave it, and weights (N,)."""
-        drawn = self.posterior.draws[star]
+        drawn = self.posteriors[star]
         parameters = self.problem.coordinates.select(self._only(star)).parameters(drawn.z[None])[0]
         size = len(parameters)
         weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
@@ -145,7 +139,7 @@ class Found:
 
     def _diagnostics(self, star: int) -> dict[str, float]:
         return {
-            **self.posterior.diagnostics[star],
+            **self.posteriors[star].diagnostics,
             "iterations": float(self.best.iterations[star]),
             "velocity_significance": float(self.velocities.significance[star]),
             "outliers": float(self.outliers[star].sum()),
