@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # of a row whose worker dies
 HOPELESS = 8  # the build stops when the first so many models all fail
+# The checksum of the line list speaks for its place and its medium.
+MAY_DIFFER = {"created", "code_version", "line_list", "line_list_medium"}
 _TEFF = GRID_LABELS.index("TEFF")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -153,8 +155,14 @@ def build(
         synthesizer that cannot be made or fails for every model. KeyboardInterrupt : stopped by SIGINT or
         SIGTERM. In all cases the finished rows stay and the same call goes on.
     """
-    if workers < 1:
-        raise UserError(f"{workers} workers were asked for, expected at least one")
+    for number, what in ((n, "models"), (workers, "workers"), (threads, "threads a worker")):
+        if number < 1:
+            raise UserError(f"{number} {what} were asked for, expected at least one")
+    if seed < 0:
+        raise UserError(f"the seed is {seed}, expected a number that is not negative")
+    for path in map(Path, outputs.values()):
+        if path.is_dir() or not path.name:
+            raise UserError(f"{path}: a folder, expected the name of an HDF5 file to write")
     started = time.monotonic()
     labels = sample_labels(n, seed, contains)
     low, high = teff_range
@@ -170,18 +178,30 @@ def build(
         failed = set.intersection(*(state.failed for state in states)) - done
         todo = [i for i in wanted if i not in done and i not in failed]
         made = 0
-        if todo:
+        if not todo:
+            _refuse_other_origin(stores, factory)
+        else:
             stack.enter_context(_interruptible())
             crew = stack.enter_context(_Crew(factory, stores, workers, threads, row_timeout))
             n_before = len(wanted) - len(todo)
             bar = stack.enter_context(
                 tqdm(total=len(wanted), initial=n_before, desc="models", unit="model", disable=not progress)
             )
-            made = _run(crew, stores, labels, seed, todo, bar)
+            made = _run(crew, stores, labels, seed, todo, bar, first=not done)
         for store in stores:
             if store.parts.exists():
                 collect(store.path)
     return BuildReport(n, len(done), made, len(todo) - made + len(failed), time.monotonic() - started)
+
+
+def _refuse_other_origin(stores: Sequence[_Store], factory: SynthesizerFactory) -> None:
+    """Where nothing is to be made, no worker tells what its spectra would be made of."""
+    try:
+        provenance = factory().provenance
+    except Exception as error:  # as of a worker's: whatever it is, it has to be one sentence
+        raise UserError(f"the synthesizer cannot be made: {_sentence(error)}") from error
+    for store in stores:
+        store.refuse_other_origin(provenance)
 
 
 @dataclass(frozen=True)
@@ -211,15 +231,24 @@ class _Store:
             self.parts.drop_damaged()
         if self.path.is_file():
             with Grid(self.path) as grid:
+                self._check_form(grid.attrs)
                 self._check_labels(grid.labels, labels, grid.attrs.get("seed"), seed)
                 done |= set(map(int, grid.rows()))
                 failed |= {i for i in range(len(grid)) if not grid.done[i] and grid.reason[i]}
         if self.parts.exists():
-            seed_before = self.parts.manifest()["attrs"].get("seed")
-            self._check_labels(self.parts.labels()[0], labels, seed_before, seed)
+            before = self.parts.manifest()["attrs"]
+            self._check_form(before)
+            self._check_labels(self.parts.labels()[0], labels, before.get("seed"), seed)
             done |= self.parts.rows()
             failed |= set(self.parts.failures())
         return _State(done, set() if retry_failed else failed - done)
+
+    def _check_form(self, before: Mapping[str, Any]) -> None:
+        if before.get("form") != self.form.name:
+            raise UserError(
+                f"{self.path}: holds the {before.get('form')} form and {self.form.name} was asked for; give its --form "
+                "or choose another --out"
+            )
 
     def _check_labels(self, before: NDArray, labels: NDArray, seed_before: Any, seed: int) -> None:
         if len(before) > len(labels):
@@ -235,26 +264,30 @@ class _Store:
 
     def begin(self, labels: NDArray[np.float64], seed: int, provenance: Mapping[str, Any]) -> None:
         """Write the manifest; refuses to mix spectra of other origin."""
-        attrs = grid_attributes(self.form, provenance, seed)
-        before: Mapping[str, Any] | None = None
+        before = self.refuse_other_origin(provenance)
+        attrs = dict(before) if before is not None else grid_attributes(self.form, provenance, seed)
+        split = split_rows(len(labels), seed)
+        self.parts.write_manifest(make_manifest(attrs, self.form.wave), labels, split)
+
+    def refuse_other_origin(self, provenance: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The attributes of the grid that is there, if any; `UserError` where its spectra were made of other things."""
         if self.parts.exists():
-            before = self.parts.manifest()["attrs"]
+            before: Mapping[str, Any] = self.parts.manifest()["attrs"]
         elif self.path.is_file():
             with Grid(self.path) as grid:
                 before = grid.attrs
-        if before is not None:
-            for name in grid_attributes(self.form, provenance, seed):
-                # What may differ: the checksum of the line list speaks for its place and its medium.
-                if name in ("created", "code_version", "line_list", "line_list_medium") or "path" in name:
-                    continue
-                if before.get(name) != attrs[name]:
-                    raise UserError(
-                        f"{self.path}: was made with {name} = {before.get(name)}, now {attrs[name]}; repeat "
-                        "its settings, with the version of phdlspec that made it, or choose another --out"
-                    )
-            attrs = dict(before)
-        split = split_rows(len(labels), seed)
-        self.parts.write_manifest(make_manifest(attrs, self.form.wave), labels, split)
+        else:
+            return None
+        now = grid_attributes(self.form, provenance, before.get("seed"))
+        for name in now.keys() - MAY_DIFFER:
+            if name == "chemistry" and name not in before:  # not recorded by the first grids
+                continue
+            if before.get(name) != now[name]:
+                raise UserError(
+                    f"{self.path}: was made with {name} = {before.get(name)}, now {now[name]}; repeat its settings, "
+                    "with the version of phdlspec that made it, or choose another --out"
+                )
+        return before
 
     def write(self, i: int, labels: NDArray[np.float64], spectrum: FineSpectrum) -> None:
         """Degrade a spectrum to this form and store it; `ValueError` where it is not finite."""
@@ -288,9 +321,9 @@ def _numpy(values: Any) -> NDArray:
 
 
 def _run(
-    crew: _Crew, stores: Sequence[_Store], labels: NDArray, seed: int, todo: Sequence[int], bar: tqdm
+    crew: _Crew, stores: Sequence[_Store], labels: NDArray, seed: int, todo: Sequence[int], bar: tqdm, first: bool
 ) -> int:
-    """Hand out the rows until all are done or failed; the number done."""
+    """Hand out the rows until all are done or failed; the number done. `first` : there are no rows yet."""
     queue = list(reversed(todo))  # popped from the end
     attempts: dict[int, int] = {}
     made, failures, begun = 0, 0, False
@@ -302,7 +335,9 @@ def _run(
         for store in stores:
             store.parts.write_failure(i, reason)
         bar.update()
-        if made == 0 and failures >= min(HOPELESS, len(todo)) and failures > 1:
+        if made == 0 and (failures >= HOPELESS or (first and failures == len(todo))):
+            for store in stores:  # it is not the models that are to blame
+                store.parts.forget_failures(todo)
             raise UserError(f"the first {failures} models all failed, the last because of: {reason}")
 
     while made + failures < len(todo):
@@ -365,6 +400,7 @@ class _Worker:
             log.debug("a worker died while idle; its sentinel will tell")
 
     def stop(self, grace: float) -> None:
+        """End the process; one that has been told to gets `grace` seconds."""
         self.process.terminate()
         self.process.join(grace)
         if self.process.is_alive():
@@ -464,10 +500,13 @@ def _work(
     try:
         _serve(connection, factory, stores, threads)
     except (BrokenPipeError, ConnectionError, EOFError):
-        return  # the parent died: the rows written are safe
+        pass  # the parent died: the rows written are safe
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _leave(signum: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the second would come while Python shuts down
     raise SystemExit  # by the front door, so that temporary folders are removed
 
 

@@ -183,7 +183,7 @@ class Continuum:
 _ABSORPTION = {"AHMIN": ("H", "e"), "AHYD": ("H",), "AH2P": ("H", "H+"), "AHEMIN": ("He", "e")}
 _COOL = {"C1": "C", "Mg1": "Mg", "Al1": "Al", "Si1": "Si", "Fe1": "Fe", "CH": "CH", "OH": "OH", "NH": "NH"}
 _SCATTERING = {"SIGH": ("H",), "SIGEL": ("e",), "SIGH2": ("H2",)}
-# All sources on, except He+ free-free, Lukewarm/Hot are on as in ATLAS9; the flags are those of ATLAS.
+# The IFOP flags of ATLAS: all continuous sources on; hydrogen lines (the 14th) and metal lines are added by us.
 _OPACITY_FLAGS = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 0, 0, 0])
 # Of hydrogen and its ions alone: what SMElib weighs hydrogen lines against, where only the lines are asked for.
 _HYDROGEN_FLAGS = np.array([1, 1, 1, 1] + [0] * 16)

@@ -21,7 +21,7 @@ import os
 import sys
 from pathlib import Path
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 HELP = "make, import, check and describe grids of synthetic spectra; fetch what they need"
 
@@ -180,7 +180,10 @@ def _run_build(args: argparse.Namespace) -> int:
             raise UserError(f"{value}: there is no such file for {option}")
     from kurucz_grids.atmosphere_grid import AtmosphereGrid
 
-    workers = args.workers or (1 if args.device.startswith("cuda") else os.cpu_count() or 1)
+    _refuse_unknown_device(args.device)
+    workers = args.workers
+    if workers is None:
+        workers = 1 if args.device.startswith("cuda") else os.cpu_count() or 1
     report = build(
         outputs,
         args.n,
@@ -197,7 +200,18 @@ def _run_build(args: argparse.Namespace) -> int:
         f"{', '.join(str(p) for p in outputs.values())}: {report.total} models, {report.before} were there, "
         f"{report.made} made{rate}, {report.failed} failed"
     )
+    if report.failed:
+        print("`phdlspec grid info` tells why models failed, --retry-failed tries them again")
     return 0
+
+
+def _refuse_unknown_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not to be had here ({first_line(error)}); expected cpu or cuda") from error
 
 
 def _run_import(args: argparse.Namespace) -> int:
@@ -251,6 +265,8 @@ def _run_info(args: argparse.Namespace) -> int:
         print(f"  wavelengths  {grid.wave[0]:.2f}-{grid.wave[-1]:.2f} Å vacuum, {len(grid.wave)} pixels")
         derivatives = f"for {len(grid.label_names)} labels" if grid.has_jacobian else "none"
         print(f"  derivatives  {derivatives}")
+        for reason in sorted({grid.reason[i] for i in range(len(grid)) if not grid.done[i] and grid.reason[i]}):
+            print(f"  failed       {sum(grid.reason == reason)} because of: {reason}")
         if grid.finished:
             print(f"  size         {args.grid.stat().st_size / 1e6:.1f} MB")
         for name, value in grid.attrs.items():

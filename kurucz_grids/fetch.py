@@ -21,6 +21,7 @@ import http.client
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,11 @@ def fetch(
     Raises `UserError` where no further file could be had either: no network, a connection that breaks, a full disk,
     another fetch at work in this cache.
     """
-    if not base_url.startswith(("http://", "https://")):
+    try:
+        usable = urllib.parse.urlsplit(base_url).scheme in ("http", "https")
+    except ValueError:
+        usable = False
+    if not usable:
         raise UserError(f"{base_url}: expected a base URL that begins with http:// or https://")
     with _locked(cache):
         sums = read_checksums(cache)
@@ -270,9 +275,12 @@ def _write_checksums(cache: Path, sums: dict[str, str]) -> None:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise FileProblem(f"{path}: cannot be read ({error.strerror}); move it away and fetch again") from error
     return digest.hexdigest()
 
 

@@ -132,6 +132,8 @@ class Grid:
         self.path = Path(path)
         self._file: h5py.File | None = None
         self._parts: Parts | None = None
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: a folder, expected the HDF5 file of a grid")
         if self.path.is_file():
             self._open_file()
         elif Parts(self.path).exists():
@@ -166,8 +168,9 @@ class Grid:
             self.done = file["done"][:].astype(bool)
             self.reason = np.array([text.decode() for text in file["reason"][:]], dtype=object)
             self.has_jacobian = "jacobian" in file
-            sizes = {len(self.labels), *(len(file[name]) for name in ("flux", "continuum", "done", "split"))}
-        except (KeyError, OSError, RuntimeError) as error:
+            by_row = ["flux", "continuum", "done", "split", "reason", *(["jacobian_scale"] * self.has_jacobian)]
+            sizes = {len(self.labels), *(len(file[name]) for name in by_row)}
+        except (KeyError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
             self.close()
             why = first_line(error)
             raise UserError(f"{self.path}: a damaged grid ({why}); make or copy it again") from error
@@ -356,36 +359,6 @@ def collect(path: str | Path, keep_parts: bool = False) -> Path:
     if not keep_parts and not missing:
         parts.remove()
     return path
-
-
-def survey_form(full_path: str | Path, out: str | Path, progress: bool = False) -> Path:
-    """Make the survey form (R = 3500) of a grid of higher resolving power: flux and derivatives alike."""
-    from tqdm import tqdm
-
-    form = FORMS["survey"]
-    out = Path(out)
-    with Grid(full_path) as full:
-        parts = Parts(out)
-        with parts.lock():
-            attrs = {
-                **full.attrs,
-                "form": form.name,
-                "resolving_power": form.resolving_power,
-                "dlnlam": form.dlnlam,
-                "made_from": full.path.name,
-            }
-            manifest = {**full.manifest(), "attrs": attrs, "wave": form.wave.tolist()}
-            parts.write_manifest(manifest, full.labels, full.split)
-            for i in np.flatnonzero(~full.done):
-                parts.write_failure(int(i), full.reason[i] or "not computed")
-            for i in tqdm(full.rows(), desc="survey form", unit="row", disable=not progress):
-                stack = full.flux(i)[None]
-                if full.has_jacobian:
-                    stack = np.concatenate([stack, full.jacobian(i)])
-                low = degrade_to(form.wave, form.resolving_power, full.wave, stack, full.resolving_power)
-                jacobian = low[1:] if full.has_jacobian else None
-                parts.write_row(int(i), full.labels[i], low[0], full.continuum(i), jacobian)
-            return collect(out)
 
 
 class _Disk(io.RawIOBase):

@@ -21,7 +21,8 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,11 +106,28 @@ class Parts:
                 ) from error
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
+            if not self.exists():
+                self._refuse_orphans()
             try:
                 yield
             finally:
                 if self.folder.is_dir() and not self.exists():
                     self.remove()
+
+    def _refuse_orphans(self) -> None:
+        # A removal that was killed leaves rows without a manifest. They are in the grid then.
+        if not (self.rows() or self.failures()):
+            return
+        if not self.grid_path.is_file():
+            raise UserError(
+                f"{self.folder}: holds models, but no manifest.json that tells what they were made of; put it back, "
+                "remove the folder, or choose another --out"
+            )
+        for path in self._rows_and_failures():
+            path.unlink(missing_ok=True)
+
+    def _rows_and_failures(self) -> list[Path]:
+        return [*self.folder.glob("row_*.npz"), *self.folder.glob("failed_*.txt")]
 
     def write_manifest(self, manifest: dict[str, Any], labels: NDArray, split: NDArray) -> None:
         """Store what makes the grid; the manifest, which tells that the folder is in use, comes last."""
@@ -157,6 +175,11 @@ class Parts:
         text = " ".join(reason.split())
         write_atomically(self._failure_path(i), lambda file: file.write(text.encode()))
 
+    def forget_failures(self, rows: Iterable[int]) -> None:
+        """Let rows that failed be tried again."""
+        for i in rows:
+            self._failure_path(i).unlink(missing_ok=True)
+
     def rows(self) -> set[int]:
         """Indices of the finished rows."""
         return {int(path.stem[4:]) for path in self.folder.glob("row_*.npz")}
@@ -184,12 +207,16 @@ class Parts:
         try:
             with np.load(self.row_path(i), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise UserError(f"{self.row_path(i)}: damaged ({error}); remove it and build again") from error
 
     def remove(self) -> None:
-        """Remove the folder, the manifest first: what is left after a kill is no grid in the making."""
+        """Remove what is ours, the manifest first: what is left after a kill is no grid in the making.
+
+        The folder goes too, unless it holds something else.
+        """
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        for path in [*self.folder.iterdir()]:
+        for path in [*self._rows_and_failures(), *(self.folder / name for name in ("labels.npy", "split.npy", "lock"))]:
             path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()

@@ -155,6 +155,11 @@ class ModelMaker:
         if theta.shape != (len(GRID_LABELS),) or not np.isfinite(theta).all():
             raise UserError(f"labels have shape {theta.shape}, expected {len(GRID_LABELS)} finite numbers")
         values = dict(zip(GRID_LABELS.names, theta.tolist()))
+        for label in GRID_LABELS:
+            if not label.lower <= values[label.name] <= label.upper:
+                raise UserError(
+                    f"{label.name} is {values[label.name]:g}, expected {label.lower:g} to {label.upper:g} {label.unit}"
+                )
         centre = (values["TEFF"], values["LOGG"], values["FE_H"])
         atmosphere = self.atmospheres.interpolate(*centre)
         slopes = {}
@@ -169,7 +174,15 @@ class ModelMaker:
     def of_atmosphere(
         self, atmosphere: Atmosphere, abundances: Mapping[str, float], vmic: float, derivatives: bool
     ) -> StellarModel:
-        """The model of an atmosphere and A(X) by element; TEFF and LOGG change nothing in it."""
+        """The model of an atmosphere and A(X) by element; TEFF and LOGG change nothing in it.
+
+        Raises `UserError` for a mixture without one of the elements of the solar scale, or a negative vmic (km/s).
+        """
+        missing = [element for element in SOLAR_ABUNDANCES if element not in abundances]
+        if missing:
+            raise UserError(f"the abundances lack {', '.join(missing)}; expected A(X) of all of the solar scale")
+        if not vmic >= 0.0:
+            raise UserError(f"vmic is {vmic:g} km/s, expected a number that is not negative")
         return self._model(atmosphere, dict(abundances), vmic, {}, derivatives)
 
     def _atmosphere_slope(

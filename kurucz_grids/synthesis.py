@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -134,6 +135,7 @@ class Synthesizer:
             "atmospheres_checksum": atmospheres.checksum if atmospheres is not None else "",
             "solar_scale": SOLAR_SCALE,
             "synthesis_version": SYNTHESIS_VERSION,
+            "chemistry": f"pysme-astro {version('pysme-astro')}",
             **{f"settings_{f.name}": getattr(settings, f.name) for f in fields(settings)},
         }
 

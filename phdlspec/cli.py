@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"phdlspec {args.command}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a file that no reader of ours knew how to name: unreadable, a folder, a full disk
+        print(f"phdlspec {args.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"phdlspec {args.command}: stopped; what was finished is kept", file=sys.stderr)
         return 130

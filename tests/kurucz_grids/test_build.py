@@ -48,7 +48,7 @@ def test_both_forms_from_one_run_and_extension(tmp_path):
     assert (report.total, report.before, report.made, report.failed) == (3, 0, 3, 0)
     longer = build(outputs, 5, SEED, FakeFactory(), progress=False)
     assert (longer.before, longer.made) == (3, 2)
-    again = build(outputs, 5, SEED, FakeFactory(broken=True), progress=False)
+    again = build(outputs, 5, SEED, FakeFactory(), progress=False)
     assert (again.before, again.made) == (5, 0)
     with Grid(outputs["survey"]) as survey, Grid(outputs["full"]) as full:
         assert survey.n_done == full.n_done == 5
@@ -113,6 +113,75 @@ def test_what_does_not_fit_the_rows_that_exist_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds 3 models and 2 were asked for"):
         _build(path, 2, FakeFactory())
     assert _build(path, 3, FakeFactory()).before == 3
+    # The same where nothing is left to be made.
+    with pytest.raises(UserError, match="line_list_checksum = 1, now 2"):
+        _build(path, 3, FakeFactory(version="2"))
+    with pytest.raises(UserError, match="holds the survey form and full was asked for"):
+        build({"full": path}, 3, SEED, FakeFactory(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n": 0}, "0 models were asked for"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"workers": 0}, "0 workers were asked for"),
+        ({"threads": 0}, "0 threads a worker were asked for"),
+        ({"outputs": {"survey": "."}}, "a folder, expected the name of an HDF5 file"),
+    ],
+)
+def test_what_cannot_be_built_is_told_before_anything_is_made(tmp_path, change, words):
+    arguments = {"outputs": {"survey": tmp_path / "grid.h5"}, "n": 2, "seed": SEED, "factory": FakeFactory()}
+    with pytest.raises(UserError, match=words):
+        build(**{**arguments, **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_without_a_manifest_never_get_into_another_grid(tmp_path):
+    path = tmp_path / "grid.h5"
+    _build(path, 3, FakeFactory())
+    parts = Parts(path)
+    parts.folder.mkdir()
+    rows = parts.row_path(1), parts.row_path(3)
+    for row in rows:  # what a removal that was killed leaves
+        row.write_bytes(b"of another time")
+    _build(path, 4, FakeFactory())
+    _build(tmp_path / "whole.h5", 4, FakeFactory())
+    _assert_same(path, tmp_path / "whole.h5")
+    parts.folder.mkdir()
+    rows[0].write_bytes(b"of another time")
+    path.unlink()
+    with pytest.raises(UserError, match="holds models, but no manifest.json"):
+        _build(path, 4, FakeFactory())
+    assert rows[0].exists()
+
+
+def test_what_others_put_beside_the_rows_stays(tmp_path):
+    path = tmp_path / "grid.h5"
+    notes = Parts(path).folder / "notes" / "thesis.tex"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("chapter one")
+    _build(path, 2, FakeFactory())
+    assert path.is_file()
+    assert [p.name for p in Parts(path).folder.iterdir()] == ["notes"]
+    assert notes.read_text() == "chapter one"
+
+
+def test_models_that_all_fail_are_not_remembered(tmp_path):
+    path = tmp_path / "grid.h5"
+    with pytest.raises(UserError, match="first 1 models all failed"):
+        _build(path, 1, FakeFactory(fail=(_key(0),)))
+    assert not path.exists()
+    assert _build(path, 1, FakeFactory()).made == 1
+    # One that fails where others are is that model's fault.
+    assert _build(path, 2, FakeFactory(fail=(_key(1),))).failed == 1
+
+
+def test_workers_leave_without_a_word(tmp_path, capfd):
+    with pytest.raises(UserError, match="no such library"):
+        _build(tmp_path / "a.h5", 3, FakeFactory(broken=True))
+    _build(tmp_path / "b.h5", 2, FakeFactory(), workers=2)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_synthesizer_that_cannot_work_ends_the_build(tmp_path):

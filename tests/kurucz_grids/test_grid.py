@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from kurucz_grids.grid import FORMS, GRID_LABELS, Grid, collect, grid_attributes, make_manifest, survey_form
+from kurucz_grids.grid import FORMS, GRID_LABELS, Grid, collect, grid_attributes, make_manifest
 from kurucz_grids.parts import DiskFullError, Parts, quantise
 from phdlspec.errors import UserError
 from phdlspec.wavelength import log_grid
@@ -210,26 +210,3 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, what, limit):
     with Grid(path) as grid:
         assert grid.n_done == 3
     assert issubclass(DiskFullError, UserError)
-
-
-def test_survey_form_of_a_full_grid(tmp_path):
-    full = FORMS["full"]
-    wave = full.wave
-    parts = _begin(tmp_path / "full.h5", 2, wave=wave, form="full")
-    sigma = 1 / (full.resolving_power * np.sqrt(8 * np.log(2)))
-    line = np.exp(-0.5 * (np.log(wave / 5000) / sigma) ** 2)
-    jacobian = np.zeros((32, len(wave)))
-    jacobian[5] = -line
-    parts.write_row(0, _row(0)[0], 1 - 0.5 * line, np.ones(272), jacobian)
-    parts.write_failure(1, "sad")
-    collect(tmp_path / "full.h5")
-    survey_form(tmp_path / "full.h5", tmp_path / "survey.h5")
-    with Grid(tmp_path / "survey.h5") as grid:
-        assert grid.resolving_power == 3500
-        assert list(grid.rows()) == [0]
-        assert grid.reason[1] == "sad"
-        x = np.log(grid.wave / 5000)
-        narrow, wide = 1 / 12_000, 1 / 3500
-        expected = (narrow / wide) * np.exp(-0.5 * (x * np.sqrt(8 * np.log(2)) / wide) ** 2)
-        assert np.allclose(1 - grid.flux(0), 0.5 * expected, atol=2e-4)
-        assert np.allclose(grid.jacobian(0)[5], -expected, atol=4e-4)

@@ -11,6 +11,7 @@ from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import LineList
 from kurucz_grids.synthesis import Settings, Synthesizer
+from phdlspec.errors import UserError
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 pytest.importorskip("pysme", reason="synthesis needs the extra [grids]")
@@ -46,6 +47,12 @@ def grey_atmosphere(teff: float = 5000.0, gravity: float = 3e3, mh: float = 0.0)
     return Atmosphere(teff, np.log10(gravity), mh, 2.0, rhox, temperature, pressure, n_e, rosseland, 0 * tau + 1e-3)
 
 
+def small_grid() -> AtmosphereGrid:
+    axes = (4750.0, 5000.0, 5250.0, 5500.0), (3.0, 3.5, 4.0, 4.5), (-0.5, 0.0, 0.5)
+    grid = [grey_atmosphere(teff, 10**logg, mh) for teff in axes[0] for logg in axes[1] for mh in axes[2]]
+    return AtmosphereGrid.from_atmospheres(grid)
+
+
 @pytest.fixture(scope="module")
 def synthesizer(lines) -> Synthesizer:
     settings = Settings(wave_min=5150.0, wave_max=5158.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
@@ -59,6 +66,16 @@ def flux(synthesizer: Synthesizer, abundances: dict[str, float], vmic: float = 1
 @pytest.fixture(scope="module")
 def spectrum(synthesizer):
     return synthesizer.solve(synthesizer.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), 1.5))
+
+
+def test_what_is_no_star_is_refused(lines, synthesizer):
+    with pytest.raises(UserError, match="the abundances lack H, He, Li"):
+        synthesizer.prepare_atmosphere(grey_atmosphere(), {"Fe": 7.5, "Mg": 7.6}, 1.5)
+    with pytest.raises(UserError, match="vmic is -3 km/s"):
+        synthesizer.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), -3.0)
+    of_labels = Synthesizer(small_grid(), lines, synthesizer.settings)
+    with pytest.raises(UserError, match="MG_FE is 8, expected -0.5 to 0.5 dex"):
+        of_labels.prepare({"TEFF": 5000.0, "LOGG": 3.5, "MG_FE": 8.0})
 
 
 def test_spectrum_is_normalised_and_lines_sit_at_their_centres(spectrum):
@@ -121,11 +138,9 @@ def test_electrons_of_an_element_broaden_the_wings_of_another():
 
 @pytest.mark.parametrize(("label", "step"), [("TEFF", 10.0), ("LOGG", 0.02), ("FE_H", 0.02)])
 def test_derivative_along_the_atmosphere_is_the_finite_difference(lines, label, step):
-    axes = (4750.0, 5000.0, 5250.0, 5500.0), (3.0, 3.5, 4.0, 4.5), (-0.5, 0.0, 0.5)
-    grid = [grey_atmosphere(teff, 10**logg, mh) for teff in axes[0] for logg in axes[1] for mh in axes[2]]
     # Hbeta, whose wings are the hardest, and the lines around 5155 Å.
     settings = Settings(wave_min=4850.0, wave_max=5160.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
-    synthesizer = Synthesizer(AtmosphereGrid.from_atmospheres(grid), lines, settings)
+    synthesizer = Synthesizer(small_grid(), lines, settings)
     star = {"TEFF": 5100.0, "LOGG": 3.7, "VMIC": 1.5, "FE_H": -0.1}
     spectrum = synthesizer.synthesize(star)
     ours = spectrum.jacobian[GRID_LABELS.index(label)]
