@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kurucz_grids.atmospheres import Atmosphere, read_atmospheres
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
 AXES = ("teff", "logg", "mh")
+PARAMS = (*AXES, "vturb_kms")
 COLUMNS = ("rhox", "T", "Pgas", "xne", "abross", "accrad", "vturb_cms")
 _QUANTITIES = 6  # all columns but vturb, which is one number a model
 _MAX_LEFT_OUT = 0.05  # fraction of damaged models beyond which a grid is refused
@@ -59,19 +61,25 @@ class AtmosphereGrid:
     ) -> None:
         self.source = source
         params, structure = np.asarray(params, float), np.asarray(structure, float)
-        names = np.array(list(titles) or [""] * len(params), dtype=str)
+        listed = list(titles)
         if (
             params.ndim != 2
-            or params.shape[1] != 4
-            or structure.shape[0] != len(params)
+            or params.shape[1] != len(PARAMS)
             or structure.ndim != 3
-            or structure.shape[2] != len(COLUMNS)
-            or len(names) != len(params)
+            or structure.shape[::2] != (len(params), len(COLUMNS))
+            or len(listed) not in (0, len(params))
         ):
             raise UserError(
-                f"{source}: an atmosphere grid needs params (N, 4) and structure (N, D, {len(COLUMNS)}), "
-                f"got {params.shape} and {structure.shape}"
+                f"{source}: an atmosphere grid needs params (N, {len(PARAMS)}), structure (N, D, {len(COLUMNS)}) and "
+                f"titles (N,) or none, got {params.shape}, {structure.shape} and {len(listed)} titles"
             )
+        finite = np.isfinite(params).all(axis=1)
+        if not finite.all():
+            raise UserError(
+                f"{source}: the parameters of model {np.argmin(finite) + 1} are {params[np.argmin(finite)]}, expected "
+                f"finite numbers {', '.join(PARAMS)}; correct or drop it"
+            )
+        names = np.array(listed or [""] * len(params), dtype=str)
         for reason, find in (
             ("with missing layers", _incomplete),
             ("off the common depth scale", _off_scale),
@@ -117,33 +125,52 @@ class AtmosphereGrid:
 
     @classmethod
     def load(cls, path: str | Path) -> AtmosphereGrid:
-        """The grid in an npz file (`params`, `structure`, `titles`), in a Kurucz file of many models, or in
-        all the Kurucz files of a folder."""
+        """The grid in an npz file, in a Kurucz file of many models, or in all the Kurucz files of a folder.
+
+        The npz holds `params`, `structure` and, if it likes, `titles`, and the names of parameters and columns in
+        their order, `param_names` and `columns` (without them the order is that of `PARAMS` and `COLUMNS`).
+        """
         path = Path(path)
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-            models = [model for file in files for model in read_atmospheres(file)]
-            if not models:
-                raise UserError(f"{path}: the folder holds no model atmosphere; expected Kurucz files")
-            return cls.from_atmospheres(models, str(path))
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such atmosphere grid; expected an npz of ATLAS9 models")
-        if not zipfile.is_zipfile(path):
-            if path.suffix == ".npz":
-                raise UserError(f"{path}: the atmosphere grid is damaged (no whole npz file); fetch it again")
-            return cls.from_atmospheres(read_atmospheres(path), str(path))
+        try:
+            if path.is_dir():
+                return cls._of_folder(path)
+            if not path.is_file():
+                raise UserError(f"{path}: there is no such atmosphere grid; expected an npz of ATLAS9 models")
+            with path.open("rb") as stream:
+                zipped = stream.read(4) == b"PK\x03\x04"
+        except OSError as err:
+            raise UserError(f"{path}: the atmospheres cannot be read ({err.strerror}); see to permissions") from err
+        if zipped:
+            return cls._of_npz(path)
+        if path.suffix == ".npz":
+            raise UserError(f"{path}: the atmosphere grid is damaged (no whole npz file); fetch it again")
+        return cls.from_atmospheres(read_atmospheres(path), str(path))
+
+    @classmethod
+    def _of_folder(cls, path: Path) -> AtmosphereGrid:
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        models = [model for file in files for model in read_atmospheres(file)]
+        if not models:
+            raise UserError(f"{path}: the folder holds no model atmosphere; expected Kurucz files")
+        return cls.from_atmospheres(models, str(path))
+
+    @classmethod
+    def _of_npz(cls, path: Path) -> AtmosphereGrid:
         try:
             with np.load(path, allow_pickle=False) as file:
-                missing = [name for name in ("params", "structure") if name not in file.files]
-                if missing:
-                    raise UserError(
-                        f"{path}: the npz file has no array {missing[0]!r}; expected params (N, 4) and "
-                        "structure (N, D, 7)"
-                    )
-                titles = [str(t) for t in file["titles"]] if "titles" in file.files else []
-                return cls(file["params"], file["structure"], titles, str(path))
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
-            raise UserError(f"{path}: the atmosphere grid is damaged ({err}); fetch it again") from err
+                arrays = {name: file[name] for name in file.files}
+            missing = [name for name in ("params", "structure") if name not in arrays]
+            if missing:
+                raise UserError(
+                    f"{path}: the npz file has no array {missing[0]!r}; expected params (N, 4) and "
+                    "structure (N, D, 7)"
+                )
+            params = _in_order(arrays, "params", "param_names", PARAMS, path)
+            structure = _in_order(arrays, "structure", "columns", COLUMNS, path)
+            titles = [str(title) for title in np.atleast_1d(arrays.get("titles", []))]
+            return cls(params, structure, titles, str(path))
+        except (ValueError, OSError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as err:
+            raise UserError(f"{path}: the atmosphere grid is damaged ({first_line(err)}); fetch it again") from err
 
     @classmethod
     def from_atmospheres(cls, models: list[Atmosphere], source: str = "") -> AtmosphereGrid:
@@ -284,6 +311,18 @@ class AtmosphereGrid:
                 slope = (h1 * secant(i - 1, i) + h0 * secant(i, i + 1)) / (h0 + h1)
                 slopes[i] = np.where(_wide(left & right, f.ndim - 1), slope, slopes[i])
         return np.moveaxis(slopes, 0, axis)
+
+
+def _in_order(
+    arrays: dict[str, NDArray], name: str, names_of: str, wanted: tuple[str, ...], path: Path
+) -> NDArray:
+    """An array of an npz with its last axis in the order wanted, as the file names it."""
+    values, names = arrays[name], [str(n) for n in np.atleast_1d(arrays.get(names_of, wanted))]
+    if sorted(names) != sorted(wanted):
+        raise UserError(f"{path}: {names_of} is {', '.join(names)}; expected {', '.join(wanted)}, in any order")
+    if values.ndim < 2 or values.shape[-1] != len(wanted):
+        return values  # refused with its shape
+    return values[..., [names.index(n) for n in wanted]]
 
 
 def _incomplete(structure: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -2,7 +2,11 @@
 
 All of them are *decks*: a `TEFF … GRAVITY …` line, a title, `ABUNDANCE SCALE`/`ABUNDANCE CHANGE` lines (in
 ATLAS12 followed by an `ABUNDANCE TABLE` that restates and overrides them) and `READ DECK6 n` with the names
-of the columns and n layers. A file is read by these marks alone; names and extensions mean nothing."""
+of the columns and n layers. A file is read by these marks alone; names and extensions mean nothing.
+
+[M/H] is that of iron on the project's solar scale, wherever the deck states abundances: `ABUNDANCE SCALE` says nothing
+of a deck whose table is metal-poor already. Kurucz's own solar scales lie close, and where iron agrees the deck's scale
+factor is taken, a round number that makes the nodes of a grid."""
 
 from __future__ import annotations
 
@@ -16,12 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
+from phdlspec.solar import ATOMIC_NUMBER, SOLAR_ABUNDANCES
 
 log = logging.getLogger(__name__)
 
 MIN_LAYERS = 20
 
 _DECK_COLUMNS = ("RHOX", "T", "P", "XNE", "ABROSS", "ACCRAD", "VTURB")
+_ABSENT = -20.0  # log10 of a number fraction, as in the decks
+_IRON_TOLERANCE = 0.02  # dex by which iron of Kurucz's solar scales (since 1995) and of ours differ
+# dex in [X/Fe] beyond which a mixture is not scaled solar: what the solar scales differ by in elements that matter for
+# the structure of an atmosphere (C, N and O were revised most).
+_MIXTURE_TOLERANCE = dict.fromkeys("C N O".split(), 0.25) | dict.fromkeys("Na Mg Al Si Ca Ti Ni".split(), 0.15)
 _POSITIVE = ("rhox", "temperature", "gas_pressure", "electron_density", "rosseland")
 
 
@@ -30,8 +40,7 @@ class Atmosphere:
     """A plane-parallel model atmosphere of D layers from the top down, in cgs units.
 
     Attributes:
-        teff, logg, mh: effective temperature (K), log10 of gravity (cgs), log10 of the metal scale factor
-            [M/H].
+        teff, logg, mh: effective temperature (K), log10 of gravity (cgs), [M/H], which is [Fe/H].
         vturb_kms: microturbulence of the model's opacities (km/s).
         rhox: (D,) column mass (g/cm2), increasing.
         temperature, gas_pressure, electron_density: (D,) K, dyn/cm2, 1/cm3.
@@ -103,7 +112,7 @@ def read_atmospheres(path: str | Path) -> list[Atmosphere]:
     """Read every model of a Kurucz deck, ATLAS9 or ATLAS12, one model or many.
 
     Published decks hold a few models that lack a layer though the deck goes on after them: among others such a
-    model is left out, with a log line.
+    model is left out, with a log line. Models whose mixture is not scaled solar are read with a warning.
 
     Raises:
         UserError: the file is missing, is no Kurucz deck, or one of its models is truncated or damaged.
@@ -113,7 +122,7 @@ def read_atmospheres(path: str | Path) -> list[Atmosphere]:
         lines = path.read_text(encoding="latin-1").splitlines()
     except OSError as err:
         raise UserError(f"{path}: the model atmosphere cannot be read ({err.strerror})") from err
-    starts = [i for i, line in enumerate(lines) if re.match(r"\s*TEFF\s+\S+\s+GRAVITY\s", line)]
+    starts = [i for i, line in enumerate(lines) if re.match(r"\s*TEFF\s+[-+.\d]", line)]
     if not starts:
         raise UserError(
             f"{path}: not a Kurucz model atmosphere: no line 'TEFF … GRAVITY …' was found; "
@@ -122,25 +131,54 @@ def read_atmospheres(path: str | Path) -> list[Atmosphere]:
     models = []
     for first, last in zip(starts, [*starts[1:], len(lines)]):
         try:
-            models.append(_parse_deck(lines[first:last], str(path)))
+            models.append(_parse_deck(lines[first:last], first + 1, str(path)))
         except _ShortModel as err:
             ended = any(line.startswith("BEGIN") for line in lines[first:last])
             if len(starts) == 1 or not ended:
                 raise
             log.warning("%s: left out", err)
+    _warn_of_mixtures(models, path)
     return models
+
+
+def _warn_of_mixtures(models: list[Atmosphere], path: Path) -> None:
+    unusual = [mixture for model in models if (mixture := _unlike_the_sun(model.abundances))]
+    if unusual:
+        ratios = ", ".join(f"[{element}/Fe] {value:+.2f}" for element, value in unusual[0].items())
+        log.warning(
+            "%s: the mixture of %d of %d models is not scaled solar (%s): a grid knows their [M/H] alone",
+            path, len(unusual), len(models), ratios,
+        )  # fmt: skip
+
+
+def _over_sun(element: str, abundances: NDArray[np.float64]) -> float:
+    """[X/H] of `Atmosphere.abundances`, NaN where the deck does not state it."""
+    value, hydrogen = abundances[ATOMIC_NUMBER[element] - 1], abundances[0]
+    return float(value - hydrogen + 12.0 - SOLAR_ABUNDANCES[element]) if min(value, hydrogen) > _ABSENT else np.nan
+
+
+def _unlike_the_sun(abundances: NDArray[np.float64] | None) -> dict[str, float]:
+    """[X/Fe] of the elements that are not scaled solar."""
+    if abundances is None:
+        return {}
+    iron = _over_sun("Fe", abundances)
+    over_iron = {name: _over_sun(name, abundances) - iron for name in _MIXTURE_TOLERANCE}
+    return {name: value for name, value in over_iron.items() if abs(value) > _MIXTURE_TOLERANCE[name]}
 
 
 class _ShortModel(UserError):
     """A model has fewer layers than its header promises."""
 
 
-def _parse_deck(lines: list[str], source: str) -> Atmosphere:
+def _parse_deck(lines: list[str], number: int, source: str) -> Atmosphere:
+    # `number` is that of the first line in the file.
     words = lines[0].split()
     try:
-        teff, logg = float(words[1]), float(words[3])
-    except ValueError as err:
-        raise UserError(f"{source}: cannot read Teff and gravity from the line {lines[0].strip()!r}") from err
+        teff, logg = float(words[1]), float(words[words.index("GRAVITY") + 1])
+    except (ValueError, IndexError) as err:
+        raise UserError(
+            f"{source}: line {number}: cannot read Teff and gravity from {lines[0].strip()!r}; fetch it again"
+        ) from err
     what = f"{source} (Teff {teff:g}, logg {logg:g})"
     deck = next((i for i, line in enumerate(lines) if line.strip().startswith("READ DECK")), None)
     if deck is None:
@@ -148,7 +186,7 @@ def _parse_deck(lines: list[str], source: str) -> Atmosphere:
             f"{what}: the layers are missing: no line 'READ DECK6'; the file is probably truncated"
         )
     try:
-        columns, layers = _parse_layers(lines[deck:])
+        columns, layers = _parse_layers(lines[deck:], number + deck)
         scale, abundances = _parse_abundances(lines[:deck])
     except _ShortModel as err:
         raise _ShortModel(f"{what}: {err}") from None
@@ -158,7 +196,7 @@ def _parse_deck(lines: list[str], source: str) -> Atmosphere:
     return Atmosphere(
         teff=teff,
         logg=logg,
-        mh=round(float(np.log10(scale)), 3) + 0.0,
+        mh=_metallicity(scale, abundances),
         vturb_kms=float(np.median(at["VTURB"])) / 1e5,
         rhox=at["RHOX"],
         temperature=at["T"],
@@ -171,8 +209,13 @@ def _parse_deck(lines: list[str], source: str) -> Atmosphere:
     )
 
 
-def _parse_layers(lines: list[str]) -> tuple[list[str], NDArray[np.float64]]:
+def _parse_layers(lines: list[str], number: int) -> tuple[list[str], NDArray[np.float64]]:
     words = re.split(r"[\s,]+", lines[0].strip())
+    if len(words) < 4 or not words[2].isdigit():
+        raise ValueError(
+            f"line {number}: {lines[0].strip()!r} is cut off or damaged, expected 'READ DECK6', the number of layers "
+            "and the names of the columns; fetch it again"
+        )
     size, columns = int(words[2]), [w for w in words[3:] if w]
     missing = [name for name in _DECK_COLUMNS if name not in columns]
     if missing:
@@ -182,26 +225,47 @@ def _parse_layers(lines: list[str]) -> tuple[list[str], NDArray[np.float64]]:
         if not re.match(r"\s*[-+.\dNnIi]", line):
             break
         rows.append(line.split())
-    if len(rows) != size or any(len(row) < len(_DECK_COLUMNS) for row in rows):
-        good = sum(len(row) >= len(_DECK_COLUMNS) for row in rows)
-        raise _ShortModel(
-            f"the file is truncated: {good} whole layers where its header promises {size}; fetch it again"
-        )
     width = len(_DECK_COLUMNS)
+    cut = bool(rows) and len(rows) == len(lines) - 1 and len(rows[-1]) < width  # within the last line of the file
+    if len(rows) != size or cut:
+        raise _ShortModel(
+            f"the file is truncated: {len(rows) - cut} whole layers where its header promises {size}; fetch it again"
+        )
     if columns[:width] != list(_DECK_COLUMNS):
         raise ValueError(
             f"the deck's columns start with {' '.join(columns[:width])}, expected {' '.join(_DECK_COLUMNS)}"
         )
-    return columns[:width], np.array([row[:width] for row in rows], dtype=float)
+    layers = np.empty((size, width))
+    for i, row in enumerate(rows):
+        try:
+            layers[i] = [float(word.replace("D", "E").replace("d", "e")) for word in row[:width]]
+        except ValueError as err:
+            raise ValueError(
+                f"line {number + 1 + i} is damaged or its columns touch: {' '.join(row[:width])!r}; expected "
+                f"{width} numbers apart from each other, so correct it or fetch the model again"
+            ) from err
+    return columns[:width], layers
+
+
+def _metallicity(scale: float, abundances: NDArray[np.float64] | None) -> float:
+    """[M/H] of iron, or of the deck's scale factor where both agree or iron is not stated."""
+    listed = float(np.log10(scale))
+    iron = np.nan if abundances is None else _over_sun("Fe", abundances)
+    if np.isnan(iron) or abs(iron - listed) <= _IRON_TOLERANCE:
+        return round(listed, 3) + 0.0
+    return round(iron, 2) + 0.0
 
 
 def _parse_abundances(lines: list[str]) -> tuple[float, NDArray[np.float64] | None]:
     """Metal scale factor, and log10 number fractions by Z (scale applied) or None if there are none."""
     text = "\n".join(lines)
     found = re.search(r"ABUNDANCE SCALE\s+(\S+)", text)
-    scale = float(found.group(1)) if found else 1.0
-    if not scale > 0:
-        raise ValueError(f"ABUNDANCE SCALE is {scale}, expected a positive number")
+    try:
+        scale = float(found.group(1)) if found else 1.0
+    except ValueError:
+        scale = np.nan
+    if found and not 0 < scale < np.inf:
+        raise ValueError(f"ABUNDANCE SCALE is {found.group(1)}, expected a positive number; correct it")
     given: dict[int, float] = {}
     for line in lines:
         for change in re.findall(r"ABUNDANCE CHANGE((?:\s+\d+\s+[-+.\d]+)+)", line):
@@ -210,14 +274,17 @@ def _parse_abundances(lines: list[str]) -> tuple[float, NDArray[np.float64] | No
     if "ABUNDANCE TABLE" in text:
         table = text.split("ABUNDANCE TABLE")[1]
         for z, name, value, change in re.findall(
-            r"(\d+)([A-Z][A-Za-z]?)\s*(-?\d+\.\d+)(?:\s+(-?\d+\.\d+)(?![\dA-Z]))?", table
+            r"(\d+)([A-Z][A-Za-z]?)\s*(-?\d+\.\d+)(?:\s*(-?\d+\.\d+))?", table
         ):
             given[int(z)] = float(value) + (float(change) if change and name not in ("H", "He") else 0.0)
     if not given:
         return scale, None
-    abundances = np.full(99, -20.0)
+    abundances = np.full(99, _ABSENT)
     for z, value in given.items():
         if not 1 <= z <= 99:
             raise ValueError(f"ABUNDANCE CHANGE names the atomic number {z}, expected 1 to 99")
-        abundances[z - 1] = np.log10(value) if z <= 2 else value + (np.log10(scale) if value > -20 else 0.0)
+        if z <= 2:  # a number fraction
+            abundances[z - 1] = np.log10(max(value, 10.0**_ABSENT))
+        elif value > _ABSENT:
+            abundances[z - 1] = value + np.log10(scale)
     return scale, abundances

@@ -13,6 +13,8 @@ Traps that this reader knows (they are those of the compilation, told apart by i
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -29,12 +31,14 @@ from kurucz_grids.linelists.damping import (
 )
 from kurucz_grids.linelists.elements import isotope_fraction, species_name
 from kurucz_grids.linelists.linelist import LineList
-from phdlspec.errors import UserError
+from kurucz_grids.linelists.medium import AIR_BEGINS
+from phdlspec.errors import UserError, first_line
 from phdlspec.wavelength import air_to_vacuum
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha").split()
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 MOLECULE_VDW = 1e-8  # cm3/s; molecular lines are too faint for it to matter
 # Mass numbers of the atoms of a molecule, by the code of its isotopes; where only one atom is coded the other is H.
 _MOLECULE_CODES = {
@@ -47,15 +51,25 @@ _MOLECULE_CODES = {
 def read_columnar(path: str | Path) -> LineList:
     """Read the npz or HDF5 (array `lines` with the fields `COLUMNS`, wavelengths in air).
 
-    Raises `UserError` for a file that is none, lacks a field, or holds an isotope that cannot be told.
+    Raises `UserError` for a file that is none or damaged, lacks a field, holds no line or one of an isotope that cannot
+    be told, or is in nm.
     """
     try:
         rows = _load(path)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: not a columnar line list ({error}); expected npz or HDF5 with 'lines'") from error
+    except _DAMAGED as error:
+        raise UserError(f"{path}: not a whole columnar line list ({first_line(error)}); expected npz or HDF5 with the "
+                        "array 'lines'") from error
     missing = [name for name in COLUMNS if name not in (rows.dtype.names or ())]
     if missing:
         raise UserError(f"{path}: the line list lacks the field {missing[0]!r}; expected {', '.join(COLUMNS)}")
+    for name in COLUMNS:
+        if name != "src" and not np.issubdtype(rows.dtype[name], np.number):
+            raise UserError(f"{path}: the field {name!r} is of type {rows.dtype[name]}; expected numbers")
+    if rows.ndim != 1 or not rows.size:
+        raise UserError(f"{path}: the line list has shape {rows.shape}; expected (N,) with a row for each line")
+    if rows["wl_air"].max() < AIR_BEGINS:
+        raise UserError(f"{path}: all wavelengths are below {AIR_BEGINS:g} Å, where lists in air have none; write them "
+                        "in Å, not in nm")
     rows = rows[~((rows["z1"] == 1) & (rows["z2"] == 0))]
     names, kind = _species(rows)
     unknown = np.array([name is None for name in names])[kind]
@@ -85,6 +99,8 @@ def read_columnar(path: str | Path) -> LineList:
 def _load(path: str | Path) -> NDArray:
     if h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
+            if not isinstance(file["lines"], h5py.Dataset):
+                raise ValueError("'lines' is a group of arrays, not one array")
             return file["lines"][()]
     with np.load(path, allow_pickle=False) as archive:
         return archive["lines"]

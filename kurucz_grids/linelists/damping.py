@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from kurucz_grids.linelists.elements import ATOMIC_WEIGHT, IONISATION_ENERGY
 
 UNSOLD_EXPONENT = 0.3  # of the temperature, for a width per perturber
-MOLECULE_VDW = 1e-7  # cm3/s per hydrogen atom: the constants that Kurucz takes for all molecular lines
+# Widths (cm3/s) of molecular lines of which a list says nothing, per hydrogen atom and per electron. They are guesses,
+# those that Kurucz's reader of gfall has for molecules; the one of his lists of molecules has others (`molecules`).
+MOLECULE_VDW = 1e-7
 MOLECULE_STARK = 1e-5
 _RYDBERG_EV = 13.605693
 _MAX_N_STAR_SQUARED = 25.0  # for levels at or above the ionisation limit

@@ -2,6 +2,11 @@
 
 The two levels of each line tell its vacuum wavelength, hence whether the list is in air or in vacuum. Hyperfine and
 isotopic components carry the logarithms of their shares in columns of their own, which are applied here, once.
+
+Two kinds of lines, marked in columns 142-144, have other numbers in some columns and are left out. Autoionising ones
+(`AUT`) have Fano's profile, with its two parameters instead of the collisional widths and a statistical weight instead
+of gf: there is no oscillator strength to read. Those in the coronal approximation (`COR`) have a Gaunt factor instead
+of the radiative width; Kurucz's own reader leaves them out too. Format: http://kurucz.harvard.edu/linelists.html
 """
 
 from __future__ import annotations
@@ -13,31 +18,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kurucz_grids.linelists.damping import UNSOLD_EXPONENT, classical_radiative, stark, unsold_vdw, upper_level_ev
 from kurucz_grids.linelists.elements import species_name
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists.medium import HOW_TO_SAY, to_vacuum
+from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, Rows, assemble, filled_lines
 from phdlspec.errors import UserError
-from phdlspec.wavelength import vacuum_to_air
 
 log = logging.getLogger(__name__)
 
-CM_TO_EV = 1.0 / 8065.544
-_FIELDS = {
-    "wave": (0, 11), "loggf": (11, 18), "code": (18, 24), "e_first": (24, 36), "e_second": (52, 64),
-    "gamma_rad": (80, 86), "gamma_stark": (86, 92), "gamma_vdw": (92, 98), "hyperfine": (109, 115),
-    "isotope": (118, 124),
-}  # fmt: skip
+_NEEDED = {"wave": (0, 11), "loggf": (11, 18), "code": (18, 24), "e_first": (24, 36), "e_second": (52, 64)}
+_OPTIONAL = {"rad": (80, 86), "stark": (86, 92), "vdw": (92, 98), "hyperfine": (109, 115), "isotope": (118, 124)}
+_FIELDS = _NEEDED | _OPTIONAL
+_KIND = slice(134, 144)  # with the hyperfine notation before it, for some lists are a column off
+_OTHER_KINDS = ("AUT", "COR")
 # gfall08oct17 has "-1 72" for the log gf of Fe I 4488.9 Å: -1.72 in its source (Den Hartog et al. 2014, ApJS 215, 23).
 _POINTLESS = re.compile(r"^(-?\d+) (\d+)$")
-_TELLING = 500  # lines between levels of positive energy that settle the medium
+_LEVEL_TOLERANCE = 0.01  # of the wavelength; air is off by 3e-4 and rounded levels by up to 5e-4
+_MAX_CONTRADICTED = 0.01  # fraction of the lines: published lists have one in thousands
 
 
-def is_gfall(head: str) -> bool:
-    """Whether the first line of a file looks like one of gfall."""
+def is_gfall(line: str) -> bool:
+    """Whether a line looks like one of gfall."""
     try:
-        numbers = float(head[0:11]) > 0 and 1.0 <= float(head[18:24]) < 100.0
-        return len(head) >= 98 and numbers and bool(head[24:36].strip())
+        numbers = float(line[0:11]) > 0 and 1.0 <= float(line[18:24]) < 100.0
+        return len(line) >= 98 and numbers and bool(line[24:36].strip())
     except ValueError:
         return False
 
@@ -45,56 +48,49 @@ def is_gfall(head: str) -> bool:
 def read_gfall(path: str | Path, medium: str | None = None) -> LineList:
     """Read a gfall file; `medium`, if given, must be what the levels say.
 
-    Raises `UserError` for a damaged line, an unknown species or the wrong medium.
+    Lines whose levels contradict the wavelength are left out with a warning: their lower level is not known.
+    Raises `UserError` for a damaged line, an unknown species, levels that fit no wavelength, or the wrong medium.
     """
-    text = Path(path).read_text(errors="replace").splitlines()
-    rows = [(number, line) for number, line in enumerate(text, start=1) if line.strip()]
-    values: dict[str, NDArray[np.float64]] = {}
+    lines = filled_lines(path)
+    plain = [(number, line) for number, line in lines if line[_KIND].strip()[-3:] not in _OTHER_KINDS]
+    if len(plain) < len(lines):
+        log.info("%s: %d autoionising and coronal lines are left out", path, len(lines) - len(plain))
+    table = np.empty((len(plain), len(_FIELDS)))
+    for row, (number, line) in zip(table, plain):
+        row[:] = _numbers(line, f"{path}: line {number}")
+    keep = _of_late_type_stars(table, str(path))
+    number_of = np.array([number for number, _ in plain])[keep]
+    columns = dict(zip(_FIELDS, table[keep].T))
+    agree = _levels_agree(columns, number_of, str(path))
+    columns = {name: column[agree] for name, column in columns.items()}
+
+    rows = Rows.empty(int(agree.sum()))
+    codes, which = np.unique(columns["code"], return_inverse=True)
+    rows.species = np.array([_species(code, path) for code in codes], dtype=rows.species.dtype)[which]
+    rows.wave = 10.0 * columns["wave"]
+    first, second = np.abs(columns["e_first"]), np.abs(columns["e_second"])
+    rows.elow_ev = np.minimum(first, second) * EV_PER_INVERSE_CM
+    rows.energy_cm = np.where(_measured(columns), np.abs(first - second), np.nan)
+    rows.loggf = columns["loggf"] + columns["hyperfine"]
+    rows.fraction = 10.0 ** columns["isotope"]
+    for name in ("rad", "stark", "vdw"):
+        setattr(rows, name, np.where(columns[name] != 0.0, columns[name], np.nan))
+    return assemble(str(path), rows, "gfall", medium)
+
+
+def _numbers(line: str, where: str) -> list[float]:
+    """The numbers of `_FIELDS`, 0 for an optional one that is blank."""
+    end = len(line.rstrip())
+    numbers = []
     for name, (start, stop) in _FIELDS.items():
-        column = np.empty(len(rows))
-        for i, (number, line) in enumerate(rows):
-            word = line[start:stop].strip()
-            try:
-                column[i] = _number(word) if word else 0.0
-            except ValueError as error:
-                raise UserError(f"{path}: line {number}, columns {start + 1}-{stop}: {word!r} is no number") from error
-        values[name] = column
-    z = np.floor(values["code"] + 1e-6).astype(int)
-    charge = np.rint(100.0 * (values["code"] - z)).astype(int)
-    # Highly charged ions have no place in the spectra of late-type stars.
-    keep = (charge <= 1) & ~((z == 1) & (charge == 0))
-    if (~keep).any():
-        log.info("%s: %d lines of higher ions and of hydrogen are left out", path, (~keep).sum())
-    values = {name: column[keep] for name, column in values.items()}
-    z, charge = z[keep], charge[keep]
-    names = np.array([species_name(int(a), 0, int(c)) or "" for a, c in zip(z, charge)])
-    if (names == "").any():
-        raise UserError(f"{path}: species code {values['code'][names == ''][0]:.2f} is unknown; drop its lines")
-    listed = 10.0 * values["wave"]
-    first, second = np.abs(values["e_first"]), np.abs(values["e_second"])
-    found = _medium(listed, first, second, values, str(path))
-    if medium is not None and found is not None and medium != found:
-        raise UserError(f"{path}: its wavelengths are in {found} by their energy levels, but {medium} was asked for")
-    chosen = found or medium
-    if chosen is None:
-        raise UserError(f"{path}: its levels do not tell air from vacuum; {HOW_TO_SAY}")
-    wave = to_vacuum(listed, chosen)
-    lower = np.minimum(first, second) * CM_TO_EV
-    upper = upper_level_ev(wave, lower)
-    strength = values["loggf"] + values["hyperfine"] + values["isotope"]
-    given = {name: values[name] for name in ("gamma_rad", "gamma_stark", "gamma_vdw")}
-
-    def width(name: str, estimate: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.where(given[name] != 0.0, 10.0 ** given[name], estimate)
-
-    return LineList.from_columns(
-        names, wave_vacuum=wave, elow_ev=lower, loggf=strength,
-        gamma_rad=width("gamma_rad", classical_radiative(wave)),
-        gamma_stark=width("gamma_stark", stark(z, charge, upper)),
-        gamma_vdw=width("gamma_vdw", unsold_vdw(z, charge, lower, upper)),
-        vdw_exponent=np.full(len(wave), UNSOLD_EXPONENT), isotope_fraction=10.0 ** values["isotope"], medium=chosen,
-        sources={"gfall": len(wave)}, path=str(path),
-    )  # fmt: skip
+        word, place = line[start:stop].strip(), f"{where}, columns {start + 1}-{stop}"
+        if start < end < stop or (name in _NEEDED and not word):
+            raise UserError(f"{place}: blank or cut off, expected a number; correct or drop the line")
+        try:
+            numbers.append(_number(word) if word else 0.0)
+        except ValueError as error:
+            raise UserError(f"{place}: {word!r} is no number; correct or drop the line") from error
+    return numbers
 
 
 def _number(word: str) -> float:
@@ -104,20 +100,41 @@ def _number(word: str) -> float:
         return float(_POINTLESS.sub(r"\1.\2", word))
 
 
-def _medium(
-    listed: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64], values: dict, path: str
-) -> str | None:
+def _split_code(code: float | NDArray[np.float64]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    # 26.01 is Fe II: atomic number and charge.
+    z = np.floor(code + 1e-6).astype(int)
+    return z, np.rint(100.0 * (code - z)).astype(int)
+
+
+def _species(code: float, path: str | Path) -> str:
+    z, charge = _split_code(code)
+    name = species_name(int(z), 0, int(charge))
+    if name is None:
+        raise UserError(f"{path}: species code {code:.2f} is unknown; drop its lines")
+    return name
+
+
+def _of_late_type_stars(table: NDArray[np.float64], path: str) -> NDArray[np.bool_]:
+    z, charge = _split_code(table[:, list(_FIELDS).index("code")])
+    keep = (charge <= 1) & ~((z == 1) & (charge == 0))
+    if not keep.all():
+        log.info("%s: %d lines of higher ions and of hydrogen are left out", path, (~keep).sum())
+    return keep
+
+
+def _measured(columns: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
     # Levels of predicted energies carry a minus sign and are not to be trusted to a part in 10^4.
-    measured = (values["e_first"] >= 0) & (values["e_second"] >= 0) & (np.abs(first - second) > 0) & (listed > 2000.0)
-    use = np.flatnonzero(measured)[:_TELLING]
-    if len(use) < 3:
-        return None
-    vacuum = 1e8 / np.abs(first - second)[use]
-    distance = {
-        "vacuum": np.median(np.abs(listed[use] / vacuum - 1.0)),
-        "air": np.median(np.abs(listed[use] / vacuum_to_air(vacuum) - 1.0)),
-    }
-    best = min(distance, key=lambda name: distance[name])
-    if distance[best] > 5e-5:
-        raise UserError(f"{path}: wavelengths and energy levels disagree in air and vacuum; is it in nm, as gfall is?")
-    return best
+    return (columns["e_first"] >= 0) & (columns["e_second"] >= 0)
+
+
+def _levels_agree(columns: dict[str, NDArray[np.float64]], number_of: NDArray[np.int_], path: str,
+                  ) -> NDArray[np.bool_]:
+    energy = np.abs(np.abs(columns["e_first"]) - np.abs(columns["e_second"]))
+    off = _measured(columns) & (np.abs(columns["wave"] * energy / 1e7 - 1.0) > _LEVEL_TOLERANCE)
+    if off.sum() > _MAX_CONTRADICTED * len(off):
+        raise UserError(f"{path}: wavelengths and energy levels disagree in {off.sum()} of {len(off)} lines, the "
+                        f"first is line {number_of[off][0]}; correct or drop them, and see that wavelengths are in nm")
+    if off.any():
+        log.warning("%s: %d lines whose energy levels contradict the wavelength are left out, the first is line %d",
+                    path, off.sum(), number_of[off][0])
+    return ~off

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kurucz_grids.linelists.linelist import LineList
 from phdlspec.errors import UserError
 from phdlspec.wavelength import air_to_vacuum, vacuum_to_air
 
@@ -17,7 +16,7 @@ _STRONG = (
 )  # fmt: skip
 _NEAR = 0.1  # Å; air and vacuum differ by 1.1 Å and more here
 HOW_TO_SAY = "say which, with --medium of `phdlspec grid build` or medium= of read_line_list"
-_AIR_BEGINS = 2000.0  # Å; shorter wavelengths are in vacuum by convention, in every list
+AIR_BEGINS = 2000.0  # Å; shorter wavelengths are in vacuum by convention, in every list
 
 
 def to_vacuum(wave: NDArray[np.float64], medium: str) -> NDArray[np.float64]:
@@ -25,12 +24,12 @@ def to_vacuum(wave: NDArray[np.float64], medium: str) -> NDArray[np.float64]:
     wave = np.asarray(wave, dtype=float)
     if medium == "vacuum":
         return wave
-    return np.where(wave < _AIR_BEGINS, wave, air_to_vacuum(np.maximum(wave, _AIR_BEGINS)))
+    return np.where(wave < AIR_BEGINS, wave, air_to_vacuum(np.maximum(wave, AIR_BEGINS)))
 
 
 def told_by_energies(wave: NDArray[np.float64], energy_cm: NDArray[np.float64]) -> str | None:
     """Medium from the wavelengths (Å) that the difference of the two levels (1/cm) asks for; None if undecided."""
-    usable = (energy_cm > 0) & (wave > _AIR_BEGINS)
+    usable = (energy_cm > 0) & (wave > AIR_BEGINS)
     if not usable.any():
         return None
     vacuum = 1e8 / energy_cm[usable]
@@ -72,10 +71,3 @@ def settle(path: str, asked: str | None, stated: str | None, found: str | None) 
     if medium is None:
         raise UserError(f"{path}: nothing tells whether wavelengths are in air or vacuum; {HOW_TO_SAY}")
     return medium
-
-
-def check_strong_lines(lines: LineList) -> LineList:
-    """The list itself; raises `UserError` where its strong lines lie in the other medium than it claims."""
-    listed = vacuum_to_air(lines.wave_vacuum) if lines.medium == "air" else lines.wave_vacuum
-    settle(lines.path, None, lines.medium, told_by_strong_lines(lines.species, listed, lines.elow_ev.astype(float)))
-    return lines

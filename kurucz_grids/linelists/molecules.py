@@ -1,55 +1,69 @@
 """Kurucz's diatomic molecules (`.asc`): fixed columns, wavelengths in nm.
 
-The medium is told by the energies of the levels. gf are those of the pure isotopologue and get its solar fraction
-here, as in Kurucz's own reading program. Format: http://kurucz.harvard.edu/linelists.html
+The medium is told by the energies of the levels. gf are those of the pure isotopologue and get its solar fraction here:
+the product of its atoms' fractions, level by level, as in Kurucz's own reading program (rmolecasc), which also has the
+collisional widths, guesses for all lines alike. Format: http://kurucz.harvard.edu/linelists.html
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from kurucz_grids.linelists.elements import species_name
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, UNKNOWN, Rows, assemble, molecule_fraction
+from kurucz_grids.linelists.rows import (
+    EV_PER_INVERSE_CM,
+    UNKNOWN,
+    Rows,
+    assemble,
+    filled_lines,
+    is_number,
+    molecule_fraction,
+)
 from phdlspec.errors import UserError
+
+_WAVE, _LOGGF, _LOWER, _UPPER = slice(0, 10), slice(10, 17), slice(22, 32), slice(37, 48)
+_CODE, _UPPER_LABEL, _ISOTOPE, _LOG_GAMMA_RAD = slice(48, 52), slice(60, 68), slice(68, 70), slice(70, 74)
+_CARBON_MASSES = {12: (12, 12), 13: (12, 13), 33: (13, 13)}  # of C2, by its isotope code
+# log10 of the widths (cm3/s) per electron and per hydrogen atom: electronic transitions, those within the state X.
+_ELECTRONIC = np.log10([3e-5, 1e-7])
+_VIBRATIONAL = np.log10([3e-8, 1e-8])
 
 
 def is_molecular(line: str) -> bool:
     """Whether a line has the columns of a molecular `.asc`."""
-    return len(line.rstrip()) >= 66 and all(_is_number(line[a:b]) for a, b in ((0, 10), (10, 17), (22, 32), (37, 48))) \
-        and line[48:52].strip().isdigit()
+    columns = (_WAVE, _LOGGF, _LOWER, _UPPER)
+    return len(line.rstrip()) >= 66 and all(is_number(line[c]) for c in columns) and line[_CODE].strip().isdigit()
 
 
 def read_molecular(source: str | Path, medium: str | None = None) -> LineList:
     """Read a molecular `.asc`; raises `UserError` naming the line that cannot be read."""
     path = str(source)
-    text = Path(source).read_text(errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = filled_lines(source)
     rows = Rows.empty(len(lines))
     fractions: dict[tuple[int, int], float] = {}
-    for i, line in enumerate(lines):
+    for i, (number, line) in enumerate(lines):
         try:
-            lower, upper = sorted((abs(float(line[22:32])), abs(float(line[37:48]))))
-            rows.wave[i], rows.loggf[i] = 10.0 * float(line[0:10]), float(line[10:17])
-            code, isotope = int(line[48:52]), int(line[68:70])
+            if (end := len(line.rstrip())) < _LOG_GAMMA_RAD.stop and end != _ISOTOPE.stop:
+                raise ValueError(f"it ends in column {end}")
+            lower, upper = sorted((abs(float(line[_LOWER])), abs(float(line[_UPPER]))))
+            rows.wave[i], rows.loggf[i] = 10.0 * float(line[_WAVE]), float(line[_LOGGF])
+            code, isotope = int(line[_CODE]), int(line[_ISOTOPE])
+            log_gamma_rad = int(line[_LOG_GAMMA_RAD].strip() or 0) / 100.0
         except ValueError as error:
-            raise UserError(f"{path}: line {i + 1} is not a molecular line ({error}); correct or drop it") from error
+            raise UserError(f"{path}: line {number} is not a molecular line ({error}); correct or drop it") from error
         atoms = divmod(code, 100)
         rows.species[i] = species_name(*atoms) or UNKNOWN if all(atoms) else UNKNOWN
         rows.elow_ev[i] = lower * EV_PER_INVERSE_CM
         rows.energy_cm[i] = upper - lower
+        if log_gamma_rad > 0:
+            rows.rad[i] = log_gamma_rad
+        rows.stark[i], rows.vdw[i] = _VIBRATIONAL if line[_UPPER_LABEL].startswith("X") else _ELECTRONIC
         if rows.species[i] != UNKNOWN:
-            key = (code, isotope)
-            if key not in fractions:
-                masses = {12: (12, 12), 13: (12, 13), 33: (13, 13)}.get(isotope) if code == 606 else (isotope,)
-                fractions[key] = molecule_fraction(path, atoms, masses or (isotope,))
-            rows.fraction[i] = fractions[key]
+            if (code, isotope) not in fractions:
+                masses = _CARBON_MASSES.get(isotope, (isotope,)) if code == 606 else (isotope,)
+                fractions[code, isotope] = molecule_fraction(path, atoms, masses, either_order=False)
+            rows.fraction[i] = fractions[code, isotope]
     return assemble(path, rows, "Kurucz molecules", medium)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,9 +1,10 @@
-"""From the columns that all text formats share to a `LineList`: medium, species, defaults of damping, isotopes."""
+"""What all text formats share: numbered lines, and from columns to a `LineList`: medium, species, damping, isotopes."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from kurucz_grids.linelists.damping import (
     unsold_vdw,
     upper_level_ev,
 )
-from kurucz_grids.linelists.elements import ISOTOPES, MOLECULE_ATOMS, isotope_fraction
+from kurucz_grids.linelists.elements import ATOMIC_WEIGHT, ISOTOPES, MOLECULE_ATOMS, isotope_fraction
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.medium import settle, to_vacuum, told_by_energies, told_by_strong_lines
 from phdlspec.errors import UserError
@@ -27,6 +28,21 @@ log = logging.getLogger(__name__)
 
 EV_PER_INVERSE_CM = 1.0 / 8065.544
 UNKNOWN = ""  # species that the chemistry does not know
+
+
+def filled_lines(path: str | Path) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers in the file."""
+    text = Path(path).read_text(errors="replace")
+    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is one number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
@@ -62,7 +78,7 @@ def assemble(path: str, rows: Rows, source: str, medium: str | None, stated: str
 
     Raises `UserError` where the medium is contradicted or unknown, or no line is left.
     """
-    found = told_by_energies(rows.wave, rows.energy_cm) if np.isfinite(rows.energy_cm).any() else None
+    found = told_by_energies(rows.wave, rows.energy_cm)
     found = found or told_by_strong_lines(rows.species, rows.wave, rows.elow_ev)
     medium = settle(path, medium, stated, found)
     unknown = rows.species == UNKNOWN
@@ -93,14 +109,25 @@ def assemble(path: str, rows: Rows, source: str, medium: str | None, stated: str
     )  # fmt: skip
 
 
-def molecule_fraction(path: str, atoms: tuple[int, int], masses: tuple[int, ...]) -> float:
-    """Solar fraction of an isotopologue from the mass numbers of its atoms, one or both of them, in any order."""
+def molecule_fraction(path: str, atoms: tuple[int, int], masses: tuple[int, ...], *, either_order: bool) -> float:
+    """Solar fraction of an isotopologue from the mass numbers of its atoms, one or both of them, in any order.
+
+    Of molecules of one element with two isotopes, as 12C13C, there are 2 f12 f13, for either atom may be the rare one;
+    but they share twice the levels of 12C2, whose partition function is used for all, so that a level holds f12 f13.
+    `either_order` asks for the former, which suits lists whose gf are halved for it; the others want the latter.
+    """
     product, left = 1.0, list(atoms)
     for mass in masses:
-        owner = next((z for z in left if mass in ISOTOPES.get(SYMBOLS[z - 1], {})), None)
+        owner = next((z for z in left if _has_isotope(z, mass)), None)
         if owner is None:
             raise UserError(f"{path}: isotope {mass} fits no atom of the molecule {atoms}; drop or correct its lines")
         left.remove(owner)
         product *= isotope_fraction(owner, mass)
     mixed = atoms[0] == atoms[1] and len(masses) == 2 and masses[0] != masses[1]
-    return product * (2.0 if mixed else 1.0)
+    return product * (2.0 if mixed and either_order else 1.0)
+
+
+def _has_isotope(z: int, mass: int) -> bool:
+    # The table leaves out elements whose one isotope is all there is, or nearly: Al, Y.
+    table = ISOTOPES.get(SYMBOLS[z - 1])
+    return mass == round(ATOMIC_WEIGHT[z]) if table is None else mass in table
