@@ -6,8 +6,9 @@ should be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from kurucz_grids.grid import Grid
+from phdlspec.wavelength import vacuum_to_air
 
 Array = NDArray[np.float64]
 Contains = Callable[[float, float, float], bool]
@@ -24,7 +26,17 @@ DEEPENING_SHARE = 0.9  # of the rows in which the strongest response to an abund
 MOLECULAR = ("C_FE", "N_FE", "O_FE")  # one of them can weaken the molecules of another
 LINE_SHARE = 0.35  # of the squared response of an element that lies within 8 Å of its well-known lines
 WINDOW = 8.0  # Å
-OUTLIER = 8.0  # robust sigma
+ENVELOPE = (0.8, 1.05)  # of normalised flux; a cool, carbon-rich giant at R = 3500 has 0.83, most stars 0.95-1
+USUAL_ENVELOPE = 0.95  # the least that one row in ten must reach
+LINE_OFFSET = 5e-5  # of ln(wave): 0.3 Å at Na D; rows of sound grids stay within 1.6e-5, air has -28e-5
+LINE_DEPTH = 0.2  # of a line whose place can be told
+# Departure from the neighbours, in units of the usual one: warning and error. In a grid of 1,976 models in 32 labels
+# the greatest is 14.2 with derivatives, and below 8 without; a Teff wrong by 600 K gives 40 (median) with derivatives.
+DEPARTURE = {True: (16.0, 20.0), False: (8.0, 12.0)}
+BINS = 330  # of ln(wave), 13 Å at 5000 Å, in which rows are compared: 180 MB for 4,096 models
+SLOPE_ERROR = 0.3  # of the differences between rows along the derivatives of a label; sound grids: within 0.07
+SLOPE_SIGMA = 5.0
+SLOPE_ROWS = 100  # fewer do not tell the labels apart
 _BINS = {"TEFF": 7, "LOGG": 9, "FE_H": 6}
 
 # Vacuum Å of strong, well-known lines: where the differential spectrum of an element must be.
@@ -35,6 +47,10 @@ KNOWN_LINES: dict[str, tuple[float, ...]] = {
     "SR_FE": (4078.86, 4216.71),
     "BA_FE": (4555.31, 4935.45, 5855.3, 6143.4, 6498.7),
 }
+
+# Vacuum Å of lines whose cores lie where they belong in stars of all kinds: Ca II K, H beta, Mg b, Na D, H alpha
+# and the Ca II triplet. Ca II H is left out for H epsilon, the bluest of Mg b for iron.
+STRONG_LINES = (3934.78, 4862.68, 5174.13, 5185.05, 5891.58, 5897.56, 6564.61, 8500.35, 8544.44, 8664.52)
 
 
 @dataclass(frozen=True)
@@ -58,11 +74,42 @@ def check_grid(grid: Grid, contains: Contains | None = None, progress: bool = Fa
     findings += [_split(grid), _bins(grid, contains), *_spacing(grid)]
     scan = _Scan.of(grid, progress)
     findings += scan.findings(grid)
-    if grid.has_jacobian:
-        findings += _neighbours(grid, progress)
-    else:
-        findings.append(Finding("derivatives", "warning", "the grid has no differential spectra"))
+    findings += _neighbours(scan.sketch(grid), progress)
     return findings
+
+
+def envelope(flux: NDArray[np.floating]) -> float:
+    """Upper envelope of a spectrum (P,) where it is least blanketed: 1 if the flux is normalised.
+
+    The 98th percentile in windows of 1/30 of ln(wave), about 200 Å, the best of them.
+    """
+    return max(float(np.quantile(window, 0.98)) for window in np.array_split(flux, 27))
+
+
+def line_offset(wave: Array, flux: NDArray[np.floating]) -> float:
+    """Median offset of the cores of `STRONG_LINES` in ln(wave), vacuum; NaN where fewer than three are deep or
+    they do not agree, as where other lines have taken their places."""
+    offsets = [_core(wave, flux, line) for line in STRONG_LINES]
+    found = np.array([offset for offset in offsets if offset is not None])
+    if len(found) < 3:
+        return np.nan
+    median = float(np.median(found))
+    return median if np.median(np.abs(found - median)) < LINE_OFFSET else np.nan
+
+
+def _core(wave: Array, flux: NDArray[np.floating], line: float) -> float | None:
+    """Offset in ln(wave) of the minimum within 3.5 Å of a line, by the parabola through three pixels."""
+    around = slice(*np.searchsorted(wave, (line - WINDOW, line + WINDOW)))
+    first, last = np.searchsorted(wave, (line - 3.5, line + 3.5))
+    if last - first < 5:
+        return None
+    k = first + int(flux[first:last].argmin())
+    if k in (first, last - 1) or flux[around].max() - flux[k] < LINE_DEPTH:
+        return None
+    before, core, after = (float(value) for value in flux[k - 1 : k + 2])
+    curvature = before - 2 * core + after
+    pixels = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
+    return float(np.log(wave[k] / line) + pixels * np.log(wave[k + 1] / wave[k]))
 
 
 def _completeness(grid: Grid) -> Finding:
@@ -138,6 +185,11 @@ class _Scan:
     responding: Array  # (L,) rows with any response
     on_lines: dict[str, list[float]]
     extremes: tuple[float, float]
+    rows: list[int] = field(default_factory=list)  # those whose values are finite, n; the rest is in their order
+    envelopes: list[float] = field(default_factory=list)
+    offsets: list[float] = field(default_factory=list)
+    prints: list[bytes] = field(default_factory=list)  # equal for equal spectra
+    bins: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 1, 1), np.float32))  # (n, 1 + L, K)
 
     @classmethod
     def of(cls, grid: Grid, progress: bool) -> _Scan:
@@ -148,6 +200,8 @@ class _Scan:
             for name, lines in KNOWN_LINES.items()
             if name in grid.label_names
         }
+        shape = (grid.n_done, 1 + n_labels * grid.has_jacobian, min(BINS, len(grid.wave)))
+        scan.bins = np.empty(shape, np.float32)
         for i in tqdm(grid.rows(), desc="check", unit="row", disable=not progress):
             flux, continuum = grid.flux(i), grid.continuum(i)
             if not np.isfinite(flux).all():
@@ -160,15 +214,38 @@ class _Scan:
             known = np.isfinite(continuum)
             if not (continuum[known] > 0).all():
                 scan.bad_continuum.append(int(i))
+            jacobian = grid.jacobian(i) if grid.has_jacobian else np.empty((0, len(flux)), np.float32)
+            if not np.isfinite(jacobian).all():
+                scan.not_finite.append(int(i))
+                continue
+            scan._add_spectrum(grid.wave, int(i), flux, jacobian)
             if grid.has_jacobian:
-                scan._add_derivatives(grid, int(i), near)
+                scan._add_derivatives(grid, jacobian, near)
         return scan
 
-    def _add_derivatives(self, grid: Grid, i: int, near: dict[str, NDArray[np.bool_]]) -> None:
-        jacobian = grid.jacobian(i)
-        if not np.isfinite(jacobian).all():
-            self.not_finite.append(i)
-            return
+    def _add_spectrum(self, wave: Array, i: int, flux: NDArray, jacobian: NDArray) -> None:
+        self.bins[len(self.rows)] = _binned(np.concatenate([flux[None], jacobian]))
+        self.rows.append(i)
+        self.envelopes.append(envelope(flux))
+        self.offsets.append(line_offset(wave, flux))
+        self.prints.append(hashlib.blake2b(flux.tobytes(), digest_size=16).digest())
+
+    def sketch(self, grid: Grid) -> _Sketch:
+        """What the comparison of rows needs."""
+        bins = self.bins[: len(self.rows)]
+        labels = grid.labels[self.rows]
+        return _Sketch(
+            np.array(self.rows, dtype=int),
+            grid.label_names,
+            labels,
+            grid.label_set.to_unit(labels),
+            bins[:, 0].astype(float),
+            bins[:, 1:] if grid.has_jacobian else None,
+        )
+
+    def _add_derivatives(
+        self, grid: Grid, jacobian: NDArray, near: dict[str, NDArray[np.bool_]]
+    ) -> None:
         low, high = jacobian.min(axis=1), jacobian.max(axis=1)
         self.deepening += -low > high
         self.responding += (low < 0) | (high > 0)
@@ -181,8 +258,12 @@ class _Scan:
         yield _rows_finding("finite", self.not_finite, "hold NaN or infinity", "all values are finite")
         low, high = self.extremes
         yield _rows_finding(
-            "flux", self.out_of_range, f"leave 0 to {MAX_FLUX}", f"normalised, {low:.3f} to {high:.3f}"
+            "flux", self.out_of_range, f"leave 0 to {MAX_FLUX}", f"from {low:.3f} to {high:.3f}"
         )
+        if self.rows:
+            yield self._normalisation()
+            yield from self._wavelengths()
+            yield self._twins(grid)
         yield _rows_finding("continuum", self.bad_continuum, "are not positive", "positive where it is known")
         if not grid.has_jacobian:
             return
@@ -208,6 +289,47 @@ class _Scan:
         level = "error" if astray else "ok"
         yield Finding("lines", level, f"share of the response on known lines: {figures}")
 
+    def _normalisation(self) -> Finding:
+        low, high = min(self.envelopes), max(self.envelopes)
+        astray = [i for i, best in zip(self.rows, self.envelopes) if not ENVELOPE[0] < best < ENVELOPE[1]]
+        if astray:
+            wrong = f"are not normalised: upper envelopes {low:.3g} to {high:.3g}, expected about 1"
+            return _rows_finding("normalised", astray, wrong, "")
+        usual = float(np.quantile(self.envelopes, 0.9))
+        text = f"upper envelopes from {low:.3f} to {high:.3f}"
+        if usual < USUAL_ENVELOPE:
+            text += f", nine rows in ten below {usual:.3f}: the flux is scaled, expected stars that reach 1"
+            return Finding("normalised", "error", text)
+        return Finding("normalised", "ok", text)
+
+    def _wavelengths(self) -> Iterator[Finding]:
+        offsets = np.array(self.offsets)
+        known = np.isfinite(offsets)
+        if not known.any():
+            return
+        astray = known & (np.abs(offsets) > LINE_OFFSET)
+        shift = float(np.median(offsets[astray if astray.any() else known]))
+        figure = f"{5892.0 * shift:+.2f} Å at 5892 Å"
+        if not astray.any():
+            yield Finding("wavelengths", "ok", f"strong lines lie in their places, median offset {figure}")
+            return
+        wrong = f"have strong lines out of place, median offset {figure}"
+        air = float(np.log(vacuum_to_air(5892.0) / 5892.0))
+        for given, taken, expected in (("air", "vacuum", air), ("vacuum", "air", -air)):
+            if abs(shift - expected) < LINE_OFFSET:
+                wrong += f", as of wavelengths in {given} taken for {taken} (import them with --medium {given})"
+        yield _rows_finding("wavelengths", [i for i, bad in zip(self.rows, astray) if bad], wrong, "")
+
+    def _twins(self, grid: Grid) -> Finding:
+        """Rows that hold the spectrum of another row under other labels."""
+        first: dict[bytes, int] = {}
+        pairs = [(first.setdefault(mark, i), i) for i, mark in zip(self.rows, self.prints)]
+        twins = [(a, b) for a, b in pairs if not np.array_equal(grid.labels[a], grid.labels[b])]
+        if not twins:
+            return Finding("twins", "ok", "no two rows hold one spectrum under different labels")
+        listed = ", ".join(f"{a} and {b}" for a, b in twins[:8])
+        return Finding("twins", "error", f"rows hold one spectrum under different labels: {listed}")
+
 
 def _rows_finding(check: str, rows: list[int], wrong: str, right: str) -> Finding:
     if not rows:
@@ -215,49 +337,173 @@ def _rows_finding(check: str, rows: list[int], wrong: str, right: str) -> Findin
     return Finding(check, "error", f"{len(rows)} rows {wrong}: {', '.join(map(str, rows[:8]))}")
 
 
-def _neighbours(grid: Grid, progress: bool) -> Iterator[Finding]:
-    """Compare each row with the Taylor prediction of its nearest neighbour.
+def _binned(spectra: NDArray) -> NDArray[np.float32]:
+    """Means (..., K) of spectra (..., P) in equal bins: what a comparison of all rows can hold."""
+    edges = np.linspace(0, spectra.shape[-1], min(BINS, spectra.shape[-1]) + 1).astype(int)
+    return (np.add.reduceat(spectra, edges[:-1], axis=-1) / np.diff(edges)).astype(np.float32)
 
-    For a smooth function the mean of the slopes at both ends predicts the difference to third order: rows (or
-    derivatives) that are wrong stand out. The neighbour is the row of least predicted difference of flux,
-    among the twelve that are nearest in Teff, logg and [Fe/H].
-    """
-    rows = grid.rows()
-    unit = grid.label_set.to_unit(grid.labels)[rows]
-    kiel = unit[:, [grid.label_set.index(name) for name in _BINS]]
-    near = np.asarray(cKDTree(kiel).query(kiel, k=min(13, len(rows)))[1])
-    ratio, slope = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    for a in tqdm(range(len(rows)), desc="neighbours", unit="row", disable=not progress):
-        jacobian = grid.jacobian(rows[a])
-        others = [b for b in near[a] if b != a]
-        steps = grid.labels[rows[others]] - grid.labels[rows[a]]
-        sizes = np.sqrt(((steps @ jacobian) ** 2).mean(axis=1))
-        b = others[int(np.argmin(sizes))]
-        step = grid.labels[rows[b]] - grid.labels[rows[a]]
-        predicted = 0.5 * (step @ (jacobian + grid.jacobian(rows[b])))
-        actual = grid.flux(rows[b]).astype(float) - grid.flux(rows[a])
-        norm = np.sqrt((predicted**2).sum() * (actual**2).sum())
-        if norm > 0:
-            ratio[a] = np.sqrt(((actual - predicted) ** 2).sum() / (predicted**2).sum())
-            slope[a] = (actual @ predicted) / (predicted**2).sum()
-    known = np.isfinite(ratio)
-    if not known.any():
+
+@dataclass(frozen=True)
+class _Sketch:
+    """All finite rows in K broad bins: rows (n,) in the grid, labels and unit (n, L), flux (n, K), jacobian
+    (n, L, K) or None."""
+
+    rows: NDArray[np.int64]
+    label_names: tuple[str, ...]
+    labels: Array
+    unit: Array
+    flux: Array
+    jacobian: NDArray[np.float32] | None
+
+    def columns(self, names: Iterable[str]) -> list[int]:
+        return [self.label_names.index(name) for name in names]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Each row and the neighbour that its derivatives predict best, (n,) each: rms of predicted and actual
+    differences of flux, of what the prediction leaves, and the slope of actual on predicted."""
+
+    partner: NDArray[np.int64]
+    predicted: Array
+    residual: Array
+    slope: Array
+
+    @property
+    def misfit(self) -> Array:
+        """Residuals over what such differences leave: they grow as the power 1.5 of the difference."""
+        return self.residual / np.hypot(self.predicted, 1e-3) ** 1.5
+
+
+def _neighbours(sketch: _Sketch, progress: bool) -> Iterator[Finding]:
+    """Compare each row with what its neighbours predict for it."""
+    if sketch.jacobian is None:
+        yield Finding("derivatives", "warning", "the grid has no differential spectra")
+        yield _outliers(sketch, _linear_departures(sketch), DEPARTURE[False])
+        return
+    if len(sketch.rows) < 2:
         yield Finding("neighbours", "warning", "no two rows to compare")
         return
-    median = float(np.median(ratio[known]))
+    near = _nearest(sketch.unit[:, sketch.columns(_BINS)], 12)
+    pairs = _best_pairs(sketch, sketch.jacobian, near, progress)
+    # What is usual differs between regions: hot and metal-poor giants are predicted worse than dwarfs.
+    usual = np.median(pairs.misfit[near], axis=1)
+    departure = pairs.misfit / np.maximum(usual, 1e-12)
+    yield _prediction(pairs)
+    yield _outliers(sketch, departure, DEPARTURE[True])
+    sound = departure < DEPARTURE[True][0]
+    chosen = np.flatnonzero(sound & sound[pairs.partner] & (pairs.predicted > 0))
+    if len(chosen) >= SLOPE_ROWS:
+        yield _slopes(sketch, sketch.jacobian, pairs, chosen)
+
+
+def _nearest(points: Array, count: int) -> NDArray[np.int64]:
+    """The nearest other points, (n, at most count)."""
+    count = min(count, len(points) - 1)
+    found = np.asarray(cKDTree(points).query(points, k=count + 1)[1])
+    return np.array([row[row != a][:count] for a, row in enumerate(found)])
+
+
+def _rms(values: Array) -> Array:
+    return np.sqrt((values.astype(float) ** 2).mean(axis=-1))
+
+
+def _best_pairs(sketch: _Sketch, jacobian: NDArray[np.float32], near: NDArray[np.int64], progress: bool) -> _Pairs:
+    """Predict the differences to the five most similar of the neighbours, and keep the one that fits best.
+
+    For a smooth function the mean of the slopes at both ends predicts the difference to third order. A row that
+    is wrong fits none of its neighbours; a sound one fits all but those that are wrong.
+    """
+    found = []
+    for a in tqdm(range(len(near)), desc="neighbours", unit="row", disable=not progress):
+        sizes = _rms((sketch.labels[near[a]] - sketch.labels[a]) @ jacobian[a])
+        others = near[a][np.argsort(sizes)[:5]]
+        steps = sketch.labels[others] - sketch.labels[a]
+        predicted = 0.5 * (steps @ jacobian[a] + np.einsum("bl,blk->bk", steps, jacobian[others]))
+        actual = sketch.flux[others] - sketch.flux[a]
+        size, residual = _rms(predicted), _rms(actual - predicted)
+        slope = (actual * predicted).mean(axis=1) / np.maximum(size, 1e-12) ** 2
+        k = int(np.argmin(residual / np.hypot(size, 1e-3) ** 1.5))
+        found.append((others[k], size[k], residual[k], slope[k]))
+    partner, predicted, residual, slope = map(np.array, zip(*found))
+    return _Pairs(partner, predicted, residual, slope)
+
+
+def _prediction(pairs: _Pairs) -> Finding:
+    known = pairs.predicted > 0
+    if not known.any():
+        return Finding("derivatives", "error", "no derivative tells rows apart")
+    median = float(np.median(pairs.residual[known] / pairs.predicted[known]))
     text = (
         f"differences of near rows against their derivatives: median relative residual {median:.3f}, "
-        f"median slope {np.median(slope[known]):.3f} ({known.sum()} pairs)"
+        f"median slope {np.median(pairs.slope[known]):.3f} ({known.sum()} pairs)"
     )
-    yield Finding("derivatives", "error" if median > 0.7 else "warning" if median > 0.4 else "ok", text)
-    logs = np.log(np.maximum(ratio[known], 1e-6))
-    spread = 1.4826 * np.median(np.abs(logs - np.median(logs)))
-    outliers = rows[known][(logs - np.median(logs) > OUTLIER * spread) & (ratio[known] > 1.0)]
-    yield _outlier_finding(outliers)
+    return Finding("derivatives", "error" if median > 0.7 else "warning" if median > 0.4 else "ok", text)
 
 
-def _outlier_finding(outliers: NDArray[np.int64]) -> Finding:
-    if not len(outliers):
+def _outliers(sketch: _Sketch, departure: Array, limits: tuple[float, float]) -> Finding:
+    if not len(departure):
+        return Finding("outliers", "warning", f"{len(sketch.rows)} rows are too few to compare with each other")
+    worst = [k for k in np.argsort(-departure) if departure[k] > limits[0]]
+    if not worst:
         return Finding("outliers", "ok", "no row departs from its neighbours")
-    listed = ", ".join(map(str, outliers[:8]))
-    return Finding("outliers", "warning", f"{len(outliers)} rows depart from their neighbours: {listed}")
+    listed = ", ".join(f"{sketch.rows[k]} ({departure[k]:.0f} times the usual)" for k in worst[:8])
+    level = "error" if departure[worst[0]] > limits[1] else "warning"
+    return Finding("outliers", level, f"{len(worst)} rows depart from their neighbours: {listed}")
+
+
+def _slopes(
+    sketch: _Sketch, jacobian: NDArray[np.float32], pairs: _Pairs, chosen: NDArray[np.int64]
+) -> Finding:
+    """By what factor the differences between rows follow the derivatives of each label: 1, if they are right.
+
+    Least squares over all pairs and bins, weighted with what such differences leave; the errors are those of a
+    jackknife over twenty parts of the rows.
+    """
+    n_labels = len(sketch.label_names)
+    normal, right = np.zeros((20, n_labels, n_labels)), np.zeros((20, n_labels))
+    for a in chosen:
+        b = pairs.partner[a]
+        step = sketch.labels[b] - sketch.labels[a]
+        parts = 0.5 * step[:, None] * (jacobian[a].astype(float) + jacobian[b])
+        weight = np.hypot(pairs.predicted[a], 1e-3) ** -3
+        normal[a % 20] += weight * parts @ parts.T
+        right[a % 20] += weight * parts @ (sketch.flux[b] - sketch.flux[a])
+    live = np.flatnonzero(np.diagonal(normal.sum(axis=0)) > 0)
+    normal, right = normal[:, live][:, :, live], right[:, live]
+
+    def solve(matrix: Array, vector: Array) -> Array:
+        return np.asarray(np.linalg.lstsq(matrix, vector, rcond=1e-10)[0])
+
+    slope = solve(normal.sum(axis=0), right.sum(axis=0))
+    without = [solve(normal.sum(axis=0) - m, right.sum(axis=0) - v) for m, v in zip(normal, right)]
+    error = np.sqrt(19 / 20 * ((without - np.mean(without, axis=0)) ** 2).sum(axis=0))
+    off = np.abs(slope - 1)
+    wrong = [k for k in np.argsort(-off) if off[k] > max(SLOPE_ERROR, SLOPE_SIGMA * error[k])]
+    if not wrong:
+        span = f"factors {slope.min():.2f} to {slope.max():.2f}"
+        return Finding("slopes", "ok", f"differences follow the derivatives of all {len(live)} labels, {span}")
+    listed = ", ".join(f"{sketch.label_names[live[k]]} {slope[k]:.2f} ± {error[k]:.2f}" for k in wrong[:8])
+    return Finding("slopes", "error", f"differences over derivatives are not 1 for {len(wrong)} labels: {listed}")
+
+
+def _linear_departures(sketch: _Sketch) -> Array:
+    """How far each row lies from a linear fit to its neighbours in the labels that vary, in units of what the
+    fit leaves of them; (0,) if there are too few rows. Beyond six labels the main ones are taken: abundances
+    are part of what the fit leaves."""
+    varied = [k for k in range(sketch.unit.shape[1]) if np.ptp(sketch.unit[:, k]) > 0]
+    columns = varied if len(varied) <= 6 else sketch.columns(_BINS)
+    count = max(20, 4 * (len(columns) + 1))
+    if len(sketch.rows) <= count:
+        return np.empty(0)
+    points = sketch.unit[:, columns]
+    near = _nearest(points, count)
+    departures = []
+    for a, others in enumerate(near):
+        design = np.column_stack([np.ones(count), points[others] - points[a]])
+        inverse = np.linalg.pinv(design)  # its first line gives the value at the row itself
+        fit = inverse @ sketch.flux[others]
+        left = _rms((sketch.flux[others] - design @ fit).ravel())
+        lever = np.sqrt(1 + (inverse[0] ** 2).sum())  # rows at the edge are extrapolated to
+        departures.append(_rms(sketch.flux[a] - fit[0]) / (lever * max(float(left), 1e-4)))
+    return np.array(departures)

@@ -3,23 +3,30 @@
 
 Two shapes of input are read:
 
-* one file of arrays (npz or HDF5): `wave` (M,), `flux` (N, M), optionally `continuum` (N, M), `jacobian` (N,
-  L, M) per label unit of the normalised flux, and `labels` (N, L) with `label_names` (L,); the labels may be
-  in a table of their own instead;
+* one file of arrays (npz or HDF5): `wave` (M,), `flux` (N, M), optionally `continuum` (N, M), and `labels` (N,
+  L) with `label_names` (L,); the labels may be in a table of their own instead. `jacobian` (N, 32, M), per label
+  unit of the normalised flux, is optional too; `jacobian_names` (32,) tells the order of its labels, which is
+  that of `label_names` if these are all 32;
 * a folder of spectra, one file each: text or npy of two or three columns, wavelength (Å), flux and, if it is
   not normalised, continuum; the label table names the file of each row in a column `FILE`.
 
 A label table is anything that `astropy.table.Table.read` knows (ECSV, CSV, FITS ...). Its columns are the
-names of the label table; missing [X/Fe] are scaled solar, a missing VMIC is the typical one. What an array
-cannot tell must be said: whether wavelengths are in air or vacuum, and the resolving power that the spectra
-have.
+names of the label table in any case, in units of their own if the table tells them; missing [X/Fe] are scaled
+solar, a missing VMIC is the typical one. Columns that look like labels but are none are refused, others are
+ignored. What an array cannot tell must be said: whether wavelengths are in air or vacuum, and the resolving
+power that the spectra have.
+
+An import that was interrupted goes on with the same command.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from kurucz_grids.checking import ENVELOPE, envelope
 from kurucz_grids.grid import (
     CONTINUUM_WAVE,
     FORMS,
@@ -46,6 +54,17 @@ from phdlspec.wavelength import air_to_vacuum
 
 Array = NDArray[np.float64]
 
+log = logging.getLogger(__name__)
+
+# What a star may have at most: beyond are mistakes of unit (kK, log Teff) or of column.
+_POSSIBLE = {"TEFF": (1000.0, 100_000.0), "LOGG": (-2.0, 10.0), "VMIC": (0.0, 30.0), "FE_H": (-10.0, 2.0)}
+_POSSIBLE_RATIO = (-5.0, 5.0)  # [X/Fe]
+# Names of labels that are not in the table: [M/H], [alpha/Fe], other elements, and known ones spelled otherwise.
+_LIKE_LABEL = re.compile(
+    r"\[?([A-Z]{1,2}[_/ ](FE|H|M)|(FE|M)H|[A-Z]{1,2}FE|ALPHA.*)\]?|T_EFF|LOG_G|V_MIC|VTURB|XI"
+)
+_BROADENING = ("VBROAD", "VSINI", "VROT", "VMAC")  # a convolution: spectra come without
+
 
 @dataclass(frozen=True)
 class _Spectrum:
@@ -59,11 +78,12 @@ class _Spectrum:
 
 @dataclass(frozen=True)
 class _Source:
-    """Labels (N, 32) and the spectra that belong to them, read one by one."""
+    """Labels (N, 32), and `read(i)` for the spectrum that belongs to row i (`ValueError` with the reason if it
+    is no spectrum)."""
 
     labels: Array
     has_jacobian: bool
-    spectra: Iterator[_Spectrum]
+    read: Callable[[int], _Spectrum]
 
 
 def import_grid(
@@ -90,7 +110,7 @@ def import_grid(
     form : "survey" or "full". seed : of the split into training, validation and test.
 
     Raises `UserError`, one sentence, for input that does not fit. A spectrum that fails (not finite, too
-    short) becomes a row with a reason.
+    short) becomes a row with a reason. What an interrupted import has done is kept for the next call.
     """
     source, out = Path(source), Path(out)
     if medium not in ("air", "vacuum"):
@@ -103,28 +123,40 @@ def import_grid(
             f"{source}: spectra of R = {resolving_power:g} cannot make the {form} form of "
             f"R = {target.resolving_power:g}; compute them at a higher resolving power"
         )
-    if out.exists() or Parts(out).exists():
+    if out.exists():
         raise UserError(f"{out}: exists already, remove it or choose another --out")
-    found = _open_source(source, None if label_table is None else Path(label_table))
-    parts = Parts(out)
-    with parts.lock():
+    table = None if label_table is None else Path(label_table)
+    try:
+        found = _open_source(source, table)
         provenance = {
             "origin": origin,
             "imported_from": source.name,
             "imported_sha256": _checksum(source),
+            "imported_labels_sha256": "" if table is None else _checksum(table),
             "imported_medium": medium,
             "imported_resolving_power": resolving_power,
         }
-        attrs = grid_attributes(target, provenance, seed)
-        split = split_rows(len(found.labels), seed)
-        parts.write_manifest(
-            make_manifest(attrs, target.wave, has_jacobian=found.has_jacobian), found.labels, split
+    except OSError as error:
+        raise UserError(f"{error.filename or source}: cannot be read ({error.strerror or error})") from error
+    parts = Parts(out)
+    with parts.lock():
+        manifest = make_manifest(
+            grid_attributes(target, provenance, seed), target.wave, has_jacobian=found.has_jacobian
         )
-        spectra = tqdm(found.spectra, total=len(found.labels), desc="import", disable=not progress)
-        for i, spectrum in enumerate(spectra):
+        if not parts.exists():
+            parts.write_manifest(manifest, found.labels, split_rows(len(found.labels), seed))
+        elif not _same_import(parts.manifest(), manifest):
+            raise UserError(
+                f"{parts.folder}: holds an unfinished grid of other spectra or options, remove the folder or choose "
+                "another --out"
+            )
+        done = parts.rows()
+        for i in tqdm(range(len(found.labels)), desc="import", disable=not progress):
+            if i in done:
+                continue
             try:
-                flux, continuum, jacobian = _convert(spectrum, medium, resolving_power, target)
-            except ValueError as error:
+                flux, continuum, jacobian = _convert(found.read(i), medium, resolving_power, target)
+            except (ValueError, UserError) as error:
                 parts.write_failure(i, str(error))
             else:
                 parts.write_row(i, found.labels[i], flux, continuum, jacobian)
@@ -133,6 +165,15 @@ def import_grid(
             parts.remove()
             raise UserError(f"{source}: no spectrum could be imported: {reason}")
         return collect(out)
+
+
+def _same_import(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two manifests are of one import, at whatever time it was begun."""
+
+    def what(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in manifest["attrs"].items() if name != "created"}
+
+    return what(before) == what(now)
 
 
 def _convert(
@@ -152,31 +193,35 @@ def _convert(
         )
     continuum = np.full(len(CONTINUUM_WAVE), np.nan)
     if spectrum.continuum is not None:
-        if not (spectrum.continuum > 0).all():
-            raise ValueError("the continuum is not positive everywhere")
+        if not ((spectrum.continuum > 0) & np.isfinite(spectrum.continuum)).all():
+            raise ValueError("the continuum is not positive and finite everywhere")
         flux = flux / spectrum.continuum
         continuum = np.interp(CONTINUUM_WAVE, wave, spectrum.continuum)
-    if np.median(flux) > 2 or flux.max() > 20:
-        raise ValueError("the flux is not normalised: give the continuum as well")
     stack = flux[None] if spectrum.jacobian is None else np.concatenate([flux[None], spectrum.jacobian])
     if not np.isfinite(stack).all():
         raise ValueError("the derivatives hold values that are not finite")
     grid, stack = _log_uniform(wave, stack, resolving_power, form)
     low = degrade_to(want, form.resolving_power, grid, stack, resolving_power)
+    best = envelope(low[0])
+    if not ENVELOPE[0] < best < ENVELOPE[1]:
+        raise ValueError(
+            f"the flux is not normalised: its upper envelope is {best:.3g}, expected about 1; give the continuum "
+            "as well"
+        )
     return low[0], continuum, None if spectrum.jacobian is None else low[1:]
 
 
 def _log_uniform(wave: Array, stack: Array, resolving_power: float, form: Form) -> tuple[Array, Array]:
     """The spectra on a log-uniform grid: as they are if they lie on one, else interpolated."""
     steps = np.diff(np.log(wave))
-    if np.ptp(steps) < 1e-3 * steps.mean():
-        return wave, stack
     kernel = math.sqrt(1 / form.resolving_power**2 - 1 / resolving_power**2) / 2.355
     if steps.max() > kernel:
         raise ValueError(
             f"the wavelength step reaches {steps.max():.1e} in ln(wave), expected at most {kernel:.1e} "
             f"for R = {form.resolving_power:g}"
         )
+    if np.ptp(steps) < 1e-3 * steps.mean():
+        return wave, stack
     step = min(np.quantile(steps, 0.05), kernel / 2)
     grid = wave[0] * np.exp(step * np.arange(int(np.log(wave[-1] / wave[0]) / step) + 1))
     grid = np.append(grid, grid[-1] * np.exp(step))
@@ -185,44 +230,80 @@ def _log_uniform(wave: Array, stack: Array, resolving_power: float, form: Form) 
 
 def _open_source(source: Path, label_table: Path | None) -> _Source:
     if source.is_dir():
-        if label_table is None:
-            raise UserError(f"{source}: a folder of spectra needs --labels, a table with a column FILE")
-        labels, files = _read_labels(label_table)
-        if files is None:
-            raise UserError(f"{label_table}: has no column FILE that names the spectrum of each row")
-        missing = [name for name in files if not (source / name).is_file()]
-        if missing:
-            raise UserError(f"{source}: has no file {missing[0]}, which {label_table} names")
-        return _Source(labels, False, (_read_single(source / name) for name in files))
+        return _open_folder(source, label_table)
     arrays = _read_arrays(source)
+    names = _names(arrays, "label_names", source)
     if label_table is not None:
         labels, _ = _read_labels(label_table)
-    elif "labels" in arrays and "label_names" in arrays:
-        names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.atleast_1d(arrays["label_names"])]
+    elif names is not None and "labels" in arrays:
         columns = _numbers(arrays["labels"], "labels", source)
         if columns.ndim != 2 or columns.shape[1] != len(names):
             raise UserError(f"{source}: labels have shape {columns.shape}, expected (N, {len(names)})")
-        labels = _complete(dict(zip(names, columns.T)), str(source))
+        labels = _complete(list(zip(names, columns.T)), source)
     else:
         raise UserError(f"{source}: holds no labels with label_names; give a table with --labels")
     for name in ("wave", "flux"):
         if name not in arrays:
             raise UserError(f"{source}: has no array {name!r}, expected wave (M,) and flux (N, M)")
-    n, size = len(labels), np.shape(arrays["wave"])[-1]
-    shapes = {"flux": (n, size), "continuum": (n, size), "jacobian": (n, len(GRID_LABELS), size)}
+    wave = _numbers(arrays["wave"], "wave", source)
+    if wave.ndim != 1:
+        raise UserError(
+            f"{source}: wave has shape {wave.shape}, expected (M,), the same for all spectra; those with "
+            "wavelengths of their own go into a folder"
+        )
+    n, size = len(labels), len(wave)
+    order = None
+    if "jacobian" in arrays:
+        order = _jacobian_order(_names(arrays, "jacobian_names", source) or names, source)
+    shapes = {"flux": (n, size), "continuum": (n, size), "jacobian": (n, len(order or ()), size)}
     for name, shape in shapes.items():
         if name in arrays and np.shape(arrays[name]) != shape:
             raise UserError(f"{source}: {name} has shape {np.shape(arrays[name])}, expected {shape}")
+        if name in arrays and arrays[name].dtype.kind not in "fiu":
+            raise UserError(f"{source}: {name} is of type {arrays[name].dtype}, expected real numbers")
 
-    def spectra() -> Iterator[_Spectrum]:
-        wave = np.asarray(arrays["wave"], dtype=float)
-        for i in range(n):
-            each = {k: np.asarray(arrays[k][i], float) if k in arrays else None for k in shapes}
-            flux = each["flux"]
-            assert flux is not None
-            yield _Spectrum(wave, flux, each["continuum"], each["jacobian"])
+    def read(i: int) -> _Spectrum:
+        continuum = np.asarray(arrays["continuum"][i], float) if "continuum" in arrays else None
+        jacobian = None if order is None else np.asarray(arrays["jacobian"][i][order], float)
+        return _Spectrum(wave, np.asarray(arrays["flux"][i], float), continuum, jacobian)
 
-    return _Source(labels, "jacobian" in arrays, spectra())
+    return _Source(labels, order is not None, read)
+
+
+def _open_folder(source: Path, label_table: Path | None) -> _Source:
+    if label_table is None:
+        raise UserError(f"{source}: a folder of spectra needs --labels, a table with a column FILE")
+    labels, files = _read_labels(label_table)
+    if files is None:
+        raise UserError(f"{label_table}: has no column FILE that names the spectrum of each row")
+    if not all(files):
+        raise UserError(f"{label_table}: FILE of row {files.index('') + 1} is missing")
+    missing = [name for name in files if not (source / name).is_file()]
+    if missing:
+        raise UserError(f"{source}: has no file {missing[0]}, which {label_table} names")
+    return _Source(labels, False, lambda i: _read_single(source / files[i]))
+
+
+def _names(arrays: Mapping[str, Any], key: str, source: Path) -> list[str] | None:
+    """Names of labels in upper case."""
+    if key not in arrays:
+        return None
+    values = np.atleast_1d(arrays[key])
+    if values.ndim != 1 or values.dtype.kind not in "SUO":
+        raise UserError(f"{source}: {key} holds {values.dtype} of shape {values.shape}, expected names (L,)")
+    return [(n.decode() if isinstance(n, bytes) else str(n)).strip().upper() for n in values]
+
+
+def _jacobian_order(names: list[str] | None, source: Path) -> list[int]:
+    """Where in the jacobian the derivative by each label of the table lies."""
+    if names is None or sorted(names) != sorted(GRID_LABELS.names):
+        missing = [name for name in GRID_LABELS.names if name not in (names or ())]
+        given = "has no names" if names is None else f"lacks {missing[0]}" if missing else "has other names as well"
+        raise UserError(
+            f"{source}: the order of the jacobian is not known: it {given}, expected each of the "
+            f"{len(GRID_LABELS)} labels once in jacobian_names (or label_names)"
+        )
+    return [names.index(name) for name in GRID_LABELS.names]
 
 
 def _read_arrays(source: Path) -> dict[str, Any]:
@@ -234,29 +315,41 @@ def _read_arrays(source: Path) -> dict[str, Any]:
                 return {name: file[name][()] for name in file if isinstance(file[name], h5py.Dataset)}
         with np.load(source, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except Exception as error:  # zipfile, zlib, numpy and h5py raise whatever the damage makes of the file
         raise UserError(
-            f"{source}: neither a whole npz nor HDF5 file ({error}); single spectra go into a folder"
+            f"{source}: neither a whole npz nor HDF5 file ({first_line(error)}); single spectra go into a folder"
         ) from error
 
 
 def _read_single(path: Path) -> _Spectrum:
-    """Two or three columns; what cannot be read has no wavelengths, and its row gets a reason."""
+    """Two or three columns; raises `ValueError` with the reason for anything else."""
     try:
         if path.suffix == ".npy":
             columns = np.load(path, allow_pickle=False)
-            columns = columns if columns.shape[0] <= 3 else columns.T
+            if columns.ndim == 2 and columns.shape[0] > columns.shape[1]:
+                columns = columns.T
         else:
             delimiter = "," if path.suffix == ".csv" else None
-            columns = np.loadtxt(path, delimiter=delimiter, unpack=True, ndmin=2)
-    except (OSError, ValueError, EOFError):
-        return _Spectrum(np.empty(0), np.empty(0), None, None)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*contained no data")
+                columns = np.loadtxt(path, delimiter=delimiter, unpack=True, ndmin=2)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not text, expected two or three columns of numbers") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path.name} cannot be read ({first_line(error)})") from error
+    if columns.size == 0:
+        raise ValueError(f"{path.name} holds no numbers")
     if columns.ndim != 2 or len(columns) not in (2, 3):
-        return _Spectrum(np.empty(0), np.empty(0), None, None)
-    return _Spectrum(columns[0], columns[1], columns[2] if len(columns) == 3 else None, None)
+        held = f"{len(columns)} columns" if columns.ndim == 2 else f"an array of shape {columns.shape}"
+        raise ValueError(f"{path.name} holds {held}, expected two or three: wavelength, flux and continuum")
+    if columns.dtype.kind not in "fiu":
+        raise ValueError(f"{path.name} is of type {columns.dtype}, expected real numbers")
+    wave, flux, *continuum = columns.astype(float)
+    return _Spectrum(wave, flux, continuum[0] if continuum else None, None)
 
 
 def _read_labels(path: Path) -> tuple[Array, list[str] | None]:
+    """Labels (N, 32) and, if the table has a column FILE, the names of the spectra, "" where one is missing."""
     from astropy.table import Table
 
     if not path.is_file():
@@ -265,36 +358,81 @@ def _read_labels(path: Path) -> tuple[Array, list[str] | None]:
         table = Table.read(path)
     except Exception as error:  # astropy's readers raise whatever their format raises
         raise UserError(f"{path}: not a table that astropy reads ({first_line(error)})") from error
-    columns = {
-        name.upper(): _numbers(table[name], name, path)
-        for name in table.colnames
-        if name.upper() in GRID_LABELS
-    }
-    names = {name.upper(): name for name in table.colnames}
-    files = [str(name) for name in table[names["FILE"]]] if "FILE" in names else None
-    return _complete(columns, str(path)), files
+    columns, files = [], None
+    for column in table.colnames:
+        name = column.upper()
+        if name == "FILE":
+            files = ["" if value is np.ma.masked else str(value).strip() for value in table[column]]
+        elif name in GRID_LABELS or name in _BROADENING:
+            values = _numbers(table[column], column, path)
+            columns.append((name, _in_label_unit(values, table[column].unit, name, path)))
+        elif _LIKE_LABEL.fullmatch(name):
+            raise UserError(f"{path}: {column} is not in the label table{_hint(name)}; rename or remove the column")
+    return _complete(columns, path), files
+
+
+def _hint(name: str) -> str:
+    """The label that has this name but for brackets and underscores."""
+    letters = re.sub("[^A-Z]", "", name)
+    same = [label for label in GRID_LABELS.names if label.replace("_", "") == letters]
+    return f", did you mean {same[0]}?" if same else f" ({' '.join(GRID_LABELS.names)})"
+
+
+def _in_label_unit(values: Array, unit: Any, name: str, path: Path) -> Array:
+    """Values of a label in the unit of the label table; a column that tells no unit is in that."""
+    from astropy import units as u
+
+    if unit is None or name in _BROADENING:
+        return values
+    expected = u.Unit(GRID_LABELS[name].unit)
+    if expected == u.dex:
+        expected = u.dex(u.cm / u.s**2) if name == "LOGG" else u.dex(u.one)
+        if unit in (u.dex, u.one):
+            return values
+    try:
+        return np.asarray(u.Unit(unit).to(expected, values), dtype=float)
+    except (u.UnitsError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: {name} is in {unit}, expected {expected}; convert the column") from error
 
 
 def _numbers(values: Any, name: str, path: Path) -> Array:
+    if np.asanyarray(values).dtype.kind == "c":
+        raise UserError(f"{path}: {name} holds complex numbers, expected real ones")
     try:
         return np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {name} holds text, expected numbers ({first_line(error)})") from error
 
 
-def _complete(columns: dict[str, Array], where: str) -> Array:
+def _complete(named: Sequence[tuple[str, Array]], path: Path) -> Array:
+    """Labels (N, 32) from some columns of them, names in upper case."""
+    columns = dict(named)
+    if len(columns) < len(named):
+        twice = next(name for k, (name, _) in enumerate(named) if name in dict(named[:k]))
+        raise UserError(f"{path}: label {twice} is there twice (upper and lower case are one); remove one of them")
     for name in ("TEFF", "LOGG", "FE_H"):
         if name not in columns:
-            raise UserError(f"{where}: the labels have no {name}; expected at least TEFF, LOGG and FE_H")
+            raise UserError(f"{path}: the labels have no {name}; expected at least TEFF, LOGG and FE_H")
     for name, values in columns.items():
-        GRID_LABELS.index(name)
+        if name not in GRID_LABELS and name not in _BROADENING:
+            raise UserError(f"{path}: {name} is not in the label table{_hint(name)}; rename or remove it")
         if not np.isfinite(values).all():
-            raise UserError(f"{where}: {name} of row {np.isfinite(values).argmin() + 1} is missing or not finite")
-    rows = zip(*columns.values())
-    labels = [GRID_LABELS.complete(dict(zip(columns, map(float, row)))) for row in rows]
-    if not labels:
-        raise UserError(f"{where}: there is no row of labels")
-    return np.array(labels)
+            raise UserError(f"{path}: {name} of row {np.isfinite(values).argmin() + 1} is missing or not finite")
+        low, high = (0.0, 0.0) if name in _BROADENING else _POSSIBLE.get(name, _POSSIBLE_RATIO)
+        wrong = (values < low) | (values > high)
+        if wrong.any():
+            k = int(wrong.argmax())
+            why = ": broadened spectra cannot be taken" if name in _BROADENING else ""
+            raise UserError(f"{path}: {name} of row {k + 1} is {values[k]:g}, expected {low:g} to {high:g}{why}")
+    known = [name for name in columns if name in GRID_LABELS]
+    rows = zip(*(columns[name] for name in known))
+    labels = np.array([GRID_LABELS.complete(dict(zip(known, map(float, row)))) for row in rows])
+    if not len(labels):
+        raise UserError(f"{path}: there is no row of labels")
+    outside = int((~GRID_LABELS.inside(labels)).sum())
+    if outside:
+        log.warning("%s: %d of %d rows lie outside the bounds of the label table", path, outside, len(labels))
+    return labels
 
 
 def _checksum(source: Path) -> str:

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
+from kurucz_grids import importing
 from kurucz_grids.grid import GRID_LABELS, Grid
 from kurucz_grids.importing import import_grid
+from kurucz_grids.parts import Parts
 from phdlspec.errors import UserError
 from phdlspec.wavelength import log_grid, vacuum_to_air
 
@@ -52,8 +54,9 @@ def test_flux_with_continuum_and_derivatives(tmp_path):
     jacobian = np.zeros((2, 32, len(WAVE)))
     jacobian[:, 7] = -(1 - _flux(0.2))
     path = _save(
-        tmp_path / "a.npz", flux=_arrays()["flux"] * continuum, continuum=continuum, jacobian=jacobian
-    )
+        tmp_path / "a.npz", flux=_arrays()["flux"] * continuum, continuum=continuum, jacobian=jacobian,
+        jacobian_names=np.array(GRID_LABELS.names),
+    )  # fmt: skip
     import_grid(path, tmp_path / "g.h5", form="full", **KEYS)
     with Grid(tmp_path / "g.h5") as grid:
         assert grid.resolving_power == 12_000
@@ -91,7 +94,7 @@ def test_folder_of_text_on_a_linear_grid(tmp_path):
         assert list(grid.rows()) == [0, 1]
         assert grid.labels[1, GRID_LABELS.index("MG_FE")] == 0.3
         assert np.allclose(grid.flux(0), grid.flux(1), atol=1e-5)
-        assert grid.reason[2]
+        assert grid.reason[2].startswith("bad.txt cannot be read (could not convert string")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,17 @@ def test_folder_of_text_on_a_linear_grid(tmp_path):
         ({"flux": np.ones((3, len(WAVE)))}, {}, "flux has shape"),
         ({"label_names": np.array(["TEFF", "LOGG", "MH"])}, {}, "no FE_H"),
         ({"label_names": np.array(["TEFF", "LOGG", "FE_H", "X"])}, {}, "labels have shape"),
+        ({"label_names": np.array(["TEFF", "LOGG", "teff"])}, {}, "TEFF is there twice"),
+        ({"label_names": np.array([1, 2, 3])}, {}, "expected names"),
+        ({"labels": np.array([[5.777, 4.4, 0.0], [4.5, 2.0, 0.0]])}, {}, "TEFF of row 1 is 5.777, expected 1000"),
+        ({"jacobian": np.zeros((2, 32, len(WAVE)), np.int8)}, {}, "order of the jacobian is not known: it lacks VMIC"),
+        ({"wave": 5000.0}, {}, r"wave has shape \(\)"),
+        ({"wave": np.stack([WAVE, WAVE])}, {}, "the same for all spectra"),
+        ({"wave": WAVE + 0j}, {}, "wave holds complex numbers"),
+        ({"flux": np.ones((2, len(WAVE)), np.complex64)}, {}, "expected real numbers"),
         ({"flux": np.full((2, len(WAVE)), 1e5)}, {}, "not normalised"),
+        ({"flux": np.full((2, len(WAVE)), 0.5)}, {}, "upper envelope is 0.5"),
+        ({"flux": np.full((2, len(WAVE)), 1e-6)}, {}, "not normalised"),
         ({"flux": np.full((2, len(WAVE)), np.nan)}, {}, "not finite"),
         ({"wave": WAVE[::-1]}, {}, "do not increase"),
         ({"wave": WAVE * 1.1}, {}, "covers"),
@@ -135,6 +148,112 @@ def test_a_label_that_is_no_number_is_refused_in_a_sentence(tmp_path, row, words
     with pytest.raises(UserError, match=words) as caught:
         import_grid(_save(tmp_path / "a.npz"), tmp_path / "g.h5", label_table=path, **KEYS)
     assert "\n" not in str(caught.value)
+
+
+def test_derivatives_are_put_in_the_order_of_the_labels(tmp_path):
+    names = GRID_LABELS.names[::-1]
+    labels = np.stack([GRID_LABELS.complete({"TEFF": teff})[::-1] for teff in (5777.0, 4500.0)])
+    jacobian = np.zeros((2, 32, len(WAVE)), np.float32)
+    jacobian[:, names.index("TEFF")] = 1e-4
+    path = _save(tmp_path / "a.npz", labels=labels, label_names=np.array(names), jacobian=jacobian)
+    import_grid(path, tmp_path / "g.h5", **KEYS)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert grid.jacobian(0)[0].max() == pytest.approx(1e-4, rel=1e-3)
+        assert not grid.jacobian(0)[1:].any()
+    (tmp_path / "labels.csv").write_text("teff,logg,fe_h\n5777,4.4,0\n4500,2,0\n")
+    path = _save(tmp_path / "b.npz", labels=None, label_names=None, jacobian=jacobian)
+    with pytest.raises(UserError, match="it has no names"):
+        import_grid(path, tmp_path / "h.h5", label_table=tmp_path / "labels.csv", **KEYS)
+
+
+def test_a_damaged_file_is_refused_in_a_sentence(tmp_path):
+    path = _save(tmp_path / "a.npz")
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.npz: neither a whole npz"):
+            import_grid(path, tmp_path / "g.h5", **KEYS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("MGFE", 0.4, "MGFE is not in the label table, did you mean MG_FE"),
+        ("alpha_fe", 0.4, "alpha_fe is not in the label table"),
+        ("M_H", -1.0, "M_H is not in the label table"),
+        ("LI_FE", 0.0, "LI_FE is not"),
+        ("VBROAD", 30.0, "VBROAD of row 1 is 30, expected 0 to 0: broadened"),
+        ("Teff", 4000.0, "TEFF is there twice"),
+    ],
+)
+def test_columns_that_look_like_labels_are_not_ignored(tmp_path, column, value, words):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"teff,logg,fe_h,{column}\n5777,4.4,0,{value}\n4500,2.0,0,{value}\n")
+    with pytest.raises(UserError, match=words):
+        import_grid(_save(tmp_path / "a.npz"), tmp_path / "g.h5", label_table=path, **KEYS)
+
+
+def test_units_of_labels_are_converted_or_refused(tmp_path):
+    table = Table({"TEFF": [5.777, 4.5], "LOGG": [4.4, 2.0], "FE_H": [0.0, -1.0], "VBROAD": [0, 0], "NAME": ["a", "b"]})
+    table["TEFF"].unit, table["LOGG"].unit = "kK", "dex"
+    table.write(tmp_path / "labels.ecsv")
+    import_grid(_save(tmp_path / "a.npz"), tmp_path / "g.h5", label_table=tmp_path / "labels.ecsv", **KEYS)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert grid.labels[:, :2] == pytest.approx(np.array([[5777.0, 4.4], [4500.0, 2.0]]))
+    table["TEFF"].unit = "km"
+    table.write(tmp_path / "labels.ecsv", overwrite=True)
+    with pytest.raises(UserError, match="TEFF is in km, expected K"):
+        import_grid(tmp_path / "a.npz", tmp_path / "h.h5", label_table=tmp_path / "labels.ecsv", **KEYS)
+
+
+def _folder(tmp_path):
+    spectra = tmp_path / "spectra"
+    spectra.mkdir()
+    np.save(spectra / "good.npy", np.column_stack([WAVE, _flux(0.5)]))
+    coarse = np.geomspace(3650.0, 9200.0, 400)
+    np.save(spectra / "coarse.npy", np.column_stack([coarse, np.ones(400)]))
+    np.save(spectra / "scalar.npy", 5.0)
+    np.save(spectra / "complex.npy", np.column_stack([WAVE, _flux(0.5) + 0j]))
+    (spectra / "four.txt").write_text("1 2 3 4\n2 3 4 5\n")
+    (spectra / "empty.txt").write_text("")
+    (spectra / "binary.txt").write_bytes(bytes(range(256)))
+    names = ["coarse.npy", "scalar.npy", "complex.npy", "four.txt", "empty.txt", "binary.txt", "good.npy"]
+    rows = "".join(f"{name},5777,4.4,0\n" for name in names)
+    (tmp_path / "labels.csv").write_text("FILE,TEFF,LOGG,FE_H\n" + rows)
+    return spectra
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bad_spectrum_is_a_row_with_its_reason_and_the_others_go_on(tmp_path):
+    import_grid(_folder(tmp_path), tmp_path / "g.h5", label_table=tmp_path / "labels.csv", **KEYS)
+    with Grid(tmp_path / "g.h5") as grid:
+        assert list(grid.rows()) == [6]
+        words = ("wavelength step", "shape ()", "complex128", "4 columns", "no numbers", "not text")
+        for word, reason in zip(words, grid.reason):
+            assert word in reason
+
+
+def test_an_interrupted_import_goes_on(tmp_path, monkeypatch):
+    path, out = _save(tmp_path / "a.npz"), tmp_path / "g.h5"
+    convert, seen = importing._convert, []
+
+    def interrupted(*arguments):
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return convert(*arguments)
+
+    monkeypatch.setattr(importing, "_convert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_grid(path, out, **KEYS)
+    with pytest.raises(UserError, match=r"g\.h5\.parts: holds an unfinished grid"):
+        import_grid(path, out, **{**KEYS, "origin": "another"})
+    import_grid(path, out, **KEYS)
+    assert len(seen) == 3  # the first row was kept
+    with Grid(out) as grid:
+        assert grid.n_done == 2
+    assert not Parts(out).exists()
 
 
 def test_an_existing_grid_is_not_overwritten(tmp_path):
