@@ -54,18 +54,19 @@ _IMPORT = """Bring spectra computed elsewhere into a grid file.
   phdlspec grid import folder/ --labels models.csv --medium air --resolving-power 5e5 --origin ... --out g.h5
 
 A npz or HDF5 file holds wave (M,), flux (N, M), if it is not normalised continuum (N, M), if known jacobian
-(N, 32, M), and labels (N, L) with label_names (L,). A folder holds one text or npy file a spectrum, of two or
-three columns (wave, flux, continuum), named in the column FILE of the label table. Labels need TEFF, LOGG and
-FE_H; missing abundances are scaled solar. Air or vacuum and the resolving power must be said: they cannot be
-guessed."""
+(N, 32, M) with jacobian_names (or label_names of all 32), and labels (N, L) with label_names (L,). A folder holds
+one text or npy file a spectrum, of two or three columns (wave, flux, continuum), named in the column FILE of the
+label table. Labels need TEFF, LOGG and FE_H; missing abundances are scaled solar; units of a table are honoured.
+Air or vacuum and the resolving power must be said: they cannot be guessed. An import that was interrupted goes on
+with the same command; a spectrum that cannot be taken becomes a row with the reason."""
 
-_CHECK = """Look for holes in the label coverage, for rows that depart from their neighbours, and for bad
-physics.
+_CHECK = """Look for holes in the label coverage, for flux that is not normalised, wavelengths in air, spectra that
+are there twice, rows and derivatives that depart from their neighbours, and for bad physics.
 
   phdlspec grid check grid.h5
   phdlspec grid check grid.h5 --atmospheres ck03_odfnew_grid.npz     holes only where atmospheres exist
 
-Exit code 0 if no row is wrong, 1 otherwise."""
+Exit code 1 if rows are wrong; rows that are only unusual are warnings."""
 
 _INFO = """Say what made a grid and what is in it.
 

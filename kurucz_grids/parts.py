@@ -101,8 +101,8 @@ class Parts:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(
-                    f"{self.grid_path}: another build is writing this grid, wait for it or choose "
-                    "another --out"
+                    f"{self.grid_path}: another build or import is writing this grid, wait for it or "
+                    "choose another --out"
                 ) from error
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
