@@ -32,7 +32,11 @@ def test_every_command_explains_itself(command, capsys):
 
 @pytest.mark.parametrize(
     ("error", "code", "words"),
-    [(UserError("a.fits: is empty"), 1, "a.fits: is empty"), (KeyboardInterrupt(), 130, "stopped")],
+    [
+        (UserError("a.fits: is empty"), 1, "a.fits: is empty"),
+        (PermissionError(13, "Permission denied", "a.dat"), 1, "a.dat: Permission denied"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
 )
 def test_mistakes_and_interrupts_are_one_line(monkeypatch, capsys, error, code, words):
     def run(args):

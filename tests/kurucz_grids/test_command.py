@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from kurucz_grids import build as building
+from kurucz_grids.sampling import sample_labels
 from phdlspec import cli
 from phdlspec.cli import main
 from phdlspec.errors import UserError
@@ -43,6 +44,33 @@ def test_build_then_info_check_and_collect(tmp_path, inputs, capsys):
     assert "error    response" in capsys.readouterr().out
     assert main(["grid", "build", "--n", "3", "--out", out, "--collect"]) == 1
     assert "no grid in the making" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--workers", "0"), "0 workers were asked for"),
+        (("--threads", "0"), "0 threads a worker were asked for"),
+        (("--seed", "-1"), "the seed is -1"),
+        (("--device", "abacus"), "--device abacus: not to be had here"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, inputs, capsys, option, words):
+    assert main(["grid", "build", "--n", "3", "--out", str(tmp_path / "grid.h5"), *inputs, *option]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "grid.h5.parts").exists()
+
+
+def test_failed_models_are_told_and_how_to_try_again(tmp_path, inputs, monkeypatch, capsys):
+    fails = FakeFactory(fail=(int(sample_labels(2, 1)[1, 0]),))
+    monkeypatch.setattr(building, "KuruczFactory", lambda *_, **__: fails)
+    out = str(tmp_path / "grid.h5")
+    assert main(["grid", "build", "--n", "2", "--seed", "1", "--out", out, "--workers", "1", *inputs]) == 0
+    text = capsys.readouterr().out
+    assert "1 made" in text
+    assert "--retry-failed" in text
+    assert main(["grid", "info", out]) == 0
+    assert "1 because of: ValueError: no convergence at layer 3" in capsys.readouterr().out
 
 
 MOOG = "a title\n  4980.074      24.0     4.444    -2.324\n  5183.0        12.0     5.000    -1.000\n"
@@ -95,6 +123,7 @@ def test_import(tmp_path, capsys):
     [
         (["info", "none.h5"], "there is no such grid"),
         (["check", "none.h5"], "there is no such grid"),
+        (["info", "."], "a folder, expected the HDF5 file"),
         (["build", "--n", "3", "--out", "g.h5"], "--atmospheres is missing"),
         (["build", "--n", "3", "--out", "g.h5", "--atmospheres", "x", "--line-list", "y"], "no such file"),
     ],

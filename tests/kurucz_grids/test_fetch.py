@@ -175,8 +175,15 @@ def test_no_network(tmp_path):
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(UserError, match="cannot be reached"):
             list(fetch(DECK, tmp_path, url))
-    with pytest.raises(UserError, match="begins with http"):
-        list(fetch(DECK, tmp_path, "ftp://example.org"))
+    for url in ("ftp://example.org", "http://[bad"):
+        with pytest.raises(UserError, match="begins with http"):
+            list(fetch(DECK, tmp_path, url))
+
+
+def test_a_folder_in_the_place_of_a_file(server, tmp_path, target):
+    target.mkdir(parents=True)
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert "cannot be read" in outcome.problem
 
 
 def test_a_full_disk_keeps_the_part(server, target, monkeypatch):
