@@ -14,7 +14,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "learn and apply corrections from wide binaries, clusters and high-resolution surveys"
+from calibration.apply import apply, check_applicable
+from calibration.binaries import read_pairs
+from calibration.catalog import Catalog, Matcher
+from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
+from calibration.learn import Settings, learn
+from calibration.report import write_report
+from calibration.store import Calibration
+from calibration.surveys import read_labels
+from calibration.tables import check_output, write_like
+from phdlspec.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,13 +70,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _learn(args: argparse.Namespace) -> int:
-    from calibration.binaries import read_pairs
-    from calibration.catalog import Catalog, Matcher
-    from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
-    from calibration.learn import Settings, learn
-    from calibration.surveys import read_labels
-    from calibration.tables import check_output
-
     check_output(args.out, ".json")
     if args.diffusion in ("template", "none", "range"):
         diffusion = Diffusion(args.diffusion, logg_range=tuple(args.cluster_logg))
@@ -95,8 +97,6 @@ def _learn(args: argparse.Namespace) -> int:
 
 
 def _set_and_label(text: str) -> tuple[str, str]:
-    from phdlspec.errors import UserError
-
     name, separator, label = text.rpartition(":")
     if not separator or not name:
         raise UserError(f"--exclude {text}: expected SET:LABEL, as M67:NA_FE")
@@ -104,12 +104,6 @@ def _set_and_label(text: str) -> tuple[str, str]:
 
 
 def _apply(args: argparse.Namespace) -> int:
-    from calibration.apply import apply, check_applicable
-    from calibration.catalog import Catalog
-    from calibration.store import Calibration
-    from calibration.tables import check_output, write_like
-    from phdlspec.errors import UserError
-
     check_output(args.out, ".fits", ".fits.gz", ".ecsv")
     if args.out.resolve() == args.catalog.resolve():
         raise UserError(f"{args.out}: is the catalogue to be calibrated and would be lost; choose another --out")
@@ -125,8 +119,5 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from calibration.report import write_report
-    from calibration.store import Calibration
-
     print(write_report(Calibration.read(args.calibration), args.out, args.diagnostics))
     return 0

@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Table, vstack
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from calibration.catalog import AXES, CALIBRATED_LABELS, Catalog, Matcher
 from calibration.clusters import Diffusion, constrains
 from calibration.model import BiasFit, Rows, fit_bias
-from calibration.reach import Reach
+from calibration.reach import CELL, Reach
 from calibration.references import ClusterTable, LabelTable, PairTable
 from calibration.scales import is_abundance, label_shift
 from calibration.splines import Axis, Basis
 from calibration.store import Calibration, LabelCalibration
+from phdlspec import __version__
 from phdlspec.errors import UserError
 from phdlspec.solar import SOLAR_SCALE
 
@@ -120,8 +121,6 @@ def learn(
             f"too few reference stars to calibrate {catalog.path}: at most {worst} for any label, at "
             f"least {MIN_ROWS} needed"
         )
-    from phdlspec import __version__
-
     return Calibration(
         emulator_hash=catalog.emulator_hash,
         solar_scale=SOLAR_SCALE,
@@ -221,8 +220,6 @@ def _involved(matched: _Matched) -> NDArray:
 
 def _axis(name: str, values: NDArray) -> Axis:
     """The axis over the references, at least one step of the reach wide."""
-    from calibration.reach import CELL
-
     lower, upper = float(values.min()), float(values.max())
     missing = max(CELL[name] - (upper - lower), 0.0) / 2
     digits = 0 if name == "TEFF" else 3
@@ -427,8 +424,6 @@ def _evidence(name: str, fit: BiasFit, rows: Rows, catalog: Catalog) -> Table:
 
 
 def _stack(tables: list[Table]) -> Table:
-    from astropy.table import vstack
-
     return vstack(tables, metadata_conflicts="silent")
 
 

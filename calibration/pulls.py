@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -87,8 +88,6 @@ class Diagnostics:
     def read(cls, path: str | Path) -> Diagnostics:
         """Read the HDF5 file (attribute format = "phdlspec-pulls", data sets named as the attributes
         above)."""
-        import h5py
-
         try:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != FORMAT:
@@ -103,8 +102,6 @@ class Diagnostics:
 
     def write(self, path: str | Path) -> None:
         """Write the HDF5 file."""
-        import h5py
-
         with h5py.File(path, "w") as file:
             file.attrs["format"] = FORMAT
             file["labels"] = [name.encode() for name in self.labels]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from calibration.catalog import AXES
 
@@ -55,6 +56,4 @@ def _cell_number(x: NDArray) -> NDArray[np.int64]:
 
 
 def _grown(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from scipy.ndimage import binary_dilation
-
     return binary_dilation(occupied, np.ones((3,) * occupied.ndim, dtype=bool))

@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import yaml  # a dependency of astropy
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -249,8 +250,6 @@ def _without_bad_errors(pair: tuple[NDArray, NDArray]) -> tuple[NDArray, NDArray
 
 
 def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> LabelTable:
-    import yaml  # a dependency of astropy
-
     try:
         stars = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -23,23 +23,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kurucz_grids.grid import (
-    CONTINUUM_WAVE,
-    FORMS,
-    GRID_LABELS,
-    Form,
-    Grid,
-    collect,
-    degrade_to,
-    grid_attributes,
-    make_manifest,
-)
-from kurucz_grids.parts import DiskFullError, Parts
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.grid_writer import collect, degrade_to, grid_attributes, make_manifest
+from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists.solar_gf import with_solar_gf
 from kurucz_grids.sampling import Contains, sample_labels, split_rows
+from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.errors import UserError
+from phdlspec.gridfile import CONTINUUM_WAVE, FORMS, Form, Grid
+from phdlspec.gridfile.parts import DiskFullError, Parts
+from phdlspec.labels import GRID_LABELS
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +95,6 @@ class KuruczFactory:
     solar_gf: bool = True
 
     def __call__(self) -> ModelSynthesizer:
-        from kurucz_grids.atmosphere_grid import AtmosphereGrid
-        from kurucz_grids.linelists import read_line_list
-        from kurucz_grids.linelists.solar_gf import with_solar_gf
-        from kurucz_grids.synthesis import Settings, Synthesizer
-
         lines = read_line_list(self.line_list, self.medium)
         return Synthesizer(
             AtmosphereGrid.load(self.atmospheres),
@@ -291,8 +283,6 @@ class _Store:
 
     def write(self, i: int, labels: NDArray[np.float64], spectrum: FineSpectrum) -> None:
         """Degrade a spectrum to this form and store it; `ValueError` where it is not finite."""
-        import torch
-
         wave = np.asarray(_numpy(spectrum.wave), dtype=float)
         stack = torch.cat(
             [
@@ -514,8 +504,6 @@ def _serve(
     connection: Connection, factory: SynthesizerFactory, stores: Sequence[_Store], threads: int
 ) -> None:
     try:
-        import torch
-
         torch.set_num_threads(threads)
         synthesizer = factory()
     except Exception as error:  # whatever it is, the parent must hear of it

@@ -16,8 +16,8 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from kurucz_grids.finding import Finding
-from kurucz_grids.grid import Grid
 from kurucz_grids.neighbours import BINS, Sketch, binned, compare_neighbours
+from phdlspec.gridfile import Grid
 from phdlspec.wavelength import vacuum_to_air
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@
                                             spectra computed elsewhere
 
 `phdlspec grid build --help` and so on explain each of them. The layout of the file is drawn in
-`kurucz_grids.grid`.
+`phdlspec.gridfile.layout`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ import os
 import sys
 from pathlib import Path
 
-from phdlspec.errors import UserError, first_line
+import torch
 
-HELP = "make, import, check and describe grids of synthetic spectra; fetch what they need"
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.build import KuruczFactory, build
+from kurucz_grids.checking import check_grid
+from kurucz_grids.fetch import HOME, choose, default_cache, fetch
+from kurucz_grids.grid_writer import collect
+from kurucz_grids.importing import import_grid
+from phdlspec.errors import UserError, first_line
+from phdlspec.gridfile import Grid
 
 _BUILD = """Synthesise a grid of spectra with all their differential spectra.
 
@@ -141,8 +148,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_fetch(args: argparse.Namespace) -> int:
-    from kurucz_grids.fetch import HOME, choose, default_cache, fetch
-
     cache, base_url = args.cache or default_cache(), args.base_url or HOME
     sources = choose(args.names)
     if args.list:
@@ -163,9 +168,6 @@ def _run_fetch(args: argparse.Namespace) -> int:
 
 
 def _run_build(args: argparse.Namespace) -> int:
-    from kurucz_grids.build import KuruczFactory, build
-    from kurucz_grids.grid import Grid, collect
-
     outputs = {args.form: args.out}
     if args.form == "both":
         outputs = {"survey": args.out, "full": args.out.with_name(f"{args.out.stem}_full{args.out.suffix}")}
@@ -179,8 +181,6 @@ def _run_build(args: argparse.Namespace) -> int:
             raise UserError(f"{option} is missing; name the file (`phdlspec grid fetch` gets those of Kurucz's site)")
         if not Path(value).exists():
             raise UserError(f"{value}: there is no such file for {option}")
-    from kurucz_grids.atmosphere_grid import AtmosphereGrid
-
     _refuse_unknown_device(args.device)
     workers = args.workers
     if workers is None:
@@ -207,8 +207,6 @@ def _run_build(args: argparse.Namespace) -> int:
 
 
 def _refuse_unknown_device(name: str) -> None:
-    import torch
-
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -216,9 +214,6 @@ def _refuse_unknown_device(name: str) -> None:
 
 
 def _run_import(args: argparse.Namespace) -> int:
-    from kurucz_grids.grid import Grid
-    from kurucz_grids.importing import import_grid
-
     path = import_grid(
         args.source,
         args.out,
@@ -239,13 +234,8 @@ def _run_import(args: argparse.Namespace) -> int:
 
 
 def _run_check(args: argparse.Namespace) -> int:
-    from kurucz_grids.checking import check_grid
-    from kurucz_grids.grid import Grid
-
     contains = None
     if args.atmospheres:
-        from kurucz_grids.atmosphere_grid import AtmosphereGrid
-
         contains = AtmosphereGrid.load(args.atmospheres).contains
     with Grid(args.grid) as grid:
         findings = check_grid(grid, contains, progress=sys.stderr.isatty())
@@ -255,8 +245,6 @@ def _run_check(args: argparse.Namespace) -> int:
 
 
 def _run_info(args: argparse.Namespace) -> int:
-    from kurucz_grids.grid import Grid
-
     with Grid(args.grid) as grid:
         state = "" if grid.finished else " (being made)"
         counts = ", ".join(f"{len(grid.rows(name))} {name}" for name in ("train", "validation", "test"))

@@ -33,23 +33,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+from astropy import units as u
+from astropy.table import Table
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kurucz_grids.checking import ENVELOPE, envelope
-from kurucz_grids.grid import (
-    CONTINUUM_WAVE,
-    FORMS,
-    GRID_LABELS,
-    Form,
-    collect,
-    degrade_to,
-    grid_attributes,
-    make_manifest,
-)
-from kurucz_grids.parts import Parts
+from kurucz_grids.grid_writer import collect, degrade_to, grid_attributes, make_manifest
 from kurucz_grids.sampling import split_rows
 from phdlspec.errors import UserError, first_line
+from phdlspec.gridfile import CONTINUUM_WAVE, FORMS, Form
+from phdlspec.gridfile.parts import Parts
+from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import air_to_vacuum
 
 Array = NDArray[np.float64]
@@ -350,8 +345,6 @@ def _read_single(path: Path) -> _Spectrum:
 
 def _read_labels(path: Path) -> tuple[Array, list[str] | None]:
     """Labels (N, 32) and, if the table has a column FILE, the names of the spectra, "" where one is missing."""
-    from astropy.table import Table
-
     if not path.is_file():
         raise UserError(f"{path}: there is no such table of labels")
     try:
@@ -380,8 +373,6 @@ def _hint(name: str) -> str:
 
 def _in_label_unit(values: Array, unit: Any, name: str, path: Path) -> Array:
     """Values of a label in the unit of the label table; a column that tells no unit is in that."""
-    from astropy import units as u
-
     if unit is None or name in _BROADENING:
         return values
     expected = u.Unit(GRID_LABELS[name].unit)

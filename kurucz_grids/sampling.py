@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 
-from kurucz_grids.grid import GRID_LABELS
 from phdlspec.errors import UserError
-from phdlspec.labels import ELEMENTS, typical_vmic
+from phdlspec.labels import ELEMENTS, GRID_LABELS, typical_vmic
 
 Array = NDArray[np.float64]
 Contains = Callable[[float, float, float], bool]

@@ -17,9 +17,9 @@ from scipy.interpolate import CubicSpline
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import Chemistry, Continuum, Equilibrium
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.hydrogen import hydrogen_lines, interpolation_weights, sampling_nodes
 from phdlspec.errors import UserError
+from phdlspec.labels import GRID_LABELS
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 Array = NDArray[np.float64]

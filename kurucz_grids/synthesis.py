@@ -26,7 +26,6 @@ from torch import Tensor
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.chemistry import Composition
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.hydrogen import interpolation_weights
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.opacity import (
@@ -46,7 +45,7 @@ from kurucz_grids.opacity import (
 )
 from kurucz_grids.stellar_model import HYDROGEN_LINES, NO_OPACITY, Answers, ModelMaker, StellarModel, column_steps
 from kurucz_grids.transfer import Adjoint, emergent_flux, flux_and_adjoint, planck
-from phdlspec.labels import ELEMENTS
+from phdlspec.labels import ELEMENTS, GRID_LABELS
 from phdlspec.solar import SOLAR_SCALE
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "LabelSet": "phdlspec.labels",
     "Emulator": "phdlspec.emulator.emulator",
-    "load_emulator": "phdlspec.emulator.emulator",
+    "load_emulator": "phdlspec.default_emulator",
     "Spectrum": "phdlspec.spectrum",
     "read_spectrum": "phdlspec.io",
     "UserError": "phdlspec.errors",

@@ -1,4 +1,5 @@
-"""The command `phdlspec`: it only finds the module of a subcommand and turns a `UserError` into one line."""
+"""The command `phdlspec`: it finds the module of the subcommand, imports that one alone and turns a `UserError` into
+one line."""
 
 from __future__ import annotations
 
@@ -6,24 +7,36 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from phdlspec import __version__
 from phdlspec.errors import UserError
 
-# Each module has HELP (one line), add_arguments(parser) and run(args) -> exit code.
-SUBCOMMANDS: dict[str, str] = {
-    "fit": "phdlspec.commands.fit",
-    "catalog": "phdlspec.commands.catalog",
-    "calibrate": "calibration.command",
-    "emulate": "phdlspec.commands.emulate",
-    "grid": "kurucz_grids.command",
-    "train": "phdlspec.commands.train",
-    "info": "phdlspec.commands.info",
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its module, with a docstring, `add_arguments(parser)` and `run(args)` -> exit code; one line of
+    help."""
+
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "fit": Command("phdlspec.commands.fit", "fit single spectra"),
+    "catalog": Command("phdlspec.commands.catalog", "fit many spectra into a catalogue"),
+    "calibrate": Command("calibration.command", "learn, apply and report calibrations of catalogues"),
+    "emulate": Command("phdlspec.commands.emulate", "emulate spectra of given labels"),
+    "grid": Command(
+        "kurucz_grids.command", "make, import, check and describe grids of synthetic spectra; fetch what they need"
+    ),
+    "train": Command("phdlspec.commands.train", "train an emulator on a grid"),
+    "info": Command("phdlspec.commands.info", "versions, and what made a file"),
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all subcommands."""
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser with all subcommands; only the chosen one is imported and has its arguments."""
     parser = argparse.ArgumentParser(
         prog="phdlspec",
         description="Stellar labels with honest uncertainties from low-resolution spectra.",
@@ -31,24 +44,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"phdlspec {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module_name in SUBCOMMANDS.items():
-        module = importlib.import_module(module_name)
+    for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        if name == chosen:
+            module = importlib.import_module(command.module)
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 done, 1 a mistake of input (one line on standard error), 2 a usage error."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = next((argument for argument in argv if not argument.startswith("-")), None)
+    args = build_parser(chosen).parse_args(argv)
     try:
-        return args.run(args)
+        return int(args.run(args))
     except UserError as error:
         print(f"phdlspec {args.command}: {error}", file=sys.stderr)
         return 1

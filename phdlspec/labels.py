@@ -5,8 +5,10 @@ Radial velocity and resolving power belong to the observation, not to the star's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,22 +16,29 @@ from numpy.typing import ArrayLike, NDArray
 from phdlspec.errors import UserError
 
 
+class Role(Enum):
+    """What a label does: a main parameter of the atmosphere; changes one element's abundance; broadens the spectrum."""
+
+    MAIN = "main"
+    ABUNDANCE = "abundance"
+    BROADENING = "broadening"
+
+
 @dataclass(frozen=True)
 class Label:
-    """One label: its catalogue column, unit, bounds and one-line description."""
+    """One label: its catalogue column, unit, bounds, role and one-line description."""
 
     name: str
     unit: str
     lower: float
     upper: float
+    role: Role
     description: str
 
     @property
     def element(self) -> str | None:
         """Chemical symbol of an [X/Fe] label (`"Mg"` for `MG_FE`), `None` for the others."""
-        if not self.name.endswith("_FE"):
-            return None
-        return self.name[:-3].capitalize()
+        return self.name[:-3].capitalize() if self.role is Role.ABUNDANCE else None
 
 
 ELEMENTS: tuple[str, ...] = tuple(
@@ -40,16 +49,16 @@ ELEMENTS: tuple[str, ...] = tuple(
 def _abundance_label(element: str) -> Label:
     half_range = 0.7 if element in ("C", "N") else 0.5
     description = f"abundance ratio [{element}/Fe], solar scale of Asplund et al. (2009)"
-    return Label(f"{element.upper()}_FE", "dex", -half_range, half_range, description)
+    return Label(f"{element.upper()}_FE", "dex", -half_range, half_range, Role.ABUNDANCE, description)
 
 
 LABELS: tuple[Label, ...] = (
-    Label("TEFF", "K", 4000.0, 7500.0, "effective temperature"),
-    Label("LOGG", "dex", 0.5, 5.0, "logarithm of the surface gravity in cm/s2"),
-    Label("VMIC", "km/s", 0.5, 3.0, "microturbulence velocity"),
-    Label("FE_H", "dex", -2.5, 0.5, "metallicity [Fe/H], solar scale of Asplund et al. (2009)"),
+    Label("TEFF", "K", 4000.0, 7500.0, Role.MAIN, "effective temperature"),
+    Label("LOGG", "dex", 0.5, 5.0, Role.MAIN, "logarithm of the surface gravity in cm/s2"),
+    Label("VMIC", "km/s", 0.5, 3.0, Role.MAIN, "microturbulence velocity"),
+    Label("FE_H", "dex", -2.5, 0.5, Role.MAIN, "metallicity [Fe/H], solar scale of Asplund et al. (2009)"),
     *(_abundance_label(element) for element in ELEMENTS),
-    Label("VBROAD", "km/s", 0.0, 60.0, "rotation and macroturbulence together, as a rotation profile"),
+    Label("VBROAD", "km/s", 0.0, 60.0, Role.BROADENING, "rotation and macroturbulence together, as a rotation profile"),
 )
 
 
@@ -76,7 +85,7 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Label]:
         return iter(self.labels)
 
     def __getitem__(self, name: str) -> Label:
@@ -95,8 +104,6 @@ class LabelSet:
         """Position of a label; an unknown name is refused with the nearest known one."""
         if name in self._index:
             return self._index[name]
-        from difflib import get_close_matches
-
         near = get_close_matches(name.upper(), self.names, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else f"; known labels are {' '.join(self.names)}"
         raise UserError(f"unknown label {name!r}{hint}")
@@ -129,6 +136,10 @@ class LabelSet:
             teff, logg, fe_h = (theta[self.index(name)] for name in ("TEFF", "LOGG", "FE_H"))
             theta[self.index("VMIC")] = typical_vmic(teff, logg, fe_h)
         return theta
+
+
+# What a grid is made of: the labels that change the emergent spectrum itself; broadening is a convolution of it.
+GRID_LABELS = LabelSet(tuple(label for label in LABELS if label.role is not Role.BROADENING))
 
 
 def typical_vmic(teff: ArrayLike, logg: ArrayLike, fe_h: ArrayLike) -> NDArray[np.float64]:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phdlspec import __version__
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.driver import FitSettings
 from phdlspec.solar import SOLAR_SCALE
-
-if TYPE_CHECKING:
-    from phdlspec.emulator.emulator import Emulator
-    from phdlspec.fitting.driver import FitSettings
 
 
 def configuration(settings: FitSettings) -> dict[str, Any]:

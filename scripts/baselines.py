@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kurucz_grids.grid import Grid
+from phdlspec.gridfile import Grid
 
 FLUX_UNIT = 1e-3  # in which the losses are measured
 NEIGHBOURS = 8

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from mock_study import choose
 
-from kurucz_grids.grid import Grid
 from phdlspec import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.preparation import observations, prepare
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.summary import cramer_rao
+from phdlspec.gridfile import Grid
 from phdlspec.likelihood import Likelihood
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import read_line_list
 from kurucz_grids.synthesis import Settings, Synthesizer
+from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid, degrade
 
 STARS = {

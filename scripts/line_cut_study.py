@@ -19,10 +19,10 @@ import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.stellar_model import StellarModel
 from kurucz_grids.synthesis import Settings, Synthesizer
+from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
 

@@ -17,13 +17,13 @@ from astropy.table import Table
 
 import phdlspec
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import read_line_list
 from kurucz_grids.linelists.solar_gf import with_solar_gf
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from phdlspec.io import read_spectrum, write_lamost
+from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.mock import mock_lamost
 from phdlspec.report import zoom_figure

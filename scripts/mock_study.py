@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kurucz_grids.grid import Grid
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from phdlspec.fitting.result import FitResult
+from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost
 

@@ -34,13 +34,12 @@ import torch
 from baselines import LabelPerceptron, PixelTransformer, label_widths, taylor_blend, train_for
 from torch import Tensor, nn
 
-from kurucz_grids.grid import Grid
 from phdlspec import __version__
 from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.emulator import choose_device
-from phdlspec.emulator.training import Trainer, judging_grid, scaled_labels, seen
-from phdlspec.emulator.training_settings import TrainingSettings
+from phdlspec.emulator.training import Trainer, TrainingSettings, judging_grid, scaled_labels, seen
 from phdlspec.errors import UserError
+from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 
 EVERY = 2  # of the pixels of `judging_grid`, which has four a resolution element

@@ -19,10 +19,10 @@ from emulator_error_in_bounds import bounds
 from mock_study import choose
 from tqdm import tqdm
 
-from kurucz_grids.grid import Grid
 from phdlspec import load_emulator
-from phdlspec.abinitio import synthesizer_of
+from phdlspec.direct_synthesis import direct_synthesis
 from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
-    direct = synthesizer_of(args.atmospheres, args.line_list, emulator)
+    direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
     stars: list[tuple[Spectrum, np.ndarray]] = []
     for i, row in enumerate(choose(grid, args.split, args.n)):

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from mock_study import choose
 
-from kurucz_grids.grid import Grid
 from phdlspec import load_emulator, read_spectrum
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from phdlspec.fitting.result import FitResult
+from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum

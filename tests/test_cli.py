@@ -22,7 +22,7 @@ def test_a_usage_error_is_2(arguments, capsys):
     assert "usage: phdlspec" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", cli.SUBCOMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -42,7 +42,7 @@ def test_mistakes_and_interrupts_are_one_line(monkeypatch, capsys, error, code, 
     def run(args):
         raise error
 
-    module = cli.importlib.import_module(cli.SUBCOMMANDS["grid"])
+    module = cli.importlib.import_module(cli.COMMANDS["grid"].module)
     monkeypatch.setattr(module, "run", run)
     assert cli.main(["grid", "info", "none.h5"]) == code
     text = capsys.readouterr().err
@@ -50,9 +50,17 @@ def test_mistakes_and_interrupts_are_one_line(monkeypatch, capsys, error, code, 
     assert len(text.splitlines()) == 1
 
 
+def test_the_help_lists_every_command_with_a_line(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, command in cli.COMMANDS.items():
+        assert f"{name} {command.help}" in shown
+
+
 def test_help_needs_no_heavy_library():
     code = (
-        "import sys; from phdlspec.cli import build_parser; build_parser(); "
+        "import sys; from phdlspec.cli import build_parser; build_parser().format_help(); "
         "print([name for name in ('torch', 'astropy', 'scipy', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from phdlspec.catalog.inputs import read_reference
 from phdlspec.catalog.rows import read_catalog, to_arrays, to_table, write_fits
 from phdlspec.catalog.store import ChunkStore
-from phdlspec.emulator.emulator import Emulator, load_emulator
+from phdlspec.default_emulator import load_emulator
+from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.driver import FitSettings, fit_batch, out_of_memory
 from phdlspec.fitting.result import FitResult

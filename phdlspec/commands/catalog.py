@@ -14,12 +14,19 @@ is a row with FLAG and REASON. Beside the FITS table a quality page CATALOG.html
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
+import numpy as np
 
-HELP = "fit many spectra into a catalogue"
+from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
+from phdlspec.catalog.formats import ENDINGS, write_also
+from phdlspec.catalog.quality import write_quality
+from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
+from phdlspec.errors import UserError
+from phdlspec.flags import StarFlag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
-    from phdlspec.catalog.formats import write_also
-    from phdlspec.catalog.quality import write_quality
-    from phdlspec.errors import UserError
-    from phdlspec.flags import StarFlag
-
     if args.workers < 1 or args.chunk < 1:
         raise UserError("--workers and --chunk must be at least 1")
     _check_outputs(args)
@@ -68,12 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Raise `UserError` where an output cannot be written: asked before hours of fitting."""
-    import os
-    from importlib.util import find_spec
-
-    from phdlspec.catalog.formats import ENDINGS
-    from phdlspec.errors import UserError
-
     out = Path(args.out)
     if not out.name.lower().endswith((".fits", ".fit")):
         raise UserError(f"{out}: a catalogue is FITS that is not compressed, expected an --out that ends in .fits")

@@ -12,12 +12,22 @@ a column) or .h5. With --ab-initio the same stars are synthesised directly and t
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
-if TYPE_CHECKING:
-    import numpy as np
+import h5py
+import numpy as np
+import torch
+from astropy.io import fits
+from astropy.table import Table
 
-HELP = "emulate spectra of given labels"
+from phdlspec.default_emulator import load_emulator
+from phdlspec.direct_synthesis import direct_synthesis
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.errors import UserError, first_line
+from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
+from phdlspec.lsf import kernel_half_width, project
+from phdlspec.wavelength import log_grid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-    import torch
-
-    from phdlspec import load_emulator
-    from phdlspec.errors import UserError
-    from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
-    from phdlspec.lsf import kernel_half_width
-    from phdlspec.wavelength import log_grid
-
     if not args.resolving_power >= MIN_RESOLVING_POWER:
         raise UserError(f"--resolving-power {args.resolving_power:g}: expected at least {MIN_RESOLVING_POWER:.0f}")
     if args.plot:
@@ -79,12 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(args: argparse.Namespace, emulator) -> np.ndarray:
-    import numpy as np
-    from astropy.table import Table
-
-    from phdlspec.errors import UserError, first_line
-
+def _labels(args: argparse.Namespace, emulator: Emulator) -> np.ndarray:
     if args.set:
         values = {}
         for item in args.set:
@@ -111,32 +107,17 @@ def _labels(args: argparse.Namespace, emulator) -> np.ndarray:
     return np.stack([emulator.labels.complete({n: v[i] for n, v in columns.items()}) for i in range(len(table))])
 
 
-def _ab_initio(args: argparse.Namespace, emulator, theta: np.ndarray) -> np.ndarray:
-    import numpy as np
-    import torch
-
-    from phdlspec.abinitio import synthesizer_of
-    from phdlspec.lsf import project
-
-    synthesizer = synthesizer_of(args.atmospheres, args.line_list, emulator)
+def _ab_initio(args: argparse.Namespace, emulator: Emulator, theta: np.ndarray) -> np.ndarray:
+    direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     rows = []
     for row in theta:
-        native = synthesizer.native_flux(row[:-1], emulator.native)
+        native = direct.native_flux(row[:-1], emulator.native)
         vbroad = torch.tensor([row[-1]])
         rows.append(project(native[None], emulator.native, emulator.wave, emulator.resolving_power, vbroad)[0].numpy())
     return np.stack(rows)
 
 
-def _write(out: str, emulator, theta: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
-    import os
-    from pathlib import Path
-
-    import h5py
-    from astropy.io import fits
-    from astropy.table import Table
-
-    from phdlspec.errors import UserError
-
+def _write(out: str, emulator: Emulator, theta: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
     path = Path(out)
     meta = {
         "medium": "vacuum", "resolving_power": emulator.resolving_power, "checkpoint": emulator.checkpoint_hash,
@@ -182,10 +163,6 @@ def _write(out: str, emulator, theta: np.ndarray, flux: np.ndarray, direct: np.n
 
 
 def _make_folder(path: str) -> None:
-    from pathlib import Path
-
-    from phdlspec.errors import UserError
-
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -194,8 +171,6 @@ def _make_folder(path: str) -> None:
 
 def _plot(path: str, wave: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
     from matplotlib.figure import Figure
-
-    from phdlspec.errors import UserError, first_line
 
     figure = Figure(figsize=(13, 5), layout="constrained")
     axes = figure.add_subplot()

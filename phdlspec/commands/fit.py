@@ -16,9 +16,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-HELP = "fit single spectra"
+from tqdm import tqdm
+
+from phdlspec.default_emulator import load_emulator
+from phdlspec.direct_synthesis import direct_synthesis
+from phdlspec.errors import UserError
+from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.result import FitResult
+from phdlspec.flags import LabelFlag, StarFlag, star_words
+from phdlspec.io import read_spectrum, reading
+from phdlspec.masks import mask_table, read_intervals
+from phdlspec.products import write_ecsv, write_hdf5
+from phdlspec.provenance import provenance
+from phdlspec.report import write_report
+from phdlspec.spectrum import stem_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +63,8 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
     parser.add_argument("--mask-file", metavar="TABLE", help="more intervals: columns low, high (vacuum Å)")
 
 
-def settings_of(args: argparse.Namespace):
+def settings_of(args: argparse.Namespace) -> FitSettings:
     """`FitSettings` of the options."""
-    from phdlspec.fitting.driver import FitSettings
-    from phdlspec.masks import mask_table, read_intervals
-
     extra = read_intervals(args.mask_file) if args.mask_file else ()
     return FitSettings(
         mode=args.mode, sampler=args.sampler, seed=args.seed, priors=tuple(args.prior),
@@ -72,26 +83,13 @@ def resolving_power_of(args: argparse.Namespace) -> float | str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from tqdm import tqdm
-
-    from phdlspec import load_emulator, read_spectrum
-    from phdlspec.abinitio import synthesizer_of
-    from phdlspec.errors import UserError
-    from phdlspec.fitting.driver import fit_batch
-    from phdlspec.fitting.files import write_ecsv, write_hdf5
-    from phdlspec.fitting.result import FitResult
-    from phdlspec.flags import StarFlag
-    from phdlspec.io import reading
-    from phdlspec.provenance import provenance
-    from phdlspec.report import write_report
-
     out = Path(args.out)
     stems = stems_of(args.spectra, out)
     emulator = load_emulator(args.emulator, args.device)
     settings = replace(settings_of(args), refine=args.refine)
-    direct = synthesizer_of(args.atmospheres, args.line_list, emulator) if args.verify or args.refine else None
+    direct = None
+    if args.verify or args.refine:
+        direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,9 +119,6 @@ def run(args: argparse.Namespace) -> int:
 def stems_of(paths: Sequence[str], out: Path) -> dict[str, str]:
     """The stem of the results of each path, without repetition. Raises `UserError` where one would overwrite another's
     or a spectrum."""
-    from phdlspec.errors import UserError
-    from phdlspec.spectrum import stem_of
-
     first: dict[str, str] = {}
     for path in paths:
         other = first.setdefault(stem_of(path), path)
@@ -139,8 +134,6 @@ def stems_of(paths: Sequence[str], out: Path) -> dict[str, str]:
 
 def _remove_earlier(out: Path, stem: str) -> None:
     # What this run does not write again (a failed star, --no-report) must not pass for a part of its result.
-    from phdlspec.errors import UserError
-
     for path in (out / f"{stem}.h5", out / f"{stem}.html"):
         try:
             path.unlink(missing_ok=True)
@@ -150,10 +143,8 @@ def _remove_earlier(out: Path, stem: str) -> None:
             ) from error
 
 
-def print_table(result) -> None:
+def print_table(result: FitResult) -> None:
     """The labels on the terminal: what the spectrum says, then what it does not."""
-    from phdlspec.flags import LabelFlag, star_words
-
     print(f"\n{result.path}   S/N {result.snr:.0f}   reduced chi2 {result.rchi2:.2f}   {result.mode}")
     for words in star_words(result.flag):
         print(f"  ! {words}")

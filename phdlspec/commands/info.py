@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-HELP = "versions, and what made a file"
+import h5py
+import torch
+from astropy.io import fits
+
+from phdlspec.default_emulator import load_emulator
+from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.errors import UserError, first_line
+from phdlspec.gridfile import Grid
+from phdlspec.gridfile.parts import Parts
+from phdlspec.io.fits_files import DAMAGED
+from phdlspec.products import FORMAT
+from phdlspec.provenance import versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 def installation() -> str:
     """Versions, devices and the shipped emulator."""
-    import torch
-
-    from phdlspec import load_emulator
-    from phdlspec.errors import UserError
-    from phdlspec.provenance import versions
-
     lines = [f"{name:12s}{version}" for name, version in versions().items()]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     lines += [f"{'GPU':12s}{gpu}", f"{'threads':12s}{torch.get_num_threads()}"]
@@ -46,11 +53,6 @@ def installation() -> str:
 
 def describe(path: Path) -> str:
     """What a file is and what made it."""
-    import h5py
-
-    from kurucz_grids.parts import Parts
-    from phdlspec.errors import UserError
-
     if Parts(path).exists():  # a grid in the making: its file is made last
         return _grid(path)
     if not path.exists():
@@ -59,13 +61,11 @@ def describe(path: Path) -> str:
         return _hdf5(path)
     if path.name.lower().endswith((".fits", ".fits.gz")):
         return _catalogue(path)
-    from phdlspec.emulator.checkpoint import load_checkpoint
-
     checkpoint = load_checkpoint(path)
     return _checkpoint(checkpoint.metadata, checkpoint.sha256)
 
 
-def _checkpoint(metadata: dict, sha256: str) -> str:
+def _checkpoint(metadata: Mapping[str, Any], sha256: str) -> str:
     training, validation = metadata["training"], metadata["validation"]
     derivatives = " ".join(f"{n} {100 * e:.0f}" for n, e in validation["derivative_error_median"].items())
     return "\n".join(
@@ -83,11 +83,6 @@ def _checkpoint(metadata: dict, sha256: str) -> str:
 
 
 def _hdf5(path: Path) -> str:
-    import h5py
-
-    from phdlspec.errors import UserError, first_line
-    from phdlspec.fitting.files import FORMAT
-
     try:
         with h5py.File(path) as file:
             attrs = dict(file.attrs)
@@ -101,19 +96,12 @@ def _hdf5(path: Path) -> str:
 
 
 def _grid(path: Path) -> str:
-    from kurucz_grids.grid import Grid
-
     grid = Grid(path)
     lines = [f"grid of {grid.n_done} complete models of {len(grid)}"]
     return "\n".join([*lines, *(f"{key:24s}{value}" for key, value in grid.attrs.items())])
 
 
 def _catalogue(path: Path) -> str:
-    from astropy.io import fits
-
-    from phdlspec.errors import UserError, first_line
-    from phdlspec.io.fits_files import DAMAGED
-
     try:
         header = fits.getheader(path, "CATALOG")
     except DAMAGED as error:

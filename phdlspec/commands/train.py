@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-HELP = "train an emulator on a grid"
+from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.emulator.training import Trainer, TrainingSettings
+from phdlspec.gridfile import Grid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from phdlspec.emulator.training_settings import TrainingSettings
-
     parser.add_argument("grid", metavar="GRID", help="HDF5 of `phdlspec grid build`, finished or being made")
     parser.add_argument("--out", required=True, metavar="CKPT", help="the checkpoint to write (safetensors)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
@@ -33,11 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from kurucz_grids.grid import Grid
-    from phdlspec.emulator.checkpoint import load_checkpoint
-    from phdlspec.emulator.training import Trainer
-    from phdlspec.emulator.training_settings import TrainingSettings
-
     grid = Grid(args.grid)
     settings = TrainingSettings(**{item.name: getattr(args, item.name) for item in fields(TrainingSettings)})
     rows = grid.rows("train")[: args.models] if args.models else None

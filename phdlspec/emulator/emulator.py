@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,40 +13,16 @@ from torch import Tensor
 from torch.func import jvp
 
 from phdlspec.emulator.basis import PatchBasis
-from phdlspec.emulator.checkpoint import Checkpoint, load_checkpoint
+from phdlspec.emulator.checkpoint import Checkpoint
 from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError, first_line
 from phdlspec.labels import LABELS, LabelSet
 from phdlspec.likelihood import ErrorFloor
 from phdlspec.lsf import NativeGrid, project, project_with_derivatives
-from phdlspec.wavelength import LAMOST_WAVE
 
 Outside = Literal["raise", "flag", "allow"]
 _JACOBIAN_BATCH = 8  # stars whose tangents are computed at once
-
-
-def load_emulator(
-    path: str | Path | None = None,
-    device: str = "auto",
-    resolving_power: float = 1800.0,
-    wave: ArrayLike | None = None,
-) -> Emulator:
-    """Load an emulator.
-
-    Parameters
-    ----------
-    path : a checkpoint of `phdlspec train`; by default the shipped one.
-    device : "auto" (a GPU if there is one), "cpu" or "cuda".
-    resolving_power, wave : what `flux` predicts; LAMOST's pixels by default (vacuum Å).
-
-    Raises `UserError` for a missing, damaged or foreign checkpoint and for a device that is not there.
-    """
-    if path is None:
-        path = Path(str(resources.files("phdlspec") / "data" / "default.safetensors"))
-        if not path.is_file():
-            raise UserError("this installation has no default emulator: give a checkpoint of `phdlspec train`")
-    return Emulator(load_checkpoint(path), choose_device(device), resolving_power, wave)
 
 
 def choose_device(name: str) -> torch.device:
@@ -82,7 +56,7 @@ class Emulator:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike | None = None
+        self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike
     ):
         self.metadata: dict[str, Any] = checkpoint.metadata
         self.checkpoint_hash = checkpoint.sha256
@@ -97,7 +71,7 @@ class Emulator:
             what = first_line(error)
             raise UserError(f"the checkpoint's tensors do not fit its description ({what}); train it again") from error
         self.resolving_power = float(resolving_power)
-        self.wave: NDArray[np.float64] = np.asarray(LAMOST_WAVE if wave is None else wave, dtype=float)
+        self.wave: NDArray[np.float64] = np.asarray(wave, dtype=float)
         self._lower = torch.as_tensor(self.labels.lower, dtype=torch.float32, device=device)
         self._upper = torch.as_tensor(self.labels.upper, dtype=torch.float32, device=device)
 

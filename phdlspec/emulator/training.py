@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.func import jvp
 from tqdm import tqdm
 
 from phdlspec import __version__
@@ -44,13 +45,10 @@ from phdlspec.emulator.checkpoint import Checkpoint, save_checkpoint
 from phdlspec.emulator.emulator import choose_device
 from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
 from phdlspec.emulator.network import Architecture, Network
-from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.errors import UserError
+from phdlspec.gridfile import Grid
 from phdlspec.labels import LABELS, LabelSet
 from phdlspec.lsf import NativeGrid, degrade, project
-
-if TYPE_CHECKING:
-    from kurucz_grids.grid import Grid
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +64,28 @@ JUDGED_AT = 1800.0  # resolving power of the figures that are reported
 TRUSTED = {"TEFF": [4500.0, 7300.0], "LOGG": [0.7, 4.9]}
 AVERAGING = 0.999  # per step
 MIN_MODELS = 8
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Numbers that the result depends on; they are kept in the checkpoint."""
+
+    steps: int = 30_000
+    batch: int = 32
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-4
+    derivative_weight: float = 300.0
+    size_floor: float = 0.02  # of a label's mean derivative size, below which its own size in a model is not followed
+    patches: int = 80
+    vectors: int = 48
+    width: int = 64
+    heads: int = 8
+    hidden: int = 128
+    second_hidden: int = 96
+    co_layers: int = 3  # in which carbon monoxide is followed
+    evaluations: int = 40
+    patience: int = 15  # evaluations without a better validation error before training stops
+    seed: int = 1
 
 
 @dataclass
@@ -486,8 +506,6 @@ def judge(
     network: torch.nn.Module, basis: PatchBasis, native: NativeGrid, held_out: HeldOut, names: tuple[str, ...]
 ) -> Figures:
     """Errors of a network on held-out models at R = 1800 over 3800-9000 Å."""
-    from torch.func import jvp
-
     device = basis.mean.device
     flux = seen(basis.decode(network(held_out.x.to(device))).cpu(), native)
     rms = (flux - held_out.flux).pow(2).mean(1).sqrt()

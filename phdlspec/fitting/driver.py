@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phdlspec.abinitio import DirectSynthesis
 from phdlspec.continuum import continuum_basis
+from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.cmaes import search
@@ -29,6 +29,7 @@ from phdlspec.fitting.mcmc import sample_emcee
 from phdlspec.fitting.misfit import with_misfit
 from phdlspec.fitting.polish import Polished, polish
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
+from phdlspec.fitting.priors import select_priors
 from phdlspec.fitting.problem import Expansion, Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
@@ -37,7 +38,6 @@ from phdlspec.fitting.summary import AT_BOUND, MAIN_LABELS, ArmShift, Found, Pos
 from phdlspec.flags import StarFlag
 from phdlspec.likelihood import Likelihood, Observations
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
-from phdlspec.priors import select_priors
 from phdlspec.radial_velocity import Velocities, measure_velocities
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
@@ -60,7 +60,7 @@ class FitSettings:
 
     mode : "full" (CMA-ES, then MCMC) or "fast" (look-up, exact-Jacobian optimiser, importance-corrected Laplace
         posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
-        random. priors : names of `phdlspec.priors`. masks : wavelengths left out. resolution_width : standard
+        random. priors : names of `phdlspec.fitting.priors`. masks : wavelengths left out. resolution_width : standard
         deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
         ab initio spectra, where they are at hand. max_steps : of the samplers.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.priors import Prior, prior_expansion, prior_value
 from phdlspec.labels import LabelSet
 from phdlspec.likelihood import Likelihood
-from phdlspec.priors import Prior, prior_expansion, prior_value
 
 
 class Model(Protocol):

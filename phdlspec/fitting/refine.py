@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from phdlspec.abinitio import DirectSynthesis
+from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.polish import polish

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from astropy import units as u
+from astropy.nddata import InverseVariance
 
 from phdlspec.errors import UserError
 from phdlspec.io.resolution import ResolvingPower, resolving_power_at
@@ -26,8 +28,6 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower, medium: str) 
     `medium` is 'air' or 'vacuum'; `resolving_power` is a number or a pair of arrays. The object needs an
     uncertainty.
     """
-    from astropy.nddata import InverseVariance
-
     if medium not in MEDIA:
         raise UserError(f"medium is {medium!r}, expected 'air' or 'vacuum'")
     if spectrum.flux.ndim != 1:
@@ -52,9 +52,6 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower, medium: str) 
 
 def to_specutils(spectrum: Spectrum) -> Any:
     """The same spectrum as a `specutils.Spectrum`, vacuum Å, inverse variance, mask True = bad."""
-    from astropy import units as u
-    from astropy.nddata import InverseVariance
-
     specutils = _specutils()
     kind = specutils.Spectrum if hasattr(specutils, "Spectrum") else specutils.Spectrum1D
     return kind(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from kurucz_grids.build import build
-from kurucz_grids.grid import Grid
-from kurucz_grids.parts import Parts
 from kurucz_grids.sampling import sample_labels
 from phdlspec.errors import UserError
+from phdlspec.gridfile import Grid
+from phdlspec.gridfile.parts import Parts
 from tests.kurucz_grids.fakes import FakeFactory
 
 REPOSITORY = Path(__file__).resolve().parents[2]

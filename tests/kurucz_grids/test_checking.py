@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from kurucz_grids.checking import KNOWN_LINES, check_grid, line_offset
-from kurucz_grids.grid import GRID_LABELS, Grid
 from kurucz_grids.sampling import sample_labels, split_rows
+from phdlspec.gridfile import Grid
+from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import air_to_vacuum, log_grid
 
 WAVE = log_grid(3700.0, 9000.0, 1 / 5000)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from kurucz_grids import build as building
+from kurucz_grids import command
 from kurucz_grids.sampling import sample_labels
-from phdlspec import cli
 from phdlspec.cli import main
 from phdlspec.errors import UserError
 from phdlspec.wavelength import log_grid
@@ -12,15 +12,10 @@ from tests.kurucz_grids.fakes import FakeFactory
 REAL_FACTORY = building.KuruczFactory
 
 
-@pytest.fixture(autouse=True)
-def _only_this_command(monkeypatch):
-    monkeypatch.setattr(cli, "SUBCOMMANDS", {"grid": "kurucz_grids.command"})
-
-
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
     """A tiny grid of atmospheres, and a synthesizer that asks for nothing."""
-    monkeypatch.setattr(building, "KuruczFactory", lambda *_, **__: FakeFactory())
+    monkeypatch.setattr(command, "KuruczFactory", lambda *_, **__: FakeFactory())
     layers = np.logspace(-3, 1, 5)
     nodes = [(t, g, m) for t in (3500.0, 8000.0) for g in (0.0, 5.0) for m in (-3.0, 1.0)]
     structure = np.stack([np.column_stack([layers] * 7) for _ in nodes])
@@ -63,7 +58,7 @@ def test_options_that_cannot_be(tmp_path, inputs, capsys, option, words):
 
 def test_failed_models_are_told_and_how_to_try_again(tmp_path, inputs, monkeypatch, capsys):
     fails = FakeFactory(fail=(int(sample_labels(2, 1)[1, 0]),))
-    monkeypatch.setattr(building, "KuruczFactory", lambda *_, **__: fails)
+    monkeypatch.setattr(command, "KuruczFactory", lambda *_, **__: fails)
     out = str(tmp_path / "grid.h5")
     assert main(["grid", "build", "--n", "2", "--seed", "1", "--out", out, "--workers", "1", *inputs]) == 0
     text = capsys.readouterr().out
@@ -96,10 +91,10 @@ def test_medium_is_recorded(tmp_path, inputs, text, medium):
 
 def test_options_of_the_physics_reach_the_factory(tmp_path, inputs, monkeypatch):
     asked = []
-    monkeypatch.setattr(building, "KuruczFactory", lambda *_, **options: asked.append(options) or FakeFactory())
-    command = ["grid", "build", "--n", "1", "--workers", "1", *inputs]
-    assert main([*command, "--out", str(tmp_path / "g.h5"), "--medium", "vacuum"]) == 0
-    assert main([*command, "--out", str(tmp_path / "h.h5"), "--listed-gf"]) == 0
+    monkeypatch.setattr(command, "KuruczFactory", lambda *_, **options: asked.append(options) or FakeFactory())
+    asked_for = ["grid", "build", "--n", "1", "--workers", "1", *inputs]
+    assert main([*asked_for, "--out", str(tmp_path / "g.h5"), "--medium", "vacuum"]) == 0
+    assert main([*asked_for, "--out", str(tmp_path / "h.h5"), "--listed-gf"]) == 0
     assert asked == [{"medium": "vacuum", "solar_gf": True}, {"medium": None, "solar_gf": False}]
 
 

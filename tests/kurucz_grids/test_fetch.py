@@ -221,8 +221,7 @@ def test_choice():
         choose(["ap99k2odfnew.dat"])
 
 
-def test_command(server, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "SUBCOMMANDS", {"grid": "kurucz_grids.command"})
+def test_command(server, tmp_path, capsys):
     where = ["--cache", str(tmp_path), "--base-url", server.url]
     assert cli.main(["grid", "fetch", "ap00k2odfnew.dat", *where]) == 0
     assert "ap00k2odfnew.dat: downloaded" in capsys.readouterr().out

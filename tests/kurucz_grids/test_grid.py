@@ -7,9 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from kurucz_grids.grid import FORMS, GRID_LABELS, Grid, collect, grid_attributes, make_manifest
-from kurucz_grids.parts import DiskFullError, Parts, quantise
+from kurucz_grids.grid_writer import collect, grid_attributes, make_manifest
 from phdlspec.errors import UserError
+from phdlspec.gridfile import FORMS, Grid
+from phdlspec.gridfile.parts import DiskFullError, Parts, quantise
+from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import log_grid
 
 WAVE = log_grid(4000, 4100, 1e-4)
@@ -173,8 +175,8 @@ def test_one_build_at_a_time(tmp_path):
 _FILL = """
 import resource, sys
 from tests.kurucz_grids.test_grid import _write
-from kurucz_grids.grid import collect
-from kurucz_grids.parts import DiskFullError, Parts
+from kurucz_grids.grid_writer import collect
+from phdlspec.gridfile.parts import DiskFullError, Parts
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
     _write(Parts(sys.argv[1]), 2, size=20000) if sys.argv[2] == "row" else collect(sys.argv[1])

@@ -3,10 +3,11 @@ import pytest
 from astropy.table import Table
 
 from kurucz_grids import importing
-from kurucz_grids.grid import GRID_LABELS, Grid
 from kurucz_grids.importing import import_grid
-from kurucz_grids.parts import Parts
 from phdlspec.errors import UserError
+from phdlspec.gridfile import Grid
+from phdlspec.gridfile.parts import Parts
+from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import log_grid, vacuum_to_air
 
 WAVE = log_grid(3680.0, 9130.0, 1 / 40_000)

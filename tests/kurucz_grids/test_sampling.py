@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.sampling import TEST, VALIDATION, sample_labels, split_rows
 from phdlspec.errors import UserError
-from phdlspec.labels import typical_vmic
+from phdlspec.labels import GRID_LABELS, typical_vmic
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
-from kurucz_grids.grid import GRID_LABELS
 from kurucz_grids.linelists import LineList
 from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.errors import UserError
+from phdlspec.labels import GRID_LABELS
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 pytest.importorskip("pysme", reason="synthesis needs the extra [grids]")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kurucz_grids.grid import Grid
-from phdlspec.emulator.emulator import Emulator, load_emulator
+from phdlspec.default_emulator import load_emulator
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.gridfile import Grid
 from tests.phdlspec import tiny
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kurucz_grids.grid import FORMS, GRID_LABELS, Grid, collect, grid_attributes, make_manifest
-from kurucz_grids.parts import Parts
-from phdlspec.emulator.training import Trainer
-from phdlspec.emulator.training_settings import TrainingSettings
+from kurucz_grids.grid_writer import collect, grid_attributes, make_manifest
+from phdlspec.emulator.training import Trainer, TrainingSettings
+from phdlspec.gridfile import FORMS, Grid
+from phdlspec.gridfile.parts import Parts
+from phdlspec.labels import GRID_LABELS
 
 WAVE = FORMS["survey"].wave
 ELEMENTS = ("FE_H", "MG_FE", "CA_FE", "TI_FE", "C_FE", "NI_FE")

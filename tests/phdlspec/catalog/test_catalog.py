@@ -351,8 +351,8 @@ def test_outputs_are_checked_before_the_fit(tmp_path, monkeypatch, capsys, out, 
         (tmp_path / name).mkdir()
     for name in ("table.h5", "input.h5", "file.txt"):
         (tmp_path / name).touch()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("phdlspec.catalog.expand_inputs", _no_fit)
+    monkeypatch.setattr("phdlspec.commands.catalog.find_spec", lambda name: None)
+    monkeypatch.setattr("phdlspec.commands.catalog.expand_inputs", _no_fit)
     assert main(["catalog", str(tmp_path / "input.h5"), "--out", str(tmp_path / out), *options]) == 1
     message = capsys.readouterr().err
     assert re.search(words, message)

@@ -9,11 +9,11 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 
-import phdlspec.abinitio
-from kurucz_grids.parts import Parts
 from phdlspec.cli import main
+from phdlspec.commands import emulate
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.gridfile.parts import Parts
 from tests.phdlspec import tiny
 
 
@@ -94,7 +94,7 @@ def test_low_resolution_keeps_away_from_the_ends_of_the_grid(options, tmp_path, 
 
 
 def test_the_difference_to_direct_synthesis(options, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(phdlspec.abinitio, "synthesizer_of", lambda *arguments: ToySynthesis())
+    monkeypatch.setattr(emulate, "direct_synthesis", lambda *arguments: ToySynthesis())
     out = tmp_path / "a.h5"
     assert main(["emulate", "--set", "TEFF=5200", "LOGG=3", "--ab-initio", "--out", str(out), *options]) == 0
     assert "emulator minus ab initio" in capsys.readouterr().out

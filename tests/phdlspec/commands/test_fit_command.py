@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from astropy.table import QTable
 
-import phdlspec.io
 from phdlspec.cli import main
+from phdlspec.commands import fit
 from phdlspec.io import write_lamost
 from tests.phdlspec.fitting.test_driver import mock
 
@@ -105,14 +105,14 @@ def test_nothing_of_an_earlier_run_is_left_beside_a_result(run, toy_checkpoint, 
 
 
 def test_an_error_of_a_reader_costs_one_file_not_the_others(toy_checkpoint, tmp_path, capsys, monkeypatch):
-    original = phdlspec.io.read_spectrum
+    original = fit.read_spectrum
 
     def broken_for_a(path, **given):
         if path.endswith("a.fits"):
             raise RuntimeError("no such thing\nand more")
         return original(path, **given)
 
-    monkeypatch.setattr(phdlspec.io, "read_spectrum", broken_for_a)
+    monkeypatch.setattr(fit, "read_spectrum", broken_for_a)
     options = ["--out", str(tmp_path), "--emulator", str(toy_checkpoint), "--device", "cpu"]
     assert main(["fit", "a.fits", "b.fits", *options]) == 0
     text = capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from phdlspec.emulator.emulator import load_emulator
+from phdlspec.default_emulator import load_emulator
 from phdlspec.errors import UserError
 from tests.phdlspec import tiny
 

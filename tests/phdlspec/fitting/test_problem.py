@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.priors import select_priors
 from phdlspec.fitting.problem import Problem
 from phdlspec.labels import LabelSet
 from phdlspec.likelihood import Likelihood, Observations
-from phdlspec.priors import select_priors
 from tests.phdlspec.fitting.toy import ToyEmulator, mock_observations, random_theta
 
 

@@ -1,25 +1,21 @@
-"""Spectra by direct synthesis, on the emulator's native grid: the truth that the emulator imitates.
-
-This is the only place where the fitting side touches `kurucz_grids`; it needs the extra [grids], model atmospheres and
-a line list.
-"""
+"""Direct synthesis for the fitting side: spectra and derivatives of labels, brought to the emulator's native grid."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phdlspec.errors import UserError
+from kurucz_grids.atmosphere_grid import AtmosphereGrid
+from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists.solar_gf import with_solar_gf
+from kurucz_grids.synthesis import Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
-
-if TYPE_CHECKING:
-    from kurucz_grids.synthesis import Synthesizer
-    from phdlspec.emulator.emulator import Emulator
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +26,8 @@ PHYSICS = {
 }
 
 
-class DirectSynthesis:
-    """Normalised fluxes and derivatives (per label unit) of 32 labels, brought to a native grid."""
+class NativeSynthesis:
+    """Normalised fluxes and derivatives (per label unit) of 32 labels: the `DirectSynthesis` that phdlspec asks for."""
 
     def __init__(self, synthesizer: Synthesizer):
         self._synthesizer = synthesizer
@@ -54,27 +50,18 @@ class DirectSynthesis:
         return degrade(spectra.cpu(), step, float(model.wave[0]), float("inf"), native)
 
 
-def synthesizer_of(atmospheres: str | None, line_list: str | None, emulator: Emulator) -> DirectSynthesis:
-    """Direct synthesis from files. Raises `UserError` where something is missing.
+def provide(atmospheres: str, line_list: str, made_with: Mapping[str, Any]) -> NativeSynthesis:
+    """Direct synthesis from files.
 
-    Warns where they are not what the emulator was made with: their differences would pass for its errors.
+    Warns where they are not what the emulator was made with, the grid attributes `made_with`: their differences would
+    pass for its errors.
     """
-    if not atmospheres or not line_list:
-        raise UserError(
-            "direct synthesis needs --atmospheres and --line-list (see `phdlspec grid build --help`), and [grids]"
-        )
-    from kurucz_grids.atmosphere_grid import AtmosphereGrid
-    from kurucz_grids.linelists import read_line_list
-    from kurucz_grids.linelists.solar_gf import with_solar_gf
-    from kurucz_grids.synthesis import Synthesizer
-
     synthesizer = Synthesizer(AtmosphereGrid.load(atmospheres), with_solar_gf(read_line_list(line_list)))
-    made = emulator.metadata["grid"]
-    other = [what for name, what in PHYSICS.items() if synthesizer.provenance[name] != made.get(name)]
+    other = [what for name, what in PHYSICS.items() if synthesizer.provenance[name] != made_with.get(name)]
     if other:
         log.warning(
             "direct synthesis differs from what the emulator was made with in its %s: not all of the difference "
             "between them is the emulator's error",
             " and ".join(other),
         )
-    return DirectSynthesis(synthesizer)
+    return NativeSynthesis(synthesizer)

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from phdlspec.errors import UserError
+from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.labels import ELEMENTS, LabelSet
-
-if TYPE_CHECKING:
-    from phdlspec.fitting.coordinates import Coordinates
 
 Residuals = Callable[[LabelSet, Tensor], Tensor]
 

@@ -10,7 +10,7 @@ grid.h5.parts/
     lock                 held by the build that writes here
 ```
 Each file is written under a temporary name, flushed to the disk and renamed: it is whole or it is not there.
-A row that is computed twice is the same file. `kurucz_grids.grid.collect` makes the HDF5 file out of it.
+A row that is computed twice is the same file. `kurucz_grids.grid_writer.collect` makes the HDF5 file out of it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+"""The emulator as most people want it: the shipped checkpoint, seen with LAMOST's pixels and resolving power."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+
+from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.emulator.emulator import Emulator, choose_device
+from phdlspec.errors import UserError
+from phdlspec.wavelength import LAMOST_WAVE
+
+
+def load_emulator(
+    path: str | Path | None = None,
+    device: str = "auto",
+    resolving_power: float = 1800.0,
+    wave: ArrayLike | None = None,
+) -> Emulator:
+    """Load an emulator.
+
+    Parameters
+    ----------
+    path : a checkpoint of `phdlspec train`; by default the shipped one.
+    device : "auto" (a GPU if there is one), "cpu" or "cuda".
+    resolving_power, wave : what `flux` predicts; LAMOST's pixels by default (vacuum Å).
+
+    Raises `UserError` for a missing, damaged or foreign checkpoint and for a device that is not there.
+    """
+    if path is None:
+        path = Path(str(resources.files("phdlspec") / "data" / "default.safetensors"))
+        if not path.is_file():
+            raise UserError("this installation has no default emulator: give a checkpoint of `phdlspec train`")
+    checkpoint = load_checkpoint(path)
+    return Emulator(checkpoint, choose_device(device), resolving_power, LAMOST_WAVE if wave is None else wave)
