@@ -83,12 +83,12 @@ SynthesizerFactory = Callable[[], ModelSynthesizer]
 class KuruczFactory:
     """Makes the synthesizer of this package from file names: picklable, as worker processes need it.
 
-    medium : "air" or "vacuum" where the line list does not say it, else None. solar_gf : lower oscillator strengths
-    to what the Sun allows (`linelists.solar_gf`).
+    line_list : one file or folder, or several. medium : "air" or "vacuum" where the line list does not say it, else
+    None. solar_gf : lower oscillator strengths to what the Sun allows (`linelists.solar_gf`).
     """
 
     atmospheres: str
-    line_list: str
+    line_list: str | tuple[str, ...]
     device: str = "cpu"
     settings: Mapping[str, Any] = field(default_factory=dict)
     medium: str | None = None

@@ -43,6 +43,9 @@ and give the same command again. `phdlspec train` and `phdlspec grid check` read
 --form survey (R = 3500) is what the emulator trains on, about 0.4 MB a model; full (R = 12,000, about 1.4 MB)
 can be convolved to R = 1300-6000; both writes grid.h5 and grid_full.h5."""
 
+_LINES = """line lists (npz, Kurucz, VALD, MOOG, also gzipped), files or folders; what several have in common counts
+once: atoms as the first one named has them, a molecule from a list of its own rather than from a compilation"""
+
 _FETCH = """Download model atmospheres (ATLAS9 ODFNEW) and line lists (Kurucz) into a cache folder.
 
   phdlspec grid fetch --list                 what there is, and what of it is in the cache
@@ -102,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--n", type=int, required=True, help="number of models")
     build.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
     build.add_argument("--atmospheres", help="grid of model atmospheres (npz, Kurucz file or folder)")
-    build.add_argument("--line-list", help="line list (npz, Kurucz, VALD, MOOG) or a folder of them")
+    build.add_argument("--line-list", nargs="+", action="extend", metavar="PATH", help=_LINES)
     build.add_argument("--medium", choices=("air", "vacuum"), help="of a line list that does not tell (MOOG)")
     build.add_argument("--listed-gf", action="store_true", help=_LISTED)
     build.add_argument("--seed", type=int, default=0, help="of the labels and the split (default 0)")
@@ -176,11 +179,14 @@ def _run_build(args: argparse.Namespace) -> int:
             with Grid(collect(path, keep_parts=True)) as grid:
                 print(f"{path}: {grid.n_done} of {len(grid)} models")
         return 0
-    for option, value in (("--atmospheres", args.atmospheres), ("--line-list", args.line_list)):
-        if value is None:
-            raise UserError(f"{option} is missing; name the file (`phdlspec grid fetch` gets those of Kurucz's site)")
-        if not Path(value).exists():
-            raise UserError(f"{value}: there is no such file for {option}")
+    for option, values in (("--atmospheres", [args.atmospheres]), ("--line-list", args.line_list or [None])):
+        for value in values:
+            if value is None:
+                raise UserError(
+                    f"{option} is missing; name the file (`phdlspec grid fetch` gets those of Kurucz's site)"
+                )
+            if not Path(value).exists():
+                raise UserError(f"{value}: there is no such file for {option}")
     _refuse_unknown_device(args.device)
     workers = args.workers
     if workers is None:
@@ -189,7 +195,9 @@ def _run_build(args: argparse.Namespace) -> int:
         outputs,
         args.n,
         args.seed,
-        KuruczFactory(args.atmospheres, args.line_list, args.device, medium=args.medium, solar_gf=not args.listed_gf),
+        KuruczFactory(
+            args.atmospheres, tuple(args.line_list), args.device, medium=args.medium, solar_gf=not args.listed_gf
+        ),
         workers=workers,
         threads=args.threads,
         contains=AtmosphereGrid.load(args.atmospheres).contains,

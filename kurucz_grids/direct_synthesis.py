@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class NativeSynthesis:
         return degrade(spectra.cpu(), step, float(model.wave[0]), float("inf"), native)
 
 
-def provide(atmospheres: str, line_list: str, made_with: Mapping[str, Any]) -> NativeSynthesis:
+def provide(atmospheres: str, line_list: Sequence[str], made_with: Mapping[str, Any]) -> NativeSynthesis:
     """Direct synthesis from files.
 
     Warns where they are not what the emulator was made with, the grid attributes `made_with`: their differences would

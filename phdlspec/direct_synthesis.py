@@ -6,7 +6,7 @@ The physics lives in `kurucz_grids`, which phdlspec does not import: it is named
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,9 +32,9 @@ class DirectSynthesis(Protocol):
 
 
 def direct_synthesis(
-    atmospheres: str | None, line_list: str | None, made_with: Mapping[str, Any]
+    atmospheres: str | None, line_list: Sequence[str] | None, made_with: Mapping[str, Any]
 ) -> DirectSynthesis:
-    """Direct synthesis from files of model atmospheres and of a line list.
+    """Direct synthesis from files of model atmospheres and of one or more line lists.
 
     `made_with` are the attributes of the grid that the emulator learned from: a warning tells where these files are
     others. Raises `UserError` where something is missing.

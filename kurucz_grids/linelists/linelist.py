@@ -106,13 +106,15 @@ class LineList:
     def joined(cls, lists: Sequence[LineList], path: str = "") -> LineList:
         """The lines of several lists; `medium` is theirs if they agree, else "vacuum", in which all are kept."""
         columns = {name: np.concatenate([getattr(one, name) for one in lists]) for name in _COLUMNS}
-        del columns["species_index"]
+        names = sorted({name for one in lists for name in one.species_names})
+        position = [np.array([names.index(name) for name in one.species_names], dtype=int) for one in lists]
+        columns["species_index"] = np.concatenate([p[one.species_index] for p, one in zip(position, lists)])
         media = {one.medium for one in lists}
         sources: Counter[str] = Counter()
         for one in lists:
             sources.update(one.sources)
-        return cls.from_columns(
-            np.concatenate([one.species for one in lists]), **columns, path=path, sources=dict(sources),
+        return cls(
+            species_names=tuple(names), **columns, path=path, sources=dict(sources),
             medium=media.pop() if len(media) == 1 else "vacuum",
         )  # fmt: skip
 

@@ -3,13 +3,17 @@
 The first four stand apart by blanks; what follows the width, and a text in its place, is a comment. The species is
 `Z.c` for atoms (`26.1` is Fe II), `z1z2.0` for molecules, with an isotope code behind it: `22.00048`, `606.01213`. gf
 are those of the pure isotope (MOOG weighs them by ratios given elsewhere, shares of all molecules for a molecule):
-solar fractions are applied here. Nothing in the format says air or vacuum. Of the van der Waals field only logarithms
-of a width are taken: what a positive number means depends on an option of MOOG.
+solar fractions are applied here. Nothing in the format says air or vacuum: a word in the title is believed. Of the van
+der Waals field only logarithms of a width are taken: what a positive number means depends on an option of MOOG.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kurucz_grids.linelists.elements import isotope_fraction, species_name
 from kurucz_grids.linelists.linelist import LineList
@@ -44,30 +48,66 @@ def read_moog(source: str | Path, medium: str | None = None) -> LineList:
     """
     path = str(source)
     lines = filled_lines(source)
-    lines = lines[next(k for k, (_, line) in enumerate(lines) if not _is_title(line)) :]
+    titles = next(k for k, (_, line) in enumerate(lines) if not _is_title(line))
+    stated = _stated_medium(" ".join(line for _, line in lines[:titles]))
+    lines = lines[titles:]
+    first, which, numbers = _parse(path, lines)
     rows = Rows.empty(len(lines))
-    for k, (number, line) in enumerate(lines):
-        words = line.split()
-        try:
-            rows.wave[k], rows.elow_ev[k], rows.loggf[k] = float(words[0]), float(words[2]), float(words[3])
-            whole, _, decimals = words[1].partition(".")
-            code, charge, isotope = int(whole), int(decimals[:1] or 0), int(decimals[1:] or 0)
-            vdw = _vdw(line)
-        except (ValueError, IndexError) as error:
-            raise UserError(f"{path}: line {number} is not a MOOG line ({error}); correct or drop it") from error
-        rows.species[k], rows.fraction[k] = _identify(path, number, code, charge, isotope)
-        if vdw < -5:
-            rows.vdw[k] = vdw
+    rows.wave, rows.elow_ev, rows.loggf, vdw = numbers.T
+    rows.vdw = np.where(vdw < -5, vdw, np.nan)
+    known = [_identify(path, lines[k][0], code) for code, k in first.items()]
+    rows.species = np.array([name for name, _ in known], dtype=rows.species.dtype)[which]
+    rows.fraction = np.array(_with_missing_titanium(list(first), [fraction for _, fraction in known]))[which]
     if not (rows.loggf < 0).any():
-        raise UserError(f"{path}: no gf of this list is negative, and MOOG takes such a list for gf instead of log gf; "
-                        "write log gf, and add a line with a negative one if there is none")
+        raise UserError(
+            f"{path}: no gf of this list is negative, and MOOG takes such a list for gf instead of log gf; "
+            "write log gf, and add a line with a negative one if there is none"
+        )
     if rows.elow_ev.max() > 50:  # MOOG's own rule: then all are in 1/cm
         rows.elow_ev *= EV_PER_INVERSE_CM
-    return assemble(path, rows, "MOOG", medium)
+    return assemble(path, rows, "MOOG", medium, stated)
+
+
+def _with_missing_titanium(codes: list[str], fractions: list[float]) -> list[float]:
+    # linemake's TiO lacks 48Ti, three quarters of titanium. Its lines lie half-way between those of 47 and 49, for
+    # shifts go with the reduced mass: each gets half of its share.
+    have = {isotope: k for isotope in (47, 48, 49) if (k := _find(codes, f"822.016{isotope}")) is not None}
+    if set(have) != {47, 49}:
+        return fractions
+    fractions = list(fractions)
+    for k in have.values():
+        fractions[k] += isotope_fraction(22, 48) * isotope_fraction(8, 16) / 2.0
+    return fractions
+
+
+def _find(codes: list[str], code: str) -> int | None:
+    return codes.index(code) if code in codes else None
 
 
 def _is_title(line: str) -> bool:
     return not all(is_number(word) for word in line.split()[:2])
+
+
+def _stated_medium(title: str) -> str | None:
+    words = set(re.findall(r"[a-z]+", title.lower())) & {"air", "vacuum"}
+    return words.pop() if len(words) == 1 else None
+
+
+def _parse(path: str, lines: list[tuple[int, str]]) -> tuple[dict[str, int], NDArray[np.int_], NDArray[np.float64]]:
+    # Species as they are written, with the row that has each first; which of them a row is of (N,); and wavelength,
+    # lower level, log gf and van der Waals field, 0 for none (N, 4).
+    first: dict[str, int] = {}
+    place: dict[str, int] = {}
+    which, numbers = [], []
+    for k, (number, line) in enumerate(lines):
+        try:
+            wave, code, lower, loggf = line.split(None, 4)[:4]
+            numbers.append((float(wave), float(lower), float(loggf), _vdw(line)))
+        except ValueError as error:
+            raise UserError(f"{path}: line {number} is not a MOOG line ({error}); correct or drop it") from error
+        first.setdefault(code, k)
+        which.append(place.setdefault(code, len(place)))
+    return first, np.array(which), np.array(numbers)
 
 
 def _vdw(line: str) -> float:
@@ -75,7 +115,13 @@ def _vdw(line: str) -> float:
     return float(word) if word and word[0] in "+-.0123456789" else 0.0
 
 
-def _identify(path: str, number: int, code: int, charge: int, isotope: int) -> tuple[str, float]:
+def _identify(path: str, number: int, written: str) -> tuple[str, float]:
+    # Name of a species and solar fraction of its isotope.
+    try:
+        whole, _, decimals = written.partition(".")
+        code, charge, isotope = int(whole), int(decimals[:1] or 0), int(decimals[1:] or 0)
+    except ValueError as error:
+        raise UserError(f"{path}: line {number} is not a MOOG line ({error}); correct or drop it") from error
     if code < 100:
         name = species_name(code, 0, charge)
         if name is None and charge <= 2:

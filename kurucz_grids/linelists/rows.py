@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,18 +23,30 @@ from kurucz_grids.linelists.damping import (
 from kurucz_grids.linelists.elements import ATOMIC_WEIGHT, ISOTOPES, MOLECULE_ATOMS, isotope_fraction
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.medium import settle, to_vacuum, told_by_energies, told_by_strong_lines
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.solar import ATOMIC_NUMBER, SYMBOLS
 
 log = logging.getLogger(__name__)
 
 EV_PER_INVERSE_CM = 1.0 / 8065.544
+GZIP = b"\x1f\x8b"
 UNKNOWN = ""  # species that the chemistry does not know
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, plain or gzipped; raises `UserError` for a gzipped one that is cut off or damaged."""
+    data = Path(path).read_bytes()
+    if data.startswith(GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: not a whole gzip file ({first_line(error)}); fetch it again") from error
+    return data.decode(errors="replace")
 
 
 def filled_lines(path: str | Path) -> list[tuple[int, str]]:
     """The lines of a text that are not blank, with their numbers in the file."""
-    text = Path(path).read_text(errors="replace")
+    text = read_text(path)
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
@@ -89,10 +103,10 @@ def assemble(path: str, rows: Rows, source: str, medium: str | None, stated: str
         raise UserError(f"{path}: no line of a known species is in this list; expected atoms, ions or diatomics")
     rows = Rows(**{name: values[keep] for name, values in vars(rows).items()})
     wave = to_vacuum(rows.wave, medium)
-    molecule = np.array([name in MOLECULE_ATOMS for name in rows.species])
-    symbol = [name.rstrip("+") for name in rows.species]
-    z = np.array([1 if m else ATOMIC_NUMBER[s] for s, m in zip(symbol, molecule)])
-    charge = np.array([name.count("+") for name in rows.species])
+    names, kind = np.unique(rows.species, return_inverse=True)
+    molecule = np.array([name in MOLECULE_ATOMS for name in names])[kind]
+    z = np.array([1 if name in MOLECULE_ATOMS else ATOMIC_NUMBER[name.rstrip("+")] for name in names])[kind]
+    charge = np.array([name.count("+") for name in names])[kind]
     upper = upper_level_ev(wave, rows.elow_ev)
 
     def stated_or(logarithm: NDArray[np.float64], estimate: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from scipy.special import gamma
 
 from kurucz_grids.linelists.elements import ATOMIC_WEIGHT, MOLECULE_ATOMS
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, UNKNOWN, Rows, assemble
+from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, UNKNOWN, Rows, assemble, read_text
 from phdlspec.errors import UserError
 from phdlspec.solar import ATOMIC_NUMBER, SYMBOLS
 
@@ -40,7 +40,7 @@ def read_vald(path: str | Path, medium: str | None = None) -> LineList:
     Raises `UserError` for a damaged line, fewer lines than the header states, an unknown species, other units than Å
     and eV, or a medium that the header, the levels or strong lines deny.
     """
-    text = Path(path).read_text(errors="replace").splitlines()
+    text = read_text(path).splitlines()
     header = next((line for line in text[:10] if "Spec Ion" in line), "")
     stated = _stated_medium(header, text, str(path))
     places = _LONG if "E_low(eV)" in header else _SHORT

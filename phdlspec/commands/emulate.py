@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="PNG", help="draw the spectra")
     parser.add_argument("--ab-initio", action="store_true", help="synthesise them as well and compare")
     parser.add_argument("--atmospheres", help="for --ab-initio, as in `phdlspec grid build`")
-    parser.add_argument("--line-list", help="for --ab-initio, as in `phdlspec grid build`")
+    parser.add_argument(
+        "--line-list", nargs="+", action="extend", metavar="PATH", help="for --ab-initio, as in `phdlspec grid build`"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--verify", action="store_true", help="synthesise the best model, say the difference")
     check.add_argument("--refine", action="store_true", help="end the fit on ab initio spectra and derivatives")
     parser.add_argument("--atmospheres", help="for --verify and --refine, as in `phdlspec grid build`")
-    parser.add_argument("--line-list", help="for --verify and --refine, as in `phdlspec grid build`")
+    parser.add_argument(
+        "--line-list", action="append", metavar="PATH",
+        help="for --verify and --refine, as in `phdlspec grid build`; once for each file or folder",
+    )  # fmt: skip
     add_fit_arguments(parser, mode="full")
 
 

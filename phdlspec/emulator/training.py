@@ -377,7 +377,8 @@ class Trainer:
         tensors |= {"basis.mean": self.basis.mean, "basis.vectors": self.basis.vectors}
         tensors |= self._model_error().tensors()
         grid = dict(self.grid.attrs)
-        grid["line_list"] = Path(str(grid.get("line_list", ""))).name  # a folder of somebody's machine tells nothing
+        paths = str(grid.get("line_list", "")).split(" + ")
+        grid["line_list"] = " + ".join(Path(path).name for path in paths)  # folders of somebody's machine tell nothing
         native = self.native
         metadata = {
             "code_version": __version__,

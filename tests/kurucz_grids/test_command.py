@@ -89,6 +89,18 @@ def test_medium_is_recorded(tmp_path, inputs, text, medium):
     assert synthesizer.provenance["line_list_medium"] == (medium or "air")
 
 
+def test_several_line_lists(tmp_path, inputs, monkeypatch):
+    (tmp_path / "l.moog").write_text(MOOG + SODIUM)
+    (tmp_path / "m.moog").write_text(MOOG)
+    several = str(tmp_path / "l.moog"), str(tmp_path / "m.moog")
+    assert REAL_FACTORY(inputs[1], several, medium="air")().provenance["line_list"] == " + ".join(several)
+    asked = []
+    monkeypatch.setattr(command, "KuruczFactory", lambda _, lists, *__, **___: asked.append(lists) or FakeFactory())
+    asked_for = ["grid", "build", "--n", "1", "--workers", "1", "--out", str(tmp_path / "g.h5"), *inputs]
+    assert main([*asked_for, several[0], "--line-list", several[1]]) == 0
+    assert asked == [(inputs[3], *several)]
+
+
 def test_options_of_the_physics_reach_the_factory(tmp_path, inputs, monkeypatch):
     asked = []
     monkeypatch.setattr(command, "KuruczFactory", lambda *_, **options: asked.append(options) or FakeFactory())
