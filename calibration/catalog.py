@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from calibration.references import Stars, refuse_duplicates
 from calibration.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.errors import UserError
-from phdlspec.labels import LABELS
+from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.solar import SOLAR_SCALE
 
-AXES: tuple[str, ...] = ("TEFF", "LOGG", "FE_H")
+AXES: tuple[str, ...] = STRUCTURE
 HASH_KEY, SCALE_KEY, CALIBRATION_KEY = "EMUHASH", "SOLSCALE", "CALIBID"
-CALIBRATED_LABELS: tuple[str, ...] = tuple(label.name for label in LABELS if label.name != "VBROAD")
+CALIBRATED_LABELS: tuple[str, ...] = GRID_LABELS.names
 _ID_COLUMNS = (
     "OBSID",
     "ID",

@@ -27,9 +27,12 @@ from types import MappingProxyType
 
 from calibration.tables import number_column, read_any_table
 from phdlspec.errors import UserError
+from phdlspec.labels import abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE, SYMBOLS
 
 Scale = Mapping[str, float]
+
+_RATIOS = frozenset(map(abundance_name, SYMBOLS))  # surveys state elements that are none of our labels
 
 
 def _scale(text: str) -> Scale:
@@ -96,7 +99,7 @@ def check_scale(name: str, table: str) -> None:
 
 def is_abundance(label: str) -> bool:
     """True for `FE_H` and the [X/Fe] labels, whose value depends on the solar scale."""
-    return label == "FE_H" or label.endswith("_FE")
+    return label == "FE_H" or label in _RATIOS
 
 
 def label_shift(label: str, from_scale: str, to_scale: str = SOLAR_SCALE) -> float:

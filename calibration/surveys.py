@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from calibration.references import LabelTable, Stars, refuse_duplicates
 from calibration.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.errors import UserError, first_line
-from phdlspec.labels import ELEMENTS, LABELS
+from phdlspec.labels import ELEMENTS, LABELS, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 
 IRFM_ERROR_K = 80.0
@@ -54,7 +54,7 @@ _APOGEE_STARFLAG = sum(1 << bit for bit in (0, 3, 4, 9, 16, 17))
 _APOGEE_REPEAT = 1 << 4
 
 _GALAH_MIN_SNR = 30.0
-_ABUNDANCES = ("FE_H", *(f"{element.upper()}_FE" for element in ELEMENTS))
+_ABUNDANCES = ("FE_H", *map(abundance_name, ELEMENTS))
 _TWO_MASS = re.compile(r"(?:2M|J|AP)?(\d{2})(\d{2})(\d{2})(\d{1,2})([+-])(\d{2})(\d{2})(\d{2})(\d?)$")
 
 
@@ -266,7 +266,7 @@ def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> Labe
         absolute, uncertainty = _values_and_errors(abundances, element, path)
         if np.isfinite(absolute).any():
             x_fe = absolute - SOLAR_ABUNDANCES[element] - fe_h
-            values[f"{element.upper()}_FE"] = _without_bad_errors((x_fe, np.hypot(uncertainty, fe_error)))
+            values[abundance_name(element)] = _without_bad_errors((x_fe, np.hypot(uncertainty, fe_error)))
     notes = ("A(Fe) of the abundances is not used: it is 7.5 - [Fe/H] in this file",)
     return LabelTable(name, Stars(np.array(list(stars), dtype=str)), values, scale, notes)
 

@@ -44,7 +44,7 @@ from kurucz_grids.sampling import split_rows
 from phdlspec.errors import UserError, first_line
 from phdlspec.gridfile import CONTINUUM_WAVE, FORMS, Form
 from phdlspec.gridfile.parts import Parts
-from phdlspec.labels import GRID_LABELS
+from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.wavelength import air_to_vacuum
 
 Array = NDArray[np.float64]
@@ -401,7 +401,7 @@ def _complete(named: Sequence[tuple[str, Array]], path: Path) -> Array:
     if len(columns) < len(named):
         twice = next(name for k, (name, _) in enumerate(named) if name in dict(named[:k]))
         raise UserError(f"{path}: label {twice} is there twice (upper and lower case are one); remove one of them")
-    for name in ("TEFF", "LOGG", "FE_H"):
+    for name in STRUCTURE:
         if name not in columns:
             raise UserError(f"{path}: the labels have no {name}; expected at least TEFF, LOGG and FE_H")
     for name, values in columns.items():

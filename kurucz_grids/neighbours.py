@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from kurucz_grids.finding import Finding
+from phdlspec.labels import STRUCTURE
 
 Array = NDArray[np.float64]
 
@@ -24,7 +25,6 @@ BINS = 330  # of ln(wave), 13 Å at 5000 Å, in which rows are compared: 180 MB 
 SLOPE_ERROR = 0.3  # of the differences between rows along the derivatives of a label; sound grids: within 0.07
 SLOPE_SIGMA = 5.0
 SLOPE_ROWS = 100  # fewer do not tell the labels apart
-MAIN_LABELS = "TEFF", "LOGG", "FE_H"
 
 
 def binned(spectra: NDArray) -> NDArray[np.float32]:
@@ -75,7 +75,7 @@ def compare_neighbours(sketch: Sketch, progress: bool) -> Iterator[Finding]:
     if len(sketch.rows) < 2:
         yield Finding("neighbours", "warning", "no two rows to compare")
         return
-    near = _nearest(sketch.unit[:, sketch.columns(MAIN_LABELS)], 12)
+    near = _nearest(sketch.unit[:, sketch.columns(STRUCTURE)], 12)
     pairs = _best_pairs(sketch, sketch.jacobian, near, progress)
     # What is usual differs between regions: hot and metal-poor giants are predicted worse than dwarfs.
     usual = np.median(pairs.misfit[near], axis=1)
@@ -183,7 +183,7 @@ def _linear_departures(sketch: Sketch) -> Array:
     fit leaves of them; (0,) if there are too few rows. Beyond six labels the main ones are taken: abundances
     are part of what the fit leaves."""
     varied = [k for k in range(sketch.unit.shape[1]) if np.ptp(sketch.unit[:, k]) > 0]
-    columns = varied if len(varied) <= 6 else sketch.columns(MAIN_LABELS)
+    columns = varied if len(varied) <= 6 else sketch.columns(STRUCTURE)
     count = max(20, 4 * (len(columns) + 1))
     if len(sketch.rows) <= count:
         return np.empty(0)

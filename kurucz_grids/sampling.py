@@ -29,7 +29,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 
 from phdlspec.errors import UserError
-from phdlspec.labels import ELEMENTS, GRID_LABELS, typical_vmic
+from phdlspec.labels import ELEMENTS, GRID_LABELS, STRUCTURE, abundance_name, typical_vmic
 
 Array = NDArray[np.float64]
 Contains = Callable[[float, float, float], bool]
@@ -70,7 +70,7 @@ def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Ar
     teff, logg, fe_h = stars.T
     shared = unit[:, _STRUCTURE : _STRUCTURE + _SHARED]
     labels = np.empty((n, len(GRID_LABELS)))
-    for name, values in zip(("TEFF", "LOGG", "FE_H"), stars.T):
+    for name, values in zip(STRUCTURE, stars.T):
         labels[:, GRID_LABELS.index(name)] = values
     vmic = GRID_LABELS["VMIC"]
     labels[:, GRID_LABELS.index("VMIC")] = _mixture(
@@ -78,7 +78,7 @@ def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Ar
     )
     centres = _abundance_centres(logg, fe_h, shared[:, 1], shared[:, 2])
     for k, element in enumerate(ELEMENTS):
-        label = GRID_LABELS[f"{element.upper()}_FE"]
+        label = GRID_LABELS[abundance_name(element)]
         labels[:, GRID_LABELS.index(label.name)] = _mixture(
             unit[:, _STRUCTURE + _SHARED + k],
             centres.get(element, np.zeros(n)),
@@ -118,7 +118,7 @@ def _hash(seed: int, i: int) -> int:
 
 
 def _allowed(stars: Array, contains: Contains | None) -> NDArray[np.bool_]:
-    columns = [GRID_LABELS.index(name) for name in ("TEFF", "LOGG", "FE_H")]
+    columns = [GRID_LABELS.index(name) for name in STRUCTURE]
     inside = (stars >= GRID_LABELS.lower[columns]) & (stars <= GRID_LABELS.upper[columns])
     allowed: NDArray[np.bool_] = np.array(inside.all(axis=1))
     if contains is not None:
@@ -142,7 +142,7 @@ def _redraw(seed: int, i: int, contains: Contains | None) -> Array:
 def _stellar(unit: Array) -> Array:
     """Teff, logg, [Fe/H] (n, 3) from unit coordinates (n, 7), possibly outside the bounds."""
     kind, u_fe_h, u_branch, place, u_age, u_teff, u_logg = unit.T
-    bounds = {name: (GRID_LABELS[name].lower, GRID_LABELS[name].upper) for name in ("TEFF", "LOGG", "FE_H")}
+    bounds = {name: (GRID_LABELS[name].lower, GRID_LABELS[name].upper) for name in STRUCTURE}
     kiel = kind < KIEL_FRACTION
     fe_h_low, fe_h_high = bounds["FE_H"]
     fe_h = np.where(

@@ -9,11 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # the label table itself costs no torch
+
+Values = TypeVar("Values", NDArray[np.float64], "Tensor")
 
 
 class Role(Enum):
@@ -46,10 +52,15 @@ ELEMENTS: tuple[str, ...] = tuple(
 )
 
 
+def abundance_name(element: str) -> str:
+    """Name of the label [X/Fe] of an element: `"MG_FE"` for `"Mg"`."""
+    return f"{element.upper()}_FE"
+
+
 def _abundance_label(element: str) -> Label:
     half_range = 0.7 if element in ("C", "N") else 0.5
     description = f"abundance ratio [{element}/Fe], solar scale of Asplund et al. (2009)"
-    return Label(f"{element.upper()}_FE", "dex", -half_range, half_range, Role.ABUNDANCE, description)
+    return Label(abundance_name(element), "dex", -half_range, half_range, Role.ABUNDANCE, description)
 
 
 LABELS: tuple[Label, ...] = (
@@ -108,6 +119,13 @@ class LabelSet:
         hint = f", did you mean {near[0]}?" if near else f"; known labels are {' '.join(self.names)}"
         raise UserError(f"unknown label {name!r}{hint}")
 
+    def place(self, *roles: Role) -> slice:
+        """Where the labels of these roles stand: together, as the table has them."""
+        at = [i for i, label in enumerate(self.labels) if label.role in roles]
+        if at != list(range(at[0], at[0] + len(at))):
+            raise ValueError(f"the labels of the roles {' '.join(role.value for role in roles)} do not stand together")
+        return slice(at[0], at[0] + len(at))
+
     def to_unit(self, theta: ArrayLike) -> NDArray[np.float64]:
         """Scale labels (..., L) so that the bounds become 0 and 1."""
         return (np.asarray(theta, dtype=float) - self.lower) / (self.upper - self.lower)
@@ -133,21 +151,22 @@ class LabelSet:
                 raise UserError(f"label {name} is {value}, expected a finite number")
             theta[self.index(name)] = float(value)
         if "VMIC" not in values and "VMIC" in self:
-            teff, logg, fe_h = (theta[self.index(name)] for name in ("TEFF", "LOGG", "FE_H"))
+            teff, logg, fe_h = (theta[self.index(name)] for name in STRUCTURE)
             theta[self.index("VMIC")] = typical_vmic(teff, logg, fe_h)
         return theta
 
 
+STRUCTURE = ("TEFF", "LOGG", "FE_H")  # the main labels that set the structure of an atmosphere
 # What a grid is made of: the labels that change the emergent spectrum itself; broadening is a convolution of it.
-GRID_LABELS = LabelSet(tuple(label for label in LABELS if label.role is not Role.BROADENING))
+GRID_ROLES = (Role.MAIN, Role.ABUNDANCE)
+GRID_LABELS = LabelSet(LABELS[LabelSet().place(*GRID_ROLES)])
 
 
-def typical_vmic(teff: ArrayLike, logg: ArrayLike, fe_h: ArrayLike) -> NDArray[np.float64]:
+def typical_vmic(teff: Values, logg: Values, fe_h: Values) -> Values:
     """Typical microturbulence in km/s (Ramirez, Allende Prieto & Lambert 2013, ApJ 764, 78), kept within 0.7-2.5.
 
-    The relation was made for dwarfs and subgiants; for giants it is extrapolated in logg and reaches the 2 km/s
-    that is seen there.
+    For arrays and tensors of Teff (K), log g and [Fe/H] alike. The relation was made for dwarfs and subgiants; for
+    giants it is extrapolated in logg and reaches the 2 km/s that is seen there.
     """
-    teff, logg, fe_h = (np.asarray(x, dtype=float) for x in (teff, logg, fe_h))
     vmic = 1.163 + 7.808e-4 * (teff - 5800.0) - 0.494 * (logg - 4.30) - 0.050 * fe_h
-    return np.clip(vmic, 0.7, 2.5)
+    return vmic.clip(0.7, 2.5)

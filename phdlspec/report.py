@@ -15,7 +15,7 @@ import numpy as np
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.flags import LabelFlag, label_words, star_words
-from phdlspec.labels import ELEMENTS
+from phdlspec.labels import ELEMENTS, abundance_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,7 +153,7 @@ def zoom_figure(result: FitResult) -> Figure:
     with np.errstate(all="ignore"):
         weight = np.nan_to_num(s.continuum / s.sigma)
         observed = s.flux / s.continuum
-    order = [n for n in result.names if n.endswith("_FE")]
+    order = [abundance_name(element) for element in ELEMENTS]
     order.sort(key=lambda n: float(result.crlb[result.names.index(n)]))
     chosen = order[:16]
     figure = _figure(13, 9)
@@ -178,7 +178,7 @@ def zoom_figure(result: FitResult) -> Figure:
 def _abundance_figure(result: FitResult) -> Figure:
     figure = _figure(13, 3.6)
     axes = figure.add_subplot()
-    index = [result.names.index(f"{e.upper()}_FE") for e in ELEMENTS]
+    index = [result.names.index(abundance_name(e)) for e in ELEMENTS]
     value, err, crlb = (x[index] for x in (result.value, result.err, result.crlb))
     poor = (result.label_flag[index] & int(LabelFlag.PRIOR_DOMINATED)) > 0
     x = np.arange(len(ELEMENTS))

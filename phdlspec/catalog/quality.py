@@ -14,7 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.flags import STAR_WORDS, LabelFlag
-from phdlspec.labels import ELEMENTS
+from phdlspec.labels import ELEMENTS, abundance_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def _abundances(table: Table) -> Figure:
     figure = _figure(13, 11)
     good = _good(table)
     for position, element in enumerate(ELEMENTS, start=1):
-        name = f"{element.upper()}_FE"
+        name = abundance_name(element)
         axes = figure.add_subplot(5, 6, position)
         use = good & ((np.asarray(table[f"{name}_FLAG"]) & _BAD_LABEL) == 0)
         axes.plot(table["FE_H"][use], table[name][use], ".", ms=3, alpha=0.5)

@@ -26,6 +26,7 @@ from phdlspec.direct_synthesis import direct_synthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
+from phdlspec.labels import GRID_ROLES, Role
 from phdlspec.lsf import kernel_half_width, project
 from phdlspec.wavelength import log_grid
 
@@ -111,10 +112,10 @@ def _labels(args: argparse.Namespace, emulator: Emulator) -> np.ndarray:
 
 def _ab_initio(args: argparse.Namespace, emulator: Emulator, theta: np.ndarray) -> np.ndarray:
     direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
+    of_grid, broadening = emulator.labels.place(*GRID_ROLES), emulator.labels.place(Role.BROADENING)
     rows = []
     for row in theta:
-        native = direct.native_flux(row[:-1], emulator.native)
-        vbroad = torch.tensor([row[-1]])
+        native, vbroad = direct.native_flux(row[of_grid], emulator.native), torch.as_tensor(row[broadening])
         rows.append(project(native[None], emulator.native, emulator.wave, emulator.resolving_power, vbroad)[0].numpy())
     return np.stack(rows)
 

@@ -14,10 +14,10 @@ from torch.func import jvp
 
 from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.checkpoint import Checkpoint
-from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
+from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError, first_line
-from phdlspec.labels import LABELS, LabelSet
+from phdlspec.labels import GRID_LABELS, GRID_ROLES, STRUCTURE, LabelSet, Role
 from phdlspec.likelihood import ErrorFloor
 from phdlspec.lsf import NativeGrid, project, project_with_derivatives
 
@@ -62,6 +62,7 @@ class Emulator:
         self.checkpoint_hash = checkpoint.sha256
         self.device = device
         self.labels = LabelSet()
+        self._of_grid, self._broadening = self.labels.place(*GRID_ROLES), self.labels.place(Role.BROADENING).start
         self._check_labels()
         self.native = NativeGrid(**self.metadata["native"])
         try:
@@ -77,7 +78,7 @@ class Emulator:
 
     def _check_labels(self) -> None:
         stored = tuple((row["name"], row["lower"], row["upper"]) for row in self.metadata["labels"])
-        expected = tuple((label.name, label.lower, label.upper) for label in LABELS[:-1])
+        expected = tuple((label.name, label.lower, label.upper) for label in GRID_LABELS)
         if stored != expected:
             raise UserError("the checkpoint was trained for another label table; train it again with this version")
 
@@ -85,8 +86,8 @@ class Emulator:
 
     def _unit(self, theta: Tensor) -> Tensor:
         # Labels of the network (B, 32), scaled to -1 ... 1.
-        lower, upper = self._lower[:-1], self._upper[:-1]
-        return 2.0 * (theta[:, :-1] - lower) / (upper - lower) - 1.0
+        lower, upper = self._lower[self._of_grid], self._upper[self._of_grid]
+        return 2.0 * (theta[:, self._of_grid] - lower) / (upper - lower) - 1.0
 
     def native_flux(self, theta: Tensor) -> Tensor:
         """Normalised flux (B, Pn) on the native grid for labels (B, 33); VBROAD is not applied."""
@@ -101,7 +102,7 @@ class Emulator:
         # Flux (B, Pn) and derivatives (B, 32, Pn): forward mode, one tangent for each label.
         unit = self._unit(theta)
         n_labels = unit.shape[1]
-        slope = 2.0 / (self._upper[:-1] - self._lower[:-1])
+        slope = 2.0 / (self._upper[self._of_grid] - self._lower[self._of_grid])
         fluxes, jacobians = [], []
         with torch.no_grad():
             for x in unit.split(_JACOBIAN_BATCH):
@@ -129,7 +130,8 @@ class Emulator:
 
         Differentiable in theta, resolving_power and rv.
         """
-        return project(self.native_flux(theta), self.native, wave, resolving_power, theta[:, -1], rv)
+        vbroad = theta[:, self._broadening]
+        return project(self.native_flux(theta), self.native, wave, resolving_power, vbroad, rv)
 
     def observe_and_jacobian(
         self,
@@ -140,7 +142,7 @@ class Emulator:
     ) -> tuple[Tensor, Tensor]:
         """Flux (B, P) and exact derivatives (B, P, 35): the labels, RV (per km/s) and ln(resolving power)."""
         native, by_label = self._native_by_label(theta)
-        vbroad = theta[:, -1]
+        vbroad = theta[:, self._broadening]
         with torch.no_grad():
             columns = project(by_label, self.native, wave, resolving_power, vbroad, rv)
             flux, *rest = project_with_derivatives(native, self.native, wave, resolving_power, vbroad, rv)
@@ -173,7 +175,7 @@ class Emulator:
         wave (P,) or (S, P) is the rest wavelength of their pixels, vacuum Å; theta (S, L or more) begins with the
         labels in their units. Measured on held-out models, see `phdlspec.emulator.model_error`.
         """
-        stars = theta[:, [self.labels.index(name) for name in TREND_IN]]
+        stars = theta[:, [self.labels.index(name) for name in STRUCTURE]]
         native, by_label = self._native_by_label(theta[:, : len(self.labels)].float())
         pixels = torch.as_tensor(self.native.wave, device=self.device)
         flux, jacobian = (project(x, self.native, pixels, MEASURED_AT).cpu().numpy() for x in (native, by_label))

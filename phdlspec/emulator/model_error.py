@@ -26,7 +26,6 @@ _REFERENCE_NOISE, _REFERENCE_PIXEL = 0.01, 2.3e-4  # of normalised flux, in a pi
 _SMOOTHING_PIXELS = 25  # a few stars do not tell the variance of one pixel
 _RANK = 16  # directions in label space that are kept
 
-TREND_IN = ("TEFF", "LOGG", "FE_H")
 _N_FEATURES = 6  # of the trend
 _ORIGIN, _UNIT = np.array([5500.0, 3.0, -0.5]), np.array([1000.0, 1.0, 1.0])
 _MIN_MODELS = 20  # for a trend; fewer have one amplitude for all
@@ -72,7 +71,7 @@ class ModelError:
         Parameters
         ----------
         residuals : (N, P) emulator minus ab initio, normalised flux
-        stars : (N, 3) the models' `TREND_IN`, K and dex
+        stars : (N, 3) the models' `STRUCTURE` labels, K and dex
         spectra : ab initio flux (P,) and derivatives (L, P), per label unit, of each model
         span : (L,) ranges of the labels, their units
         """
@@ -88,15 +87,15 @@ class ModelError:
         return cls(np.asarray(wave), sigma, shifts, span, trend, stars.min(0), stars.max(0))
 
     def amplitude(self, stars: ArrayLike) -> Array:
-        """The factor (S,) on sigma and shifts for stars of `TREND_IN` (S, 3), K and dex."""
+        """The factor (S,) on sigma and shifts for stars of `STRUCTURE` labels (S, 3), K and dex."""
         inside = np.clip(np.asarray(stars, dtype=float), self.lowest, self.highest)
         return np.exp(_features(inside) @ self.trend)
 
     def floor(self, wave: Tensor, stars: ArrayLike, flux: ArrayLike, jacobian: ArrayLike) -> ErrorFloor:
         """The error of S stars in normalised flux at rest wavelengths (P,) or (S, P), vacuum Å.
 
-        stars (S, 3) are their `TREND_IN`, K and dex; flux (S, Pn) and jacobian (S, L, Pn), per label unit, their
-        spectra on the native grid at `MEASURED_AT`.
+        stars (S, 3) are their `STRUCTURE` labels, K and dex; flux (S, Pn) and jacobian (S, L, Pn), per label unit,
+        their spectra on the native grid at `MEASURED_AT`.
         """
         pixels = np.atleast_2d(wave.detach().cpu().numpy())
         amplitude, basis = self.amplitude(stars), continuum_basis(self.wave)

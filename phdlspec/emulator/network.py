@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from phdlspec.labels import GRID_LABELS, STRUCTURE, Role
 from phdlspec.solar import SOLAR_ABUNDANCES
 
-MAIN = 4  # TEFF, LOGG, VMIC, FE_H come first among the labels
-CARBON, OXYGEN = MAIN, MAIN + 2  # places of their abundances
-TOKEN_FEATURES = MAIN + 3  # main labels, 1/TEFF, the label's value, its abundance relative to hydrogen
+MAIN, ABUNDANCES = GRID_LABELS.place(Role.MAIN), GRID_LABELS.place(Role.ABUNDANCE)
+TEFF, LOGG, FE_H, CARBON, OXYGEN = (GRID_LABELS.index(name) for name in (*STRUCTURE, "C_FE", "O_FE"))
+N_MAIN = MAIN.stop - MAIN.start
+TOKEN_FEATURES = N_MAIN + 3  # main labels, 1/TEFF, the label's value, its abundance relative to hydrogen
 METAL_UNIT = 1.5  # dex, in which [X/H] is measured
 SOLAR_C_TO_O = 10 ** (SOLAR_ABUNDANCES["C"] - SOLAR_ABUNDANCES["O"])
 LOG_SOLAR_O = SOLAR_ABUNDANCES["O"] - 12.0
@@ -78,16 +80,16 @@ class CarbonMonoxide(nn.Module):
 
     def __init__(self, architecture: Architecture, lower: Tensor, upper: Tensor):
         super().__init__()
-        half, middle = 0.5 * (upper - lower)[:MAIN], 0.5 * (upper + lower)[:MAIN]
+        half, middle = 0.5 * (upper - lower)[MAIN], 0.5 * (upper + lower)[MAIN]
         share = torch.linspace(0.75, 0.95, architecture.co_layers)  # temperature of the layer over Teff
-        slope = torch.zeros(MAIN + 1, architecture.co_layers)
+        slope = torch.zeros(N_MAIN + 1, architecture.co_layers)
         # Dissociation: log K = 13.7 - 11.8 (5040 K / T); log P = 3.4 + 0.6 (logg - 2) - 0.3 [Fe/H] in the lowest layer.
-        theta = 5040.0 / (share * lower[0] * upper[0])  # times what 1/Teff is in: see `Network`
-        slope[MAIN] = -11.8 * theta * half[0]
-        slope[1], slope[3] = -0.6 * half[1], 0.3 * half[3]
-        log_pressure = 3.4 + 0.6 * (middle[1] - 2.0) - 0.3 * middle[3] - 4.0 * (share[-1:] - share)
+        theta = 5040.0 / (share * lower[TEFF] * upper[TEFF])  # times what 1/Teff is in: see `Network`
+        slope[N_MAIN] = -11.8 * theta * half[TEFF]
+        slope[LOGG], slope[FE_H] = -0.6 * half[LOGG], 0.3 * half[FE_H]
+        log_pressure = 3.4 + 0.6 * (middle[LOGG] - 2.0) - 0.3 * middle[FE_H] - 4.0 * (share[-1:] - share)
         self.slope = nn.Parameter(slope)
-        self.offset = nn.Parameter(13.7 - 11.8 * theta * middle[0] - log_pressure - LOG_SOLAR_O)
+        self.offset = nn.Parameter(13.7 - 11.8 * theta * middle[TEFF] - log_pressure - LOG_SOLAR_O)
 
     def forward(self, main: Tensor, carbon: Tensor, oxygen: Tensor) -> Tensor:
         """Main labels and 1/Teff (B, 5), [C/H] and [O/H] (B, 1) in dex to (B, 2 layers)."""
@@ -170,13 +172,14 @@ class Network(nn.Module):
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # The labels with [X/H], 1/Teff and free carbon and oxygen beside them: (L, B, F) and (B, L + F').
         half = 0.5 * (self.upper - self.lower)
-        teff = self.lower[0] + half[0] * (x[:, :1] + 1.0)
-        inverse = (self.lower[0] * self.upper[0] / teff - 0.5 * (self.lower[0] + self.upper[0])) / half[0]
+        coolest, hottest = self.lower[TEFF], self.upper[TEFF]
+        teff = coolest + half[TEFF] * (x[:, TEFF, None] + 1.0)
+        inverse = (coolest * hottest / teff - 0.5 * (coolest + hottest)) / half[TEFF]
         dex = half * x
-        metals = dex[:, MAIN:] + self.lower[MAIN - 1] + half[MAIN - 1] * (x[:, MAIN - 1 : MAIN] + 1.0)
-        absolute = torch.cat([x[:, :MAIN], metals / METAL_UNIT], dim=1)
-        main = torch.cat([x[:, :MAIN], inverse], dim=1)
-        carbon, oxygen = metals[:, CARBON - MAIN, None], metals[:, OXYGEN - MAIN, None]
+        metals = dex + self.lower[FE_H] + half[FE_H] * (x[:, FE_H, None] + 1.0)
+        absolute = torch.cat([x[:, MAIN], metals[:, ABUNDANCES] / METAL_UNIT], dim=1)
+        main = torch.cat([x[:, MAIN], inverse], dim=1)
+        carbon, oxygen = metals[:, CARBON, None], metals[:, OXYGEN, None]
         free = main[:, :0] if self.carbon_monoxide is None else self.carbon_monoxide(main, carbon, oxygen)
         own = torch.stack([x.T, absolute.T], dim=-1)  # (L, B, 2)
         every = (len(own), -1, -1)

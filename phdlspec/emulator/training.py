@@ -43,11 +43,11 @@ from phdlspec import __version__
 from phdlspec.emulator.basis import FLUX_WEIGHT, PatchBasis, fit_basis
 from phdlspec.emulator.checkpoint import Checkpoint, save_checkpoint
 from phdlspec.emulator.emulator import choose_device
-from phdlspec.emulator.model_error import MEASURED_AT, TREND_IN, ModelError
+from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError
 from phdlspec.gridfile import Grid
-from phdlspec.labels import LABELS, LabelSet
+from phdlspec.labels import GRID_LABELS, STRUCTURE, LabelSet
 from phdlspec.lsf import NativeGrid, degrade, project
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Trainer:
         self.grid, self.settings, self.start = grid, settings, start
         self.save_every = 60.0  # seconds
         self.device = choose_device(device)
-        self.label_set = LabelSet(LABELS[:-1])
+        self.label_set = GRID_LABELS
         if grid.label_names != self.label_set.names:
             raise UserError(f"{grid.path}: its labels are not those of this version; build the grid again")
         self.native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
@@ -414,7 +414,7 @@ class Trainer:
         guess = self.basis.decode(self.network(self.validation.x.to(self.device))).cpu().numpy()
         spectra = ((seen_from_afar(truth[i : i + 1])[0], seen_from_afar(self.grid.jacobian(int(row))))
                    for i, row in enumerate(rows))  # fmt: skip
-        stars = self.grid.labels[rows][:, [self.label_set.index(name) for name in TREND_IN]]
+        stars = self.grid.labels[rows][:, [self.label_set.index(name) for name in STRUCTURE]]
         span = self.label_set.upper - self.label_set.lower
         return ModelError.measure(native.wave, seen_from_afar(guess - truth), stars, spectra, span)
 

@@ -34,8 +34,9 @@ from phdlspec.fitting.problem import Expansion, Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
 from phdlspec.fitting.result import FitResult
-from phdlspec.fitting.summary import AT_BOUND, MAIN_LABELS, ArmShift, Found, Posterior
+from phdlspec.fitting.summary import AT_BOUND, ArmShift, Found, Posterior
 from phdlspec.flags import StarFlag
+from phdlspec.labels import STRUCTURE
 from phdlspec.likelihood import Likelihood, Observations
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
 from phdlspec.radial_velocity import Velocities, measure_velocities
@@ -222,7 +223,7 @@ class _Batch:
         labels = Lookup.of(self.emulator).nearest(self.data, rv, 12).double()  # (S, 12, L)
         # The second start is the best entry that is a different star.
         scale = torch.tensor([300.0, 0.5, 0.4], dtype=torch.float64, device=labels.device)
-        main = [self.emulator.labels.index(n) for n in MAIN_LABELS]
+        main = [self.emulator.labels.index(n) for n in STRUCTURE]
         distance = ((labels[..., main] - labels[:, :1, main]) / scale).norm(dim=-1)
         far = torch.where(distance > 1.0, 1.0, 0.0)
         second = torch.where(far.any(1), far.argmax(1), torch.ones_like(far.argmax(1)))
@@ -351,7 +352,7 @@ class _Batch:
     def _inside(self, problem: Problem, best: Polished) -> Tensor:
         """(S,) True where no main label of the optimum is at its bound."""
         labels = problem.coordinates.parameters(best.z)[:, : len(self.emulator.labels)].cpu().numpy()
-        unit = self.emulator.labels.to_unit(labels)[:, [self.emulator.labels.index(n) for n in MAIN_LABELS]]
+        unit = self.emulator.labels.to_unit(labels)[:, [self.emulator.labels.index(n) for n in STRUCTURE]]
         return torch.as_tensor((np.abs(unit - 0.5) < 0.5 - AT_BOUND).all(axis=1), device=problem.device)
 
     def _refined(self, problem: Problem, best: Polished) -> list[Refined | None]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from phdlspec.fitting.coordinates import RESOLUTION_BOUND, Coordinates
 from phdlspec.fitting.problem import Expansion
 from phdlspec.fitting.random import StarRandom
+from phdlspec.labels import Role
 
 SWEEPS = 60
 WIDEN = 0.9  # of the precision: proposals a little wider than the posterior keep the weights bounded
@@ -60,7 +61,7 @@ class LinearPosterior:
             bend = coordinates.bend(z)[:, n]
             precision[:, n, n] += (1.0 + z[:, n] * bend).clamp(min=1.0) / scale[:, n] ** 2
             gradient[:, n] += (bend - z[:, n]) / scale[:, n]
-        squared = coordinates.labels.index("VBROAD")
+        squared = coordinates.labels.place(Role.BROADENING).start
         slope = 1.0 / (2.0 * parameters[:, squared].clamp(min=LEAST_VBROAD))  # d VBROAD / d VBROAD^2
         chain = torch.ones_like(z)
         chain[:, squared] = slope

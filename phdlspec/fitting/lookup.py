@@ -16,13 +16,14 @@ from torch import Tensor
 
 from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
-from phdlspec.labels import LabelSet, typical_vmic
+from phdlspec.labels import STRUCTURE, LabelSet, Role, typical_vmic
 from phdlspec.likelihood import Observations
 from phdlspec.radial_velocity import ContinuumChi2
 from phdlspec.wavelength import LAMOST_WAVE, SPEED_OF_LIGHT_KM_S
 
 ENTRIES = 2048
 RESOLVING_POWER = 1500.0
+TYPICAL_VBROAD = 5.0  # km/s
 REST_WAVE = LAMOST_WAVE[100:3750:2]  # 3786-8769 Å
 _ALPHA = ("O_FE", "MG_FE", "SI_FE", "S_FE", "CA_FE", "TI_FE")
 TEMPLATES = (
@@ -68,18 +69,18 @@ def table_labels(labels: LabelSet, entries: int = ENTRIES) -> np.ndarray:
     """Labels (N, L) of the table: Teff, logg and [Fe/H] over their range, [alpha/Fe] between 0 and 0.4."""
     unit = qmc.Sobol(4, scramble=True, rng=np.random.default_rng(0)).random(entries)
     theta = np.zeros((entries, len(labels)))
-    for column, name in enumerate(("TEFF", "LOGG", "FE_H")):
+    for column, name in enumerate(STRUCTURE):
         label = labels[name]
         margin = 0.02 * (label.upper - label.lower)
         low, high = label.lower + margin, label.upper - margin
         # Metal-rich stars are the most frequent ones and change most with [Fe/H].
         u = unit[:, column] ** 0.6 if name == "FE_H" else unit[:, column]
         theta[:, labels.index(name)] = low + u * (high - low)
-    teff, logg, fe_h = (theta[:, labels.index(name)] for name in ("TEFF", "LOGG", "FE_H"))
+    teff, logg, fe_h = (theta[:, labels.index(name)] for name in STRUCTURE)
     theta[:, labels.index("VMIC")] = typical_vmic(teff, logg, fe_h)
     for name in _ALPHA:
         theta[:, labels.index(name)] = 0.4 * unit[:, 3]
-    theta[:, labels.index("VBROAD")] = 5.0
+    theta[:, labels.place(Role.BROADENING)] = TYPICAL_VBROAD
     return theta
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phdlspec.errors import UserError
 from phdlspec.fitting.coordinates import Coordinates
-from phdlspec.labels import ELEMENTS, LabelSet
+from phdlspec.labels import STRUCTURE, LabelSet, Role, typical_vmic
 
 Residuals = Callable[[LabelSet, Tensor], Tensor]
 
@@ -34,14 +34,12 @@ def _column(labels: LabelSet, theta: Tensor, name: str) -> Tensor:
 
 
 def _vmic(labels: LabelSet, theta: Tensor) -> Tensor:
-    teff, logg, fe_h, vmic = (_column(labels, theta, n) for n in ("TEFF", "LOGG", "FE_H", "VMIC"))
-    typical = 1.163 + 7.808e-4 * (teff - 5800.0) - 0.494 * (logg - 4.30) - 0.050 * fe_h
-    return ((vmic - typical.clamp(0.7, 2.5)) / 0.3)[..., None]
+    teff, logg, fe_h, vmic = (_column(labels, theta, n) for n in (*STRUCTURE, "VMIC"))
+    return ((vmic - typical_vmic(teff, logg, fe_h)) / 0.3)[..., None]
 
 
 def _abundances(labels: LabelSet, theta: Tensor) -> Tensor:
-    names = [f"{element.upper()}_FE" for element in ELEMENTS if f"{element.upper()}_FE" in labels]
-    return torch.stack([_column(labels, theta, name) for name in names], dim=-1) / 0.3
+    return theta[..., labels.place(Role.ABUNDANCE)] / 0.3
 
 
 def _alpha(labels: LabelSet, theta: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ def _alpha(labels: LabelSet, theta: Tensor) -> Tensor:
 
 
 def _kiel(labels: LabelSet, theta: Tensor) -> Tensor:
-    teff, logg, fe_h = (_column(labels, theta, name) for name in ("TEFF", "LOGG", "FE_H"))
+    teff, logg, fe_h = (_column(labels, theta, name) for name in STRUCTURE)
     # Zero-age main sequence: logg 4.85 at 4000 K, 4.55 at 5500 K, 4.3 at 7000 K; metal-poor dwarfs 0.1 higher.
     main_sequence = 4.55 - 1.8e-4 * (teff - 5500.0) - 0.05 * fe_h.clamp(-2.0, 0.5)
     below = torch.relu(logg - main_sequence - 0.05) / 0.1

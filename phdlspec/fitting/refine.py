@@ -17,6 +17,7 @@ from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.polish import polish
 from phdlspec.fitting.problem import Problem
+from phdlspec.labels import GRID_ROLES, Role
 from phdlspec.lsf import project, project_with_derivatives
 
 MAX_STEPS = 5
@@ -28,12 +29,14 @@ class AbInitioModel:
 
     def __init__(self, direct: DirectSynthesis, emulator: Emulator):
         self.labels, self._direct, self._native = emulator.labels, direct, emulator.native
+        self._of_grid = self.labels.place(*GRID_ROLES)
+        self._broadening = self.labels.place(Role.BROADENING).start
         self.syntheses = 0
 
     def _each(self, theta: Tensor, derivatives: bool) -> Tensor:
         # (B, 1 or 33, Pn)
         rows = []
-        for row in theta[:, :-1].double().cpu().numpy():
+        for row in theta[:, self._of_grid].double().cpu().numpy():
             self.syntheses += 1
             if derivatives:
                 flux, jacobian = self._direct.native_flux_and_jacobian(row, self._native)
@@ -44,13 +47,14 @@ class AbInitioModel:
 
     def observe(self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor) -> Tensor:
         """Normalised flux (B, P) at observed pixels."""
-        return project(self._each(theta, False)[:, 0], self._native, wave, resolving_power, theta[:, -1], rv)
+        native, vbroad = self._each(theta, False)[:, 0], theta[:, self._broadening]
+        return project(native, self._native, wave, resolving_power, vbroad, rv)
 
     def observe_and_jacobian(
         self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Flux (B, P) and derivatives (B, P, L + 2)."""
-        both, vbroad = self._each(theta, True), theta[:, -1]
+        both, vbroad = self._each(theta, True), theta[:, self._broadening]
         columns = project(both[:, 1:], self._native, wave, resolving_power, vbroad, rv)
         flux, *rest = project_with_derivatives(both[:, 0], self._native, wave, resolving_power, vbroad, rv)
         return flux, torch.cat([columns, torch.stack(rest, dim=1)], dim=1).transpose(1, 2)

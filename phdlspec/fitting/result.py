@@ -12,7 +12,7 @@ from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
 from phdlspec.flags import StarFlag
-from phdlspec.labels import ELEMENTS, LabelSet
+from phdlspec.labels import ELEMENTS, LabelSet, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 Array = NDArray[np.float64]
@@ -118,7 +118,7 @@ class FitResult:
         iron = self.names.index("FE_H")
         rows = [("Fe", self.value[iron], self.err[iron])]
         for element in ELEMENTS:
-            i = self.names.index(f"{element.upper()}_FE")
+            i = self.names.index(abundance_name(element))
             variance = self.covariance[i, i] + self.covariance[iron, iron] + 2.0 * self.covariance[i, iron]
             rows.append((element, self.value[i] + self.value[iron], float(np.sqrt(max(variance, 0.0)))))
         table = Table(rows=rows, names=("element", "x_h", "err"))

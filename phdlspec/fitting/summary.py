@@ -18,13 +18,13 @@ from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined
 from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.flags import LabelFlag, StarFlag
+from phdlspec.labels import STRUCTURE
 from phdlspec.likelihood import Likelihood
 from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected
 from phdlspec.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
-MAIN_LABELS = "TEFF", "LOGG", "FE_H"
 AT_BOUND = 0.02  # of a label's range
 LOW_SNR = 10.0
 POOR_RCHI2 = 3.0
@@ -105,7 +105,7 @@ class Found:
                 StarFlag.POOR_FIT: not chi2 / max(npix - len(coordinates.names), 1) < POOR_RCHI2,
                 StarFlag.VELOCITY_UNSURE: not bool(self.velocities.reliable[star]) or in_air is not None,
                 StarFlag.NOT_CONVERGED: not converged,
-                StarFlag.OUTSIDE_GRID: _main_label_at_bound(coordinates.names, label_flag),
+                StarFlag.OUTSIDE_GRID: _structure_at_bound(coordinates.names, label_flag),
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
@@ -256,8 +256,8 @@ def label_flags(
     return flag
 
 
-def _main_label_at_bound(names: tuple[str, ...], label_flag: NDArray[np.int64]) -> bool:
-    main = [names.index(name) for name in MAIN_LABELS]
+def _structure_at_bound(names: tuple[str, ...], label_flag: NDArray[np.int64]) -> bool:
+    main = [names.index(name) for name in STRUCTURE]
     return bool((label_flag[main] & int(LabelFlag.AT_BOUND)).any())
 
 

@@ -21,7 +21,7 @@ def main_labels(teff: float, logg: float, feh: float) -> torch.Tensor:
     half, middle = 0.5 * (UPPER - LOWER), 0.5 * (UPPER + LOWER)
     labels = torch.tensor([[teff, logg, 1.5, feh]])
     inverse = (LOWER[0] * UPPER[0] / teff - middle[0]) / half[0]
-    return torch.cat([(labels - middle[:MAIN]) / half[:MAIN], inverse[None, None]], dim=1)
+    return torch.cat([(labels - middle[MAIN]) / half[MAIN], inverse[None, None]], dim=1)
 
 
 @pytest.mark.parametrize("carbon", [-0.7, 0.0, 0.26, 0.7])
