@@ -17,13 +17,19 @@ bit   meaning
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from astropy.table import Column
+from astropy.table import Column, Table
 from numpy.typing import NDArray
 
 from calibration.catalog import CALIBRATED_LABELS, CALIBRATION_KEY, Catalog
 from calibration.store import Calibration
+from phdlspec.columns import Column as ColumnOf
+from phdlspec.columns import ColumnRole, calibration_columns, column_name
 from phdlspec.errors import UserError
+
+Values = NDArray[Any]
 
 OUTSIDE, SPARSE, UNCERTAIN, UNCALIBRATED, RELATIVE = 1, 2, 4, 8, 16
 _ERROR_LIMIT = {"TEFF": 100.0, "VMIC": 0.2}
@@ -64,8 +70,8 @@ def apply(catalog: Catalog, calibration: Calibration) -> Catalog:
 
 
 def evaluate(
-    calibration: Calibration, names: list[str], x: NDArray, known: NDArray
-) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str, NDArray]]:
+    calibration: Calibration, names: list[str], x: Values, known: Values
+) -> tuple[dict[str, Values], dict[str, Values], dict[str, Values]]:
     """Bias, its error (float32) and flag (uint8) of each label at raw coordinates x (n, 3); NaN where not
     `known`."""
     size = len(x)
@@ -92,37 +98,35 @@ def evaluate(
 def _replace(
     catalog: Catalog,
     name: str,
-    bias: NDArray | None,
-    error: NDArray | None,
-    flag: NDArray | None,
+    bias: Values | None,
+    error: Values | None,
+    flag: Values | None,
     calibration: Calibration,
 ) -> None:
     """Put one label's calibrated value in the place of the raw one, which moves to `_RAW`."""
-    table = catalog.table
-    _add(table, f"{name}_RAW", table[name], f"{name} before calibration")
-    if f"{name}_ERR" in table.colnames:
-        _add(table, f"{name}_ERR_RAW", table[f"{name}_ERR"], f"error of {name} before calibration")
+    table, new = catalog.table, calibration_columns(name)
+    error_name = column_name(name, ColumnRole.ERROR)
+    _add(table, new[ColumnRole.RAW], np.array(table[name]), table[name].unit)
+    if error_name in table.colnames:
+        _add(table, new[ColumnRole.RAW_ERROR], np.array(table[error_name]), table[error_name].unit)
     if bias is None or error is None or flag is None:
         flag = np.full(len(table), UNCALIBRATED, dtype=np.uint8)
     else:
         dtype = table[name].dtype
         shift = np.where(np.isfinite(bias), bias, 0.0)
         _set(table, name, (catalog.values(name) - shift).astype(dtype))
-        if f"{name}_ERR" in table.colnames:
+        if error_name in table.colnames:
             extra = np.where(np.isfinite(error), error, 0.0) ** 2 + calibration.labels[name].scatter ** 2
             extra = np.where(np.isfinite(bias), extra, 0.0)
-            _set(table, f"{name}_ERR", np.sqrt(catalog.values(f"{name}_ERR") ** 2 + extra).astype(dtype))
-    column = Column(
-        flag, name=f"{name}_CALFLAG", description=f"where the calibration of {name} does not reach (bits)"
-    )
-    table.add_column(column)
+            _set(table, error_name, np.sqrt(catalog.values(error_name) ** 2 + extra).astype(dtype))
+    _add(table, new[ColumnRole.CALIBRATION_FLAG], flag)
 
 
-def _add(table, name: str, source, description: str) -> None:
-    table.add_column(Column(np.array(source), name=name, unit=source.unit, description=description))
+def _add(table: Table, column: ColumnOf, values: Values, unit: object = None) -> None:
+    table.add_column(Column(values, name=column.name, unit=unit, description=column.comment))
 
 
-def _set(table, name: str, values: NDArray) -> None:
+def _set(table: Table, name: str, values: Values) -> None:
     """Replace the values of a column and keep its unit and description."""
     old = table[name]
     table.replace_column(name, Column(values, name=name, unit=old.unit, description=old.description))

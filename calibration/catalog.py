@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from calibration.references import Stars, refuse_duplicates
 from calibration.tables import find_column, number_column, read_any_table, text_column
+from phdlspec.columns import ColumnRole, column_name
 from phdlspec.errors import UserError
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.solar import SOLAR_SCALE
@@ -62,7 +63,9 @@ class Catalog:
             raise UserError(
                 f"{path}: no column {missing[0]}, expected a catalogue of phdlspec with TEFF, LOGG, FE_H"
             )
-        if CALIBRATION_KEY in header or any(f"{name}_RAW" in table.colnames for name in CALIBRATED_LABELS):
+        if CALIBRATION_KEY in header or any(
+            column_name(name, ColumnRole.RAW) in table.colnames for name in CALIBRATED_LABELS
+        ):
             raise UserError(
                 f"{path}: is calibrated already (it has _RAW columns); calibrate the raw catalogue"
             )
@@ -97,12 +100,12 @@ class Catalog:
         positive."""
         if name not in self.table.colnames:
             return np.full(len(self), np.nan), np.full(len(self), np.nan)
-        error_name = f"{name}_ERR"
+        error_name = column_name(name, ColumnRole.ERROR)
         if error_name not in self.table.colnames:
             raise UserError(f"{self.path}: column {name} has no {error_name} beside it")
         value, error = self.values(name).copy(), self.values(error_name)
         bad = ~(error > 0)
-        for flag in ("FLAG", f"{name}_FLAG"):
+        for flag in ("FLAG", column_name(name, ColumnRole.FLAG)):
             if flag in self.table.colnames:
                 bad |= self.values(flag) != 0
         value[bad] = np.nan

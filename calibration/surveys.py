@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from calibration.references import LabelTable, Stars, refuse_duplicates
 from calibration.tables import find_column, number_column, read_any_table, text_column
+from phdlspec.columns import ColumnRole, column_name
 from phdlspec.errors import UserError, first_line
 from phdlspec.labels import ELEMENTS, LABELS, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
@@ -121,11 +122,11 @@ def _read_own(table: Table, path: Path, name: str, solar_scale: str | None) -> L
         column = find_column(table, label.name)
         if column is None:
             continue
-        error_column = find_column(table, f"{label.name}_ERR")
+        error_column = find_column(table, column_name(label.name, ColumnRole.ERROR))
         if error_column is None:
             raise UserError(f"{path}: {column} has no column of errors {label.name}_ERR beside it")
         value, error = number_column(table, column, path), number_column(table, error_column, path)
-        flag = find_column(table, f"{label.name}_FLAG")
+        flag = find_column(table, column_name(label.name, ColumnRole.FLAG))
         if flag is not None:
             value[_bits(table, flag, path) != 0] = np.nan
         values[label.name] = (value, error)

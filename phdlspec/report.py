@@ -89,7 +89,7 @@ def _picture(figure: Figure) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # heavy, and not needed with --no-report
 
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
 
+from phdlspec.columns import PARAMETER_UNITS
 from phdlspec.errors import UserError
-from phdlspec.fitting.result import PARAMETER_UNITS
 from phdlspec.flags import LabelFlag
 
 AIM = (0.8, 1.3)

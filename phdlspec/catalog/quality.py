@@ -13,6 +13,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from phdlspec.columns import ColumnRole, column_name
 from phdlspec.flags import STAR_WORDS, LabelFlag
 from phdlspec.labels import ELEMENTS, abundance_name
 
@@ -52,7 +53,7 @@ def _picture(figure: Figure) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # heavy, and not needed with --no-report
 
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -93,7 +94,7 @@ def _abundances(table: Table) -> Figure:
     for position, element in enumerate(ELEMENTS, start=1):
         name = abundance_name(element)
         axes = figure.add_subplot(5, 6, position)
-        use = good & ((np.asarray(table[f"{name}_FLAG"]) & _BAD_LABEL) == 0)
+        use = good & ((np.asarray(table[column_name(name, ColumnRole.FLAG)]) & _BAD_LABEL) == 0)
         axes.plot(table["FE_H"][use], table[name][use], ".", ms=3, alpha=0.5)
         axes.axhline(0, color="0.7", lw=0.6)
         axes.set_title(f"[{element}/Fe], {int(use.sum())} stars", fontsize=8)
@@ -109,7 +110,7 @@ def _errors(table: Table) -> Figure:
     snr = np.asarray(table["SNR"])
     for position, name in enumerate(("TEFF", "LOGG", "FE_H", "MG_FE", "C_FE", "NI_FE"), start=1):
         axes = figure.add_subplot(2, 3, position)
-        err, bound = np.asarray(table[f"{name}_ERR"]), np.asarray(table[f"{name}_CRLB"])
+        err, bound = (np.asarray(table[column_name(name, role)]) for role in (ColumnRole.ERROR, ColumnRole.BOUND))
         axes.loglog(snr[good], bound[good], ".", ms=3, color="0.7", label="Cramér–Rao bound")
         axes.loglog(snr[good], err[good], ".", ms=3, label="error")
         ratio = np.nanmedian(err[good] / bound[good]) if good.any() else np.nan

@@ -13,63 +13,62 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from phdlspec.fitting.result import NUISANCES, PARAMETER_UNITS, FitResult
+from phdlspec.columns import COLUMNS, PARAMETER_UNITS, QUANTITIES, Column, ColumnRole, Origin
+from phdlspec.fitting.result import FitResult
 from phdlspec.flags import LABEL_WORDS, STAR_WORDS
-from phdlspec.labels import LabelSet
 
 NAMES: tuple[str, ...] = tuple(PARAMETER_UNITS)
-_PER_LABEL = {
-    "value": ("", "posterior mean"), "err": ("_ERR", "posterior standard deviation"),
-    "crlb": ("_CRLB", "Cramer-Rao bound, all else marginalised"),
-    "label_flag": ("_FLAG", "bits, see LFLAG in the header"),
-}  # fmt: skip
-_META = {"OBSID": "S", "RA": "f8", "DEC": "f8", "SNRG": "f4", "Z": "f4", "CLASS": "S", "SUBCLASS": "S"}
-_DIAGNOSTICS = {
-    "pareto_k": ("PARETO_K", "shape of the importance weights' tail; above 0.63 the fast posterior is doubtful"),
-    "ess": ("ESS", "effective number of draws of the posterior"),
-    "outliers": ("NOUTLIER", "pixels left out because no noise explains them"),
-    "red_arm_km_s": ("RED_SHIFT", "velocity of the last arm against the first, km/s, taken out"),
-    "velocity_significance": ("RV_SIG", "sigma by which the velocity stands above any other"),
-}
-_TEXT = ("OBSID", "FILE", "CLASS", "SUBCLASS", "mode", "stop_reason", "reason")
+_STORED = tuple(quantity for quantity in QUANTITIES if quantity.suffix is not None)
+_OF_STAR = tuple(column for column in COLUMNS if not column.parameter)
+_TEXT = tuple(column.name for column in _OF_STAR if column.dtype == "U")
 _CORRELATION_UNIT = 127.0
 _FITS_BLOCK = 2880
 
-Arrays = dict[str, NDArray]
+Values = NDArray[Any]
+Arrays = dict[str, Values]
 
 
 def to_arrays(results: Sequence[FitResult], references: Sequence[str]) -> Arrays:
-    """Results of a chunk as arrays (n, ...), the form in which chunks are stored."""
+    """Results of a chunk as arrays, the form in which chunks are stored: what is told of each parameter (n, D) under
+    its field, lower triangles of the correlations (n, D (D - 1) / 2) as int8, all else (n,) under its column."""
+    arrays = _of_parameters(results)
+    for column in _OF_STAR:
+        values = [_found(column, result, reference) for result, reference in zip(results, references)]
+        if column.dtype == "U":
+            arrays[column.name] = _text(["" if value is None else str(value) for value in values])
+        else:
+            arrays[column.name] = np.array([_number(value) for value in values]).astype(column.dtype)
+    return arrays
+
+
+def _of_parameters(results: Sequence[FitResult]) -> Arrays:
     n, size = len(results), len(NAMES)
-    arrays: Arrays = {name: np.full((n, size), np.nan) for name in ("value", "err", "crlb")}
-    arrays["label_flag"] = np.zeros((n, size), dtype=np.int16)
+    arrays: Arrays = {
+        q.field: np.zeros((n, size), q.dtype) if q.role is ColumnRole.FLAG else np.full((n, size), np.nan)
+        for q in _STORED
+    }
     arrays["correlation"] = np.zeros((n, size * (size - 1) // 2), dtype=np.int8)
     lower = np.tril_indices(size, -1)
     for row, result in enumerate(results):
         place = [NAMES.index(name) for name in result.names]
-        for name in ("value", "err", "crlb", "label_flag"):
-            arrays[name][row, place] = getattr(result, name)
+        for quantity in _STORED:
+            arrays[quantity.field][row, place] = getattr(result, quantity.field)
         full = np.zeros((size, size))
         with np.errstate(all="ignore"):
             full[np.ix_(place, place)] = np.nan_to_num(result.covariance / np.outer(result.err, result.err))
         arrays["correlation"][row] = np.rint(full[lower].clip(-1, 1) * _CORRELATION_UNIT)
-    arrays["FILE"] = _text(references)
-    for name, kind in _META.items():
-        values = [result.meta.get(name) for result in results]
-        if kind == "S":
-            arrays[name] = _text(["" if v is None else str(v) for v in values])
-        else:
-            arrays[name] = np.array([_number(v) for v in values], dtype=kind)
-    for name in ("flag", "npix"):
-        arrays[name] = np.array([getattr(result, name) for result in results], dtype=np.int32)
-    for name in ("chi2", "rchi2", "snr"):
-        arrays[name] = np.array([_number(getattr(result, name)) for result in results], dtype=np.float32)
-    for name in _DIAGNOSTICS:
-        arrays[name] = np.array([_number(r.diagnostics.get(name)) for r in results], dtype=np.float32)
-    for name in ("mode", "reason", "stop_reason"):
-        arrays[name] = _text([getattr(result, name) for result in results])
-    arrays["seconds"] = np.array([sum(r.seconds.values()) for r in results], dtype=np.float32)
     return arrays
+
+
+def _found(column: Column, result: FitResult, reference: str) -> Any:
+    """What a result says for a column of the star; None where it does not say it."""
+    if column.origin is Origin.REFERENCE:
+        return reference
+    if column.origin is Origin.META:
+        return result.meta.get(column.key)
+    if column.origin is Origin.DIAGNOSTICS:
+        return result.diagnostics.get(column.key)
+    return getattr(result, column.key)
 
 
 def _text(values: Sequence[str]) -> NDArray[np.str_]:
@@ -85,44 +84,18 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def to_table(arrays: Mapping[str, NDArray]) -> Table:
+def to_table(arrays: Mapping[str, Values]) -> Table:
     """The catalogue's table of the rows of all chunks, with units and descriptions."""
     table = Table()
-
-    def add(name: str, values: NDArray, description: str, unit: str = "") -> None:
-        table[name] = values
-        table[name].description = description
-        if unit:
-            table[name].unit = unit
-
-    add("OBSID", arrays["OBSID"], "identifier in the survey")
-    add("FILE", arrays["FILE"], "where the spectrum came from")
-    add("RA", arrays["RA"], "right ascension", "deg")
-    add("DEC", arrays["DEC"], "declination", "deg")
-    add("SNR", arrays["snr"], "median signal-to-noise ratio per used pixel")
-    add("SNRG", arrays["SNRG"], "signal-to-noise ratio in g, of the file's header")
-    add("CLASS", arrays["CLASS"], "class of the file's header")
-    add("SUBCLASS", arrays["SUBCLASS"], "subclass of the file's header")
-    labels = LabelSet()
-    words = {label.name: label.description for label in labels}
-    words |= {"RV": "radial velocity in the frame of the wavelengths", "LN_RESOLUTION": "ln factor on the resolution"}
-    for name in ("RV", *labels.names, *(n for n, _ in NUISANCES if n != "RV")):
-        i = NAMES.index(name)
-        for field, (suffix, what) in _PER_LABEL.items():
-            values = arrays[field][:, i]
-            kind = np.int16 if field == "label_flag" else np.float32
-            unit = "" if field == "label_flag" else PARAMETER_UNITS[name]
-            add(name + suffix, values.astype(kind), words[name] if not suffix else f"{name}: {what}", unit)
-    add("CHI2", arrays["chi2"], "of the best model")
-    add("RCHI2", arrays["rchi2"], "chi2 per degree of freedom")
-    add("NPIX", arrays["npix"], "pixels used")
-    for field, (name, description) in _DIAGNOSTICS.items():
-        add(name, arrays[field], description)
-    add("MODE", arrays["mode"], "what was really done: fast, hmc, emcee, none")
-    add("STOP", arrays["stop_reason"], "why the optimiser stopped")
-    add("FLAG", arrays["flag"], "bits, see SFLAG in the header; 0 is good")
-    add("REASON", arrays["reason"], "why there is no result")
-    add("SECONDS", arrays["seconds"], "share of the computing time", "s")
+    for column in COLUMNS:
+        if column.parameter:
+            values = arrays[column.key][:, NAMES.index(column.parameter)].astype(column.dtype)
+        else:
+            values = arrays[column.name]
+        table[column.name] = values
+        table[column.name].description = column.comment
+        if column.unit:
+            table[column.name].unit = column.unit
     return table
 
 
@@ -143,7 +116,7 @@ def _extent(chunks: Iterator[Arrays]) -> tuple[int, dict[str, int]]:
     # Number of rows, and the greatest length of each column of text.
     size, widths = 0, dict.fromkeys(_TEXT, 1)
     for arrays in chunks:
-        size += len(arrays["flag"])
+        size += len(arrays["FLAG"])
         widths = {name: max(width, arrays[name].dtype.itemsize // 4) for name, width in widths.items()}
     return size, widths
 

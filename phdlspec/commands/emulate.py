@@ -173,7 +173,7 @@ def _make_folder(path: str) -> None:
 
 
 def _plot(path: str, wave: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # heavy, and needed for --plot alone
 
     figure = Figure(figsize=(13, 5), layout="constrained")
     axes = figure.add_subplot()

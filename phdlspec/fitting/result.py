@@ -11,14 +11,12 @@ import numpy as np
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
+from phdlspec.columns import PARAMETER_UNITS, QUANTITIES
 from phdlspec.flags import StarFlag
-from phdlspec.labels import ELEMENTS, LabelSet, abundance_name
+from phdlspec.labels import ELEMENTS, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 Array = NDArray[np.float64]
-
-NUISANCES: tuple[tuple[str, str], ...] = (("RV", "km/s"), ("LN_RESOLUTION", ""))
-PARAMETER_UNITS: dict[str, str] = {**{label.name: label.unit for label in LabelSet()}, **dict(NUISANCES)}
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,11 @@ class FitResult:
         """chi2 per degree of freedom."""
         return self.chi2 / max(self.npix - len(self.names), 1)
 
+    @property
+    def total_seconds(self) -> float:
+        """Computing time of all stages."""
+        return float(sum(self.seconds.values()))
+
     def __getitem__(self, name: str) -> float:
         """The value of a parameter."""
         return float(self.value[self.names.index(name)])
@@ -105,11 +108,10 @@ class FitResult:
     @cached_property
     def labels(self) -> QTable:
         """One row per parameter: label, value, err, p16, p50, p84, crlb, flag, unit."""
-        columns = {"value": self.value, "err": self.err, "p16": self.p16, "p50": self.p50, "p84": self.p84}
         table = QTable({"label": list(self.names)})
-        for name, values in {**columns, "crlb": self.crlb}.items():
-            table[name] = values
-        table["flag"] = self.label_flag
+        for quantity in QUANTITIES:
+            table[quantity.name] = getattr(self, quantity.field)
+            table[quantity.name].info.description = quantity.comment
         table["unit"] = [PARAMETER_UNITS[name] for name in self.names]
         return table
 

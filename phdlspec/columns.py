@@ -1,0 +1,177 @@
+"""Every column of a catalogue, declared once: name, unit, type, role and comment.
+
+The FITS table, a star's ECSV, the quality page, the calibration's reader and the table in docs/catalogues.md are made
+from it. The columns of parameters follow from the label table and from what is told of each parameter (`QUANTITIES`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from phdlspec.labels import LABELS
+
+
+class ColumnRole(Enum):
+    """What a column is about."""
+
+    OBSERVATION = "observation"  # what was observed, from the file
+    VALUE = "value"
+    ERROR = "error"
+    BOUND = "bound"
+    FLAG = "flag"  # of a parameter
+    FIT = "fit"  # how the fit went, and the star's flag
+    PERCENTILE = "percentile"
+    RAW = "raw"  # value before calibration
+    RAW_ERROR = "raw error"
+    CALIBRATION_FLAG = "calibration flag"
+
+
+class Origin(Enum):
+    """Where a fit's result holds what a column of the star tells."""
+
+    RESULT = "an attribute"
+    META = "what the spectrum's file says"
+    DIAGNOSTICS = "the diagnostics"
+    REFERENCE = "the reference of the input"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a fit determines: a label, or a property of the observation."""
+
+    name: str
+    unit: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is told of each parameter.
+
+    field : attribute of `FitResult`. name : column of the star's ECSV. suffix : of the catalogue's column, None where
+    the catalogue leaves it out. dtype : in the catalogue.
+    """
+
+    field: str
+    name: str
+    suffix: str | None
+    dtype: str
+    role: ColumnRole
+    comment: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a catalogue.
+
+    dtype : as numpy writes it, "U" for text. origin, key : where a result holds it. parameter : whose value, error,
+    bound or flag it is; then key is the quantity's field.
+    """
+
+    name: str
+    unit: str
+    dtype: str
+    role: ColumnRole
+    comment: str
+    origin: Origin = Origin.RESULT
+    key: str = ""
+    parameter: str = ""
+
+
+RV, LN_RESOLUTION = "RV", "LN_RESOLUTION"
+PARAMETERS: tuple[Parameter, ...] = (
+    *(Parameter(label.name, label.unit, label.description) for label in LABELS),
+    Parameter(RV, "km/s", "radial velocity in the frame of the wavelengths"),
+    Parameter(LN_RESOLUTION, "", "ln factor on the resolution"),
+)
+PARAMETER_UNITS: Mapping[str, str] = {parameter.name: parameter.unit for parameter in PARAMETERS}
+
+QUANTITIES: tuple[Quantity, ...] = (
+    Quantity("value", "value", "", "f4", ColumnRole.VALUE, "posterior mean"),
+    Quantity("err", "err", "_ERR", "f4", ColumnRole.ERROR, "posterior standard deviation"),
+    Quantity("p16", "p16", None, "f4", ColumnRole.PERCENTILE, "16th percentile of the posterior"),
+    Quantity("p50", "p50", None, "f4", ColumnRole.PERCENTILE, "median of the posterior"),
+    Quantity("p84", "p84", None, "f4", ColumnRole.PERCENTILE, "84th percentile of the posterior"),
+    Quantity("crlb", "crlb", "_CRLB", "f4", ColumnRole.BOUND, "Cramer-Rao bound, all else marginalised"),
+    Quantity("label_flag", "flag", "_FLAG", "i2", ColumnRole.FLAG, "bits, see LFLAG in the header"),
+)
+_SUFFIX: dict[ColumnRole, str] = {q.role: q.suffix for q in QUANTITIES if q.suffix is not None} | {
+    ColumnRole.RAW: "_RAW", ColumnRole.RAW_ERROR: "_ERR_RAW", ColumnRole.CALIBRATION_FLAG: "_CALFLAG",
+}  # fmt: skip
+
+
+def column_name(parameter: str, role: ColumnRole) -> str:
+    """Name of a parameter's column: `"MG_FE_ERR"` for MG_FE and `ColumnRole.ERROR`."""
+    return parameter + _SUFFIX[role]
+
+
+def _of_parameter(parameter: Parameter) -> list[Column]:
+    return [
+        Column(
+            parameter.name + quantity.suffix,
+            "" if quantity.role is ColumnRole.FLAG else parameter.unit,
+            quantity.dtype,
+            quantity.role,
+            parameter.comment if quantity.role is ColumnRole.VALUE else f"{parameter.name}: {quantity.comment}",
+            key=quantity.field,
+            parameter=parameter.name,
+        )
+        for quantity in QUANTITIES
+        if quantity.suffix is not None
+    ]
+
+
+def _observed(name: str, unit: str, dtype: str, comment: str) -> Column:
+    return Column(name, unit, dtype, ColumnRole.OBSERVATION, comment, Origin.META, name)
+
+
+def _fit(name: str, unit: str, dtype: str, key: str, comment: str, origin: Origin = Origin.RESULT) -> Column:
+    return Column(name, unit, dtype, ColumnRole.FIT, comment, origin, key)
+
+
+def _diagnostic(name: str, unit: str, key: str, comment: str) -> Column:
+    return _fit(name, unit, "f4", key, comment, Origin.DIAGNOSTICS)
+
+
+_LABELS, _RV, _LN_RESOLUTION = PARAMETERS[:-2], PARAMETERS[-2], PARAMETERS[-1]
+COLUMNS: tuple[Column, ...] = (
+    _observed("OBSID", "", "U", "identifier in the survey"),
+    Column("FILE", "", "U", ColumnRole.OBSERVATION, "where the spectrum came from", Origin.REFERENCE),
+    _observed("RA", "deg", "f8", "right ascension"),
+    _observed("DEC", "deg", "f8", "declination"),
+    Column("SNR", "", "f4", ColumnRole.OBSERVATION, "median signal-to-noise ratio per used pixel", key="snr"),
+    _observed("SNRG", "", "f4", "signal-to-noise ratio in g, of the file's header"),
+    _observed("CLASS", "", "U", "class of the file's header"),
+    _observed("SUBCLASS", "", "U", "subclass of the file's header"),
+    *(column for parameter in (_RV, *_LABELS, _LN_RESOLUTION) for column in _of_parameter(parameter)),
+    _fit("CHI2", "", "f4", "chi2", "of the best model"),
+    _fit("RCHI2", "", "f4", "rchi2", "chi2 per degree of freedom"),
+    _fit("NPIX", "", "i4", "npix", "pixels used"),
+    _diagnostic("PARETO_K", "", "pareto_k",
+                "shape of the importance weights' tail; above 0.63 the fast posterior is doubtful"),
+    _diagnostic("ESS", "", "ess", "effective number of draws of the posterior"),
+    _diagnostic("NOUTLIER", "", "outliers", "pixels left out because no noise explains them"),
+    _diagnostic("RED_SHIFT", "km/s", "red_arm_km_s", "velocity of the last arm against the first, taken out"),
+    _diagnostic("RV_SIG", "", "velocity_significance", "sigma by which the velocity stands above any other"),
+    _fit("MODE", "", "U", "mode", "what was really done: fast, hmc, emcee, none"),
+    _fit("STOP", "", "U", "stop_reason", "why the optimiser stopped"),
+    _fit("FLAG", "", "i4", "flag", "bits, see SFLAG in the header; 0 is good"),
+    _fit("REASON", "", "U", "reason", "why there is no result"),
+    _fit("SECONDS", "s", "f4", "total_seconds", "share of the computing time"),
+)  # fmt: skip
+
+
+def calibration_columns(parameter: str) -> dict[ColumnRole, Column]:
+    """The columns that a calibration adds for a parameter."""
+    unit = PARAMETER_UNITS[parameter]
+    told = {
+        ColumnRole.RAW: ("f4", unit, f"{parameter} before calibration"),
+        ColumnRole.RAW_ERROR: ("f4", unit, f"error of {parameter} before calibration"),
+        ColumnRole.CALIBRATION_FLAG: ("u1", "", f"where the calibration of {parameter} does not reach (bits)"),
+    }
+    return {
+        role: Column(column_name(parameter, role), unit, dtype, role, comment, parameter=parameter)
+        for role, (dtype, unit, comment) in told.items()
+    }
