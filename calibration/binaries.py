@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.references import PairTable, Stars, refuse_duplicates
-from calibration.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.errors import UserError
 from phdlspec.labels import LABELS
 from phdlspec.solar import SYMBOLS
+from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 
 def read_pairs(path: str | Path, name: str | None = None) -> PairTable:

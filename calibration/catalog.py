@@ -13,11 +13,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from calibration.references import Stars, refuse_duplicates
-from calibration.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.columns import ColumnRole, column_name
 from phdlspec.errors import UserError
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.solar import SOLAR_SCALE
+from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 AXES: tuple[str, ...] = STRUCTURE
 HASH_KEY, SCALE_KEY, CALIBRATION_KEY = "EMUHASH", "SOLSCALE", "CALIBID"

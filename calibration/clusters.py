@@ -27,8 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibration.references import ClusterTable, Stars, refuse_duplicates
 from calibration.surveys import cluster_gravity_rows, position_of_2mass, stars_of
-from calibration.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.errors import UserError
+from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 # First dredge-up changes these, so no reference built on "one composition" constrains them in evolved stars.
 DREDGED_LABELS: tuple[str, ...] = ("C_FE", "N_FE")

@@ -25,10 +25,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
-from calibration.tables import number_column, read_any_table
 from phdlspec.errors import UserError
 from phdlspec.labels import abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE, SYMBOLS
+from phdlspec.tables import number_column, read_any_table
 
 Scale = Mapping[str, float]
 

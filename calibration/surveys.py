@@ -36,11 +36,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from calibration.references import LabelTable, Stars, refuse_duplicates
-from calibration.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.columns import ColumnRole, column_name
 from phdlspec.errors import UserError, first_line
 from phdlspec.labels import ELEMENTS, LABELS, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
+from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 IRFM_ERROR_K = 80.0
 BENCHMARK_FE_H_ERROR = 0.10

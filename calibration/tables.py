@@ -1,66 +1,17 @@
-"""Reading tables of any form that astropy knows, with the few habits of real files (comments, en dashes,
-sentinels), and writing files whole or not at all."""
+"""Writing tables in the form of those they were made from, whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 from astropy.io import fits
-from astropy.io.ascii import InconsistentTableError
 from astropy.table import Table
-from astropy.units import UnitsWarning
-from numpy.typing import NDArray
 
-from phdlspec.errors import UserError, first_line
-
-_FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
-_SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no label reaches down there
-
-
-def read_any_table(path: str | Path) -> Table:
-    """A table from FITS (first binary table), ECSV, CSV, VOTable or plain text, told apart by its ending.
-
-    Text may start with `#` comments and use the typographic minus. Raises `UserError` where nothing can be
-    read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file, expected a table (FITS, ECSV, CSV, VOTable)")
-    name = path.name.lower()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnitsWarning)
-            warnings.filterwarnings("ignore", message="hdu= was not specified")
-            if name.endswith(_FITS_ENDINGS):
-                return _plain(Table.read(path, format="fits", memmap=False))
-            if name.endswith(".ecsv"):
-                return _plain(Table.read(path, format="ascii.ecsv"))
-            if name.endswith((".vot", ".xml")):
-                return _plain(Table.read(path, format="votable"))
-        text = path.read_text(encoding="utf-8").replace("\u2013", "-").replace("\u2212", "-")
-        lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        if not lines:
-            raise UserError(f"{path}: is empty, expected a table with names of columns in its first line")
-        kind = "csv" if "," in lines[0] else "basic"
-        return _plain(Table.read(lines, format=f"ascii.{kind}"))
-    except (OSError, ValueError, InconsistentTableError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({first_line(error)})") from error
-
-
-def _plain(table: Table) -> Table:
-    """Byte strings as text, FITS comments of columns (TCOMMn) as their descriptions; names of FITS units that astropy
-    cannot parse are of no interest here."""
-    table.convert_bytestring_to_unicode()
-    for number, name in enumerate(table.colnames, start=1):
-        comment = table.meta.pop(f"TCOMM{number}", None)
-        if comment:
-            table[name].info.description = comment
-    return table
+from phdlspec.errors import UserError
+from phdlspec.tables import FITS_ENDINGS, table_hdu
 
 
 def write_like(source: Path, table: Table, out: Path) -> list[str]:
@@ -70,61 +21,16 @@ def write_like(source: Path, table: Table, out: Path) -> list[str]:
     """
     with ExitStack() as stack:
         units = fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU()])
-        if source.name.lower().endswith(_FITS_ENDINGS):
+        if source.name.lower().endswith(FITS_ENDINGS):
             units = stack.enter_context(fits.open(source))
         place = next(i for i, unit in enumerate(units) if isinstance(unit, (fits.BinTableHDU, fits.TableHDU)))
         part = stack.enter_context(written_whole(out))
         if out.suffix.lower() == ".ecsv":
             table.write(part, format="ascii.ecsv", overwrite=True)
             return [unit.name for i, unit in enumerate(units) if i not in (0, place)]
-        units[place] = _table_unit(table, out)
+        units[place] = table_hdu(table, out)
         units.writeto(part, overwrite=True)
     return []
-
-
-def _table_unit(table: Table, out: Path) -> fits.BinTableHDU:
-    try:
-        unit = fits.table_to_hdu(table, character_as_bytes=True)
-    except ValueError as error:
-        raise UserError(f"{out}: cannot be written as FITS ({first_line(error)}); choose an --out in .ecsv") from error
-    for number, name in enumerate(table.colnames, start=1):
-        text = " ".join(str(table[name].info.description or "").split()).encode("ascii", "backslashreplace").decode()
-        if text:
-            unit.header.comments[f"TTYPE{number}"] = text[:47]
-            unit.header[f"TCOMM{number}"] = text
-    return unit
-
-
-def number_column(table: Table, name: str, path: str | Path) -> NDArray[np.float64]:
-    """A column as float64 with NaN for masked, empty and sentinel (<= -999) values."""
-    column = table[name]
-    try:
-        values = np.ma.filled(np.ma.asarray(column).astype(float), np.nan)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: column {name} holds text, expected numbers") from error
-    values = np.array(values, dtype=float)
-    values[~(values > _SENTINEL)] = np.nan
-    return values
-
-
-def text_column(table: Table, name: str) -> NDArray[np.str_]:
-    """A column of identifiers as stripped text; whole numbers keep all their digits, masked entries become
-    ''."""
-    column = table[name]
-    masked = np.ma.getmaskarray(np.ma.asarray(column))
-    texts = np.array([str(value).strip() for value in np.ma.getdata(np.ma.asarray(column))], dtype=str)
-    if masked.any():
-        texts[masked] = ""
-    return texts
-
-
-def find_column(table: Table, *names: str) -> str | None:
-    """The first of the given names that the table has, whatever its capitals; None if it has none."""
-    lower = {name.lower(): name for name in table.colnames}
-    for name in names:
-        if name.lower() in lower:
-            return lower[name.lower()]
-    return None
 
 
 def check_output(path: Path, *endings: str) -> None:

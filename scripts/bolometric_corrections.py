@@ -72,8 +72,8 @@ def check(corrections: Corrections, path: Path) -> None:
         made = corrections.correction(band, np.log10(teff), logg, feh)
         difference = made - (m_bol - column(name))
         total = np.hypot(error, own)
-        for kind, of_kind in (("dwarfs", logg > 4.0), ("subgiants", (logg > 3.4) & (logg <= 4.0)), ("giants", logg <= 3.4)):
-            use = of_kind & np.isfinite(difference) & (total < 0.15) & ((band == "G") | faint)
+        for kind, low, high in (("dwarfs", 4.0, 6.0), ("subgiants", 3.4, 4.0), ("giants", 0.0, 3.4)):
+            use = (logg > low) & (logg <= high) & np.isfinite(difference) & (total < 0.15) & ((band == "G") | faint)
             if use.sum() < 3:
                 continue
             spread = 1.4826 * np.median(np.abs(difference[use] - np.median(difference[use])))

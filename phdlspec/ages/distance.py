@@ -1,7 +1,7 @@
 r"""Distance modulus and extinction, marginalised once per star instead of once per point of the grid.
 
-Magnitudes m_b = M_b + mu + k_b A + noise, with weights w_b = 1 / sigma_b^2. For a point with absolute magnitudes M_b the
-misfit separates:
+Magnitudes m_b = M_b + mu + k_b A + noise, with weights w_b = 1 / sigma_b^2. For a point with absolute magnitudes M_b
+the misfit separates:
 
     sum_b w_b (m_b - M_b - mu - k_b A)^2 = rest^2 + L (u - mu - rho A)^2 + S (v - A)^2,
     L = sum w,  rho = sum w k / L,  S = sum w (k - rho)^2,
@@ -11,9 +11,9 @@ Only u, v and the rest depend on the point. So the integral over mu and A under 
 
     W(u, v) = int int exp(-L (u - mu - rho A)^2 / 2 - S (v - A)^2 / 2) p(mu) p(A) d mu d A,
 
-is a table of two numbers for each star, and a point costs one look-up. With one band S = 0 and v plays no part; the rest
-is nothing for one or two bands. Kernels are integrated over cells of mu and of A, so that a prior narrower or wider than
-the kernel is treated alike.
+is a table of two numbers for each star, and a point costs one look-up. With one band S = 0 and v plays no part; the
+rest is nothing for one or two bands. Kernels are integrated over cells of mu and of A, so that a prior narrower or wider
+than the kernel is treated alike.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class DistanceTables:
     ln_w : (n, N_U, N_V) ln of W over its maximum; `_NEVER` at the borders
     modulus : (n, N_MODULUS) nodes of mu; extinction : (n, N_EXTINCTION + 1) edges of cells of A
     modulus_prior, extinction_kernel, modulus_table, spectrum, reach : parts of W from which the posteriors of mu and A
-        are made: p(mu) (n, N_MODULUS); p(A) times the mean over its cell of exp(-S (v - A)^2 / 2), over the maximum of W
-        (n, N_V, N_EXTINCTION); the convolution of p(mu) with the kernel in u, averaged over u - rho A of the cells
-        (n, N_U, N_EXTINCTION); the Fourier transform of that kernel; and u - rho A in steps of mu (n, N_U, N_EXTINCTION)
+        are made: p(mu) (n, N_MODULUS); p(A) times the mean over its cell of exp(-S (v - A)^2 / 2), over the maximum of
+        W (n, N_V, N_EXTINCTION); the convolution of p(mu) with the kernel in u, averaged over u - rho A of the cells
+        (n, N_U, N_EXTINCTION); the Fourier transform of that kernel; and u - rho A in steps of mu, of that shape too
     """
 
     used: torch.Tensor
@@ -81,9 +81,9 @@ class DistanceTables:
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Misfit of points, and their place in the table.
 
-        star (b,); absolute (B, N) magnitudes of all points, of which index (b, M) are wanted. Returns the misfit (b, M):
-        rest^2 - 2 ln W over its maximum, 0 for stars without magnitudes, huge for points beyond the table; and the place
-        in it (b, M) each.
+        star (b,); absolute (B, N) magnitudes of all points, of which index (b, M) are wanted. Returns the misfit
+        (b, M): rest^2 - 2 ln W over its maximum, 0 for stars without magnitudes, huge for points beyond the table; and
+        the place in it (b, M) each.
         """
         flat = index.reshape(-1)
         points = [row.index_select(0, flat).reshape(index.shape) for row in absolute]
@@ -121,9 +121,9 @@ class DistanceTables:
     def posteriors(
         self, star: torch.Tensor, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, n: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior of mu (n, N_MODULUS) and A (n, N_EXTINCTION) from points of posterior `weight` (N,); not normalised.
+        """Posterior of mu (n, N_MODULUS) and A (n, N_EXTINCTION) from points of posterior `weight` (N,).
 
-        A point shares out its weight as p(mu, A | point) = kernels x priors / W.
+        They are not normalised. A point shares out its weight as p(mu, A | point) = kernels x priors / W.
         """
         share = weight * torch.exp(-self._look_up(star, x, y).clamp(min=-60.0))
         i, j = x.long(), y.long()
@@ -154,7 +154,7 @@ def usable_parallax(photometry: Photometry) -> NDArray[np.bool_]:
 
 
 def distance_tables(photometry: Photometry, own_errors: dict[str, float], device: torch.device) -> DistanceTables:
-    """The tables of a batch of stars; `own_errors` (mag) of the isochrones' magnitudes add to the stars' in quadrature."""
+    """The tables of a batch of stars; `own_errors` (mag) of the isochrones add to those of the stars in quadrature."""
     slopes = np.array([BANDS[band].extinction for band in photometry.bands])
     errors = np.hypot(photometry.errors, [own_errors.get(band, 0.0) for band in photometry.bands])
     with np.errstate(all="ignore"):
@@ -192,8 +192,8 @@ def distance_tables(photometry: Photometry, own_errors: dict[str, float], device
     return DistanceTables(
         torch.as_tensor(used, device=device), put(m).float(), put(w).float(), put(levers).float(),
         put(np.column_stack([x0, x])).float(), put(np.column_stack([y0, y])).float(), put(sigma_v),
-        _bordered(torch.log(w_table / top)), put(modulus), put(edges), put(modulus_prior), kernel_a / top, table, spectrum,
-        reach,
+        _bordered(torch.log(w_table / top)), put(modulus), put(edges), put(modulus_prior), kernel_a / top, table,
+        spectrum, reach,
     )  # fmt: skip
 
 
@@ -272,9 +272,9 @@ def _convolve(values: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
 def _averaged(
     smooth: torch.Tensor, u: torch.Tensor, rho: torch.Tensor, edges: torch.Tensor, modulus: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smoothed p(mu) averaged over u - rho A of each cell of A, and that place in steps of mu: (n, N_U, N_EXTINCTION).
+    """The smoothed p(mu) averaged over u - rho A of each cell of A, and that place in steps of mu.
 
-    From differences of its integral, which is linear between nodes; nothing beyond them.
+    Both are (n, N_U, N_EXTINCTION). From differences of its integral, which is linear between nodes; nothing beyond them.
     """
     step = (modulus[:, 1] - modulus[:, 0])[:, None, None]
     place = (u[:, :, None] - rho[:, None, None] * edges[:, None, :] - modulus[:, :1, None]) / step

@@ -69,8 +69,8 @@ class Isochrones:
         age = np.flatnonzero((self.log_age >= low - _SAME) & (self.log_age <= high + _SAME))
         if not len(age):
             raise UserError(
-                f"{self.facts.name}: no isochrone between {10 ** (low - 9):.2f} and {10 ** (high - 9):.2f} Gyr; the set "
-                f"has {10 ** (self.log_age[0] - 9):.2f} to {10 ** (self.log_age[-1] - 9):.2f} Gyr"
+                f"{self.facts.name}: no isochrone between {10 ** (low - 9):.2f} and {10 ** (high - 9):.2f} Gyr; the "
+                f"set has {10 ** (self.log_age[0] - 9):.2f} to {10 ** (self.log_age[-1] - 9):.2f} Gyr"
             )
         return self.nodes(np.arange(len(self.mh)), age)
 
@@ -130,8 +130,8 @@ def _check(log_teff: Array, mh: Array, log_age: Array, where: str) -> None:
     if missing.mean() > 0.5:
         i, j = np.argwhere(missing)[0]
         raise UserError(
-            f"{where}: its isochrones do not make a grid, {int(missing.sum())} of {missing.size} pairs of [M/H] and age "
-            f"are missing, the first at [M/H] = {mh[i]:+.2f} and log age {log_age[j]:.2f}; download all [M/H] with the "
+            f"{where}: its isochrones do not make a grid, {int(missing.sum())} of {missing.size} pairs of [M/H] and "
+            f"age are missing, the first at [M/H] = {mh[i]:+.2f} and log age {log_age[j]:.2f}; download all [M/H] with the "
             "same ages"
         )
 

@@ -72,7 +72,7 @@ def common_bands(wanted: list[str], isochrones: Isochrones) -> list[str]:
     if wanted and not bands:
         have = ", ".join(isochrones.magnitudes) or "none"
         raise UserError(
-            f"{isochrones.facts.name}: the photometry is in {', '.join(wanted)}, the isochrones have {have}; download them "
-            "in Gaia EDR3 or 2MASS magnitudes (MIST: UBV(RI)c + 2MASS + Gaia; PARSEC: Gaia EDR3, 2MASS)"
+            f"{isochrones.facts.name}: the photometry is in {', '.join(wanted)}, the isochrones have {have}; download "
+            "them in Gaia EDR3 or 2MASS magnitudes (MIST: UBV(RI)c + 2MASS + Gaia; PARSEC: Gaia EDR3, 2MASS)"
         )
     return bands

@@ -74,7 +74,7 @@ class Stars:
     @property
     def usable(self) -> NDArray[np.bool_]:
         """True (n,) where labels are finite and the covariance is positive definite."""
-        finite = np.isfinite(self.labels).all(axis=1) & np.isfinite(self.covariance).all(axis=(1, 2))
+        finite = np.array(np.isfinite(self.labels).all(axis=1) & np.isfinite(self.covariance).all(axis=(1, 2)))
         good = finite.copy()
         scale = np.sqrt(np.abs(np.einsum("nii->ni", self.covariance[finite])))
         with np.errstate(all="ignore"):

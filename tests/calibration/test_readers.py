@@ -11,8 +11,8 @@ from calibration.binaries import read_composition, read_pairs
 from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
 from calibration.scales import read_solar_scale
 from calibration.surveys import position_of_2mass, read_labels, stars_of
-from calibration.tables import read_any_table
 from phdlspec.errors import UserError
+from phdlspec.tables import read_any_table
 
 
 def test_own_schema_with_flags_and_scale(tmp_path):

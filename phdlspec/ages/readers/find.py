@@ -74,8 +74,8 @@ def _without_repetition(parts: list[Rows], files: list[Path]) -> Rows:
         for mh, age in {(float(m), float(a)) for m, a in zip(np.round(part.mh, 3), np.round(part.log_age, 3))}:
             if (mh, age) in seen:
                 raise UserError(
-                    f"{path}: has the isochrone of [M/H] {mh:+.2f}, log age {age:.2f} that {seen[mh, age].name} has too; "
-                    "keep one of the two files"
+                    f"{path}: has the isochrone of [M/H] {mh:+.2f}, log age {age:.2f} that {seen[mh, age].name} has "
+                    "too; keep one of the two files"
                 )
             seen[mh, age] = path
     return join(parts)

@@ -29,12 +29,13 @@ FACTS: dict[str, SetFacts] = {
     "yapsi": SetFacts("YaPSI", "Spada et al. (2017), ApJ 838, 161", "Grevesse & Sauval (1998)", float("nan")),
 }  # fmt: skip
 _FILES = {
-    "mist": "mist_v2.5_vvcrit0.4.h5", "parsec": "parsec_v1.25.h5", "basti": "basti.h5", "dartmouth": "dartmouth_dsep.h5",
-    "yapsi": "yapsi.h5",
+    "mist": "mist_v2.5_vvcrit0.4.h5", "parsec": "parsec_v1.25.h5", "basti": "basti.h5",
+    "dartmouth": "dartmouth_dsep.h5", "yapsi": "yapsi.h5",
 }  # fmt: skip
-_COLUMNS = {"initial_mass": "initial_mass", "star_mass": "mass", "log_Teff": "log_teff", "log_g": "logg", "log_L": "log_l"}
+_COLUMNS = {
+    "initial_mass": "initial_mass", "star_mass": "mass", "log_Teff": "log_teff", "log_g": "logg", "log_L": "log_l",
+}  # fmt: skip
 _HELIUM = {"mist": (3.0, 4.5), "parsec": (4.0, 7.5)}  # phases of core helium burning and early asymptotic giants
-_OWN_EEP_IS_ROW = ("basti",)  # its "eep" is the number of the row
 
 
 def read_installed(name: str) -> Rows:
@@ -43,13 +44,15 @@ def read_installed(name: str) -> Rows:
         from lachesis_grids import grid_path
     except ImportError as error:
         raise UserError(
-            f"isochrones {name}: need the package lachesis-grids, install phdlspec with the extra [ages], or name a file "
-            "of MIST or PARSEC isochrones"
+            f"isochrones {name}: need the package lachesis-grids, install phdlspec with the extra [ages], or name a "
+            "file of MIST or PARSEC isochrones"
         ) from error
     try:
         path = grid_path(_FILES[name])
     except FileNotFoundError as error:
-        raise UserError(f"isochrones {name}: the installed lachesis-grids has no {_FILES[name]}; install it again") from error
+        raise UserError(
+            f"isochrones {name}: the installed lachesis-grids has no {_FILES[name]}; install it again"
+        ) from error
     return read_hdf5(path, name)
 
 

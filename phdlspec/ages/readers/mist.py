@@ -82,8 +82,8 @@ def _blocks(lines: list[str], path: Path) -> Iterator[tuple[list[str], Array]]:
             block = np.empty((0, 0))
         if block.shape != (count, columns) or len(names) != columns:
             raise UserError(
-                f"{path}: the isochrone at line {i + 1} should have {count} rows of {columns} numbers and does not; the "
-                "file is cut or damaged, download it again"
+                f"{path}: the isochrone at line {i + 1} should have {count} rows of {columns} numbers and does not; "
+                "the file is cut or damaged, download it again"
             )
         yield names, block
         i += 3 + count
@@ -93,7 +93,9 @@ def _rows(table: dict[str, Array], version: str, composition: dict[str, float], 
     needed = ("EEP", "initial_mass", "star_mass", "log_Teff", "log_g", "log_L")
     missing = [name for name in needed if name not in table]
     if missing:
-        raise UserError(f"{path}: a MIST file without the column {missing[0]}; choose the basic or full .iso, or .iso.cmd")
+        raise UserError(
+            f"{path}: a MIST file without the column {missing[0]}; choose the basic or full .iso, or .iso.cmd"
+        )
     alpha = composition.get("[a/Fe]", 0.0)
     term = float(metallicity_term(alpha))
     if "log10_isochrone_age_yr" in table:

@@ -38,7 +38,9 @@ def read_parsec(path: str | Path) -> Rows:
     comments = [line for line in lines if line.startswith("#")]
     names = next((line.lstrip("# ").split() for line in comments if "logAge" in line and "Mini" in line), [])
     if not names:
-        raise UserError(f"{path}: no line names the columns (# Zini MH logAge Mini ... expected); keep the table's header")
+        raise UserError(
+            f"{path}: no line names the columns (# Zini MH logAge Mini ... expected); keep the table's header"
+        )
     for line in comments:
         found = _DUST.search(line)
         if found and float(found[1]) > 1e-6:
