@@ -12,8 +12,8 @@ Only u, v and the rest depend on the point. So the integral over mu and A under 
     W(u, v) = int int exp(-L (u - mu - rho A)^2 / 2 - S (v - A)^2 / 2) p(mu) p(A) d mu d A,
 
 is a table of two numbers for each star, and a point costs one look-up. With one band S = 0 and v plays no part; the
-rest is nothing for one or two bands. Kernels are integrated over cells of mu and of A, so that a prior narrower or wider
-than the kernel is treated alike.
+rest is nothing for one or two bands. Kernels are integrated over cells of mu and of A, so that a prior narrower or
+wider than the kernel is treated alike.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def _averaged(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The smoothed p(mu) averaged over u - rho A of each cell of A, and that place in steps of mu.
 
-    Both are (n, N_U, N_EXTINCTION). From differences of its integral, which is linear between nodes; nothing beyond them.
+    Both are (n, N_U, N_EXTINCTION). From differences of its integral, linear between nodes; nothing beyond them.
     """
     step = (modulus[:, 1] - modulus[:, 0])[:, None, None]
     place = (u[:, :, None] - rho[:, None, None] * edges[:, None, :] - modulus[:, :1, None]) / step

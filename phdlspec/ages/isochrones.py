@@ -131,8 +131,8 @@ def _check(log_teff: Array, mh: Array, log_age: Array, where: str) -> None:
         i, j = np.argwhere(missing)[0]
         raise UserError(
             f"{where}: its isochrones do not make a grid, {int(missing.sum())} of {missing.size} pairs of [M/H] and "
-            f"age are missing, the first at [M/H] = {mh[i]:+.2f} and log age {log_age[j]:.2f}; download all [M/H] with the "
-            "same ages"
+            f"age are missing, the first at [M/H] = {mh[i]:+.2f} and log age {log_age[j]:.2f}; download all [M/H] with "
+            "the same ages"
         )
 
 
