@@ -1,6 +1,6 @@
 """Wide binaries: tables of pairs, and published differences between the two stars of a pair.
 
-`read_pairs` reads the project's own schema (see `calibration.references`); `read_composition` reads the
+`read_pairs` reads the project's own schema (see `calibration.references`); `read_published_abundances` reads the
 published tables of single pairs as people keep them: one row a species, columns such as `Delta[X/H]`,
 `deltaX/H`, `XO2N`, `HD20782_error2`, or one row a star with columns `__Mg_H_`.
 """
@@ -58,12 +58,12 @@ def _side(table, path: Path, number: str) -> Stars:
 
 
 @dataclass(frozen=True)
-class Composition:
+class PublishedAbundances:
     """Published numbers by element: `values[column][element] = (value, error)`, error NaN where none is
     given.
 
     `columns` are the quantities of the table, such as stars or differences; species of one element (C I and
-    CH, Ti I and Ti II) are combined by `read_composition`.
+    CH, Ti I and Ti II) are combined by `read_published_abundances`.
     """
 
     path: Path
@@ -91,7 +91,7 @@ _BY_STAR = re.compile(r"^_*([A-Z][a-z]?)_H_*$")
 _ERROR = re.compile(r"^(?P<base>.*?)_?(?P<word>error|err|total)(?P<number>\d?)(?P<rest>.*)$", re.IGNORECASE)
 
 
-def read_composition(path: str | Path) -> Composition:
+def read_published_abundances(path: str | Path) -> PublishedAbundances:
     """Read a table of abundances or differences of abundances by element (or by star, with columns
     `__Mg_H_`).
 
@@ -125,14 +125,14 @@ def read_composition(path: str | Path) -> Composition:
         values[name] = _by_element(species, number_column(table, name, path), error)
     if not values:
         raise UserError(f"{path}: no column of numbers beside {species_column}")
-    return Composition(path, values)
+    return PublishedAbundances(path, values)
 
 
-def _by_star(table, path: Path, by_star: dict[str, str]) -> Composition:
+def _by_star(table, path: Path, by_star: dict[str, str]) -> PublishedAbundances:
     names = find_column(table, "Name", "ID", "star")
     stars = text_column(table, names) if names else np.array([str(i + 1) for i in range(len(table))])
     columns = {element: number_column(table, name, path) for name, element in by_star.items()}
-    return Composition(
+    return PublishedAbundances(
         path,
         {
             str(star): {

@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calibration.apply import apply, check_applicable
-from calibration.binaries import read_pairs
-from calibration.catalog import Catalog, Matcher
-from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
-from calibration.learn import Settings, learn
-from calibration.report import write_report
+from calibration.actions import learn, report
+from calibration.catalog import Catalog
+from calibration.clusters import Diffusion, read_diffusion_template
+from calibration.correction import check_applicable, correct
+from calibration.learning import LearnSettings
 from calibration.store import Calibration
-from calibration.surveys import read_labels
 from calibration.tables import check_output, write_like
 from phdlspec.errors import UserError
 
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learn.add_argument("--solar-scale", help="solar scale of reference tables that do not state theirs")
     learn.add_argument("--anchor", help="name (file stem) of the reference that sets the scale")
     learn.add_argument("--labels", nargs="+", help="labels to calibrate (all that the references constrain)")
-    learn.add_argument("--only-cluster", nargs="+", metavar="NAME", help="clusters of the files to use (all)")
+    learn.add_argument("--only-cluster", nargs="+", default=[], metavar="NAME", help="clusters to use (all)")
     learn.add_argument(
         "--diffusion", default="template", help="template, none, range (with --cluster-logg) or a table"
     )
@@ -76,17 +74,18 @@ def _learn(args: argparse.Namespace) -> int:
     else:
         diffusion = Diffusion("template", table=read_diffusion_template(args.diffusion))
     exclude = frozenset(_set_and_label(text) for text in args.exclude)
-    catalog = Catalog.read(args.catalog)
-    clusters = [cluster for path in args.cluster for cluster in read_clusters(path)]
-    if args.only_cluster:
-        clusters = [cluster for cluster in clusters if cluster.name in args.only_cluster]
+    wanted = tuple(args.labels) if args.labels else None
     calibration = learn(
-        catalog,
-        [read_pairs(path) for path in args.wide_binaries],
-        clusters,
-        [read_labels(path, args.solar_scale) for path in args.reference],
-        Settings(diffusion, exclude, args.anchor, tuple(args.labels) if args.labels else None, args.seed),
-        Matcher(catalog, args.match, args.radius, args.id_column),
+        args.catalog,
+        wide_binaries=args.wide_binaries,
+        clusters=args.cluster,
+        references=args.reference,
+        settings=LearnSettings(diffusion, exclude, args.anchor, wanted, args.seed),
+        solar_scale=args.solar_scale,
+        only_clusters=args.only_cluster,
+        match=args.match,
+        radius_arcsec=args.radius,
+        id_column=args.id_column,
         progress=True,
     )
     calibration.write(args.out)
@@ -110,7 +109,7 @@ def _apply(args: argparse.Namespace) -> int:
     calibration = Calibration.read(args.calibration)
     catalog = Catalog.read(args.catalog)
     check_applicable(catalog, calibration)
-    calibrated = apply(catalog, calibration)
+    calibrated = correct(catalog, calibration)
     left_out = write_like(args.catalog, calibrated.table, args.out)
     print(f"{args.out}: {len(calibrated)} stars calibrated with {args.calibration} ({calibration.identity})")
     if left_out:
@@ -119,5 +118,5 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    print(write_report(Calibration.read(args.calibration), args.out, args.diagnostics))
+    print(report(args.calibration, args.out, args.diagnostics))
     return 0

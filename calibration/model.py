@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from calibration.comparisons import Comparisons
 from calibration.splines import Basis
 
 FOLDS = 5
@@ -54,37 +55,6 @@ _TAU_GRID = np.concatenate([[0.0], np.geomspace(0.005, 1.5, 40)])
 _WIDE_GRID = np.geomspace(
     0.3, 6.0, 25
 )  # of the discrepant rows; 5 x 0.3 = 1.5 sigma of the good ones at least
-
-
-@dataclass
-class Rows:
-    """The rows of one label.
-
-    Attributes
-    ----------
-    d, own, other : (n,) datum and variances.
-    first, second : (n,) rows of the catalogue; second = -1 except for pairs.
-    set_index : (n,) number of the reference set; set_names its names, set_kinds "pairs", "cluster" or
-    "labels". prior_good : (n,) prior probability of a good row.
-    nuisance : (n, q) columns; nuisance_mean, nuisance_sigma (q,) their priors; nuisance_names.
-    """
-
-    d: NDArray[np.float64]
-    own: NDArray[np.float64]
-    other: NDArray[np.float64]
-    first: NDArray[np.intp]
-    second: NDArray[np.intp]
-    set_index: NDArray[np.intp]
-    set_names: list[str]
-    set_kinds: list[str]
-    prior_good: NDArray[np.float64]
-    nuisance: NDArray[np.float64]
-    nuisance_mean: NDArray[np.float64]
-    nuisance_sigma: NDArray[np.float64]
-    nuisance_names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.d)
 
 
 @dataclass
@@ -135,7 +105,7 @@ class BiasFit:
 class _Mixture:
     """Scatter and discrepant fraction of each set, updated in turn with the coefficients."""
 
-    def __init__(self, rows: Rows, scale: float):
+    def __init__(self, rows: Comparisons, scale: float):
         self.rows, self.scale = rows, scale
         size = len(rows.set_names)
         self.tau2 = np.full(size, (0.1 * scale) ** 2)
@@ -186,7 +156,7 @@ class _Regression:
     def __init__(
         self,
         design: NDArray,
-        rows: Rows,
+        rows: Comparisons,
         basis: Basis,
         scale: float,
         constant_sigma: float,
@@ -256,7 +226,7 @@ class _Regression:
 
 
 def fit_bias(
-    rows: Rows,
+    rows: Comparisons,
     coordinates: NDArray,
     basis: Basis,
     scale: float,
@@ -339,7 +309,7 @@ def fit_bias(
     )
 
 
-def _places(basis: Basis, x: NDArray, rows: Rows, good: NDArray) -> tuple[NDArray, NDArray]:
+def _places(basis: Basis, x: NDArray, rows: Comparisons, good: NDArray) -> tuple[NDArray, NDArray]:
     """Coordinates of the first and second star of each row (n, axes), with one [Fe/H] for all that share it.
 
     Both stars of a pair get their mean, every good member of a cluster the median of the good ones: what is
@@ -364,7 +334,7 @@ def _bias_everywhere(basis: Basis, x: NDArray, centre: NDArray, beta: NDArray) -
     return bias
 
 
-def _first_residual(rows: Rows) -> NDArray:
+def _first_residual(rows: Comparisons) -> NDArray:
     """Residuals before any fit: the datum minus the median of its set (pairs: minus 0)."""
     residual = rows.d.copy()
     for s, kind in enumerate(rows.set_kinds):
@@ -374,13 +344,13 @@ def _first_residual(rows: Rows) -> NDArray:
     return residual
 
 
-def _folds(rows: Rows, rng: np.random.Generator) -> NDArray[np.int64]:
+def _folds(rows: Comparisons, rng: np.random.Generator) -> NDArray[np.int64]:
     """A fold for each row, the same for all rows that begin with one star; (n,)."""
     stars, inverse = np.unique(rows.first, return_inverse=True)
     return rng.permutation(len(stars))[inverse] % FOLDS
 
 
-def _cleaned(coordinates: NDArray, rows: Rows, residual: NDArray, mixture: _Mixture, axis: int) -> NDArray:
+def _cleaned(coordinates: NDArray, rows: Comparisons, residual: NDArray, mixture: _Mixture, axis: int) -> NDArray:
     """Coordinates without the noise that the residuals reveal in the label that is this axis."""
     good, _ = mixture.variances()
     share = mixture.good * residual / good
@@ -396,7 +366,7 @@ def _cleaned(coordinates: NDArray, rows: Rows, residual: NDArray, mixture: _Mixt
     return cleaned
 
 
-def _own_of_each(rows: Rows) -> tuple[NDArray, NDArray]:
+def _own_of_each(rows: Comparisons) -> tuple[NDArray, NDArray]:
     """Variance of the first and of the second star; a pair's is shared equally."""
     half = np.where(rows.second >= 0, 0.5, 1.0) * rows.own
     return half, half
@@ -420,7 +390,7 @@ def _average(
     return regression.mean + mean, covariance
 
 
-def _set_scatter(rows: Rows, mixture: _Mixture) -> list[SetScatter]:
+def _set_scatter(rows: Comparisons, mixture: _Mixture) -> list[SetScatter]:
     return [
         SetScatter(
             name,
@@ -435,7 +405,7 @@ def _set_scatter(rows: Rows, mixture: _Mixture) -> list[SetScatter]:
     ]
 
 
-def _own_scatter(rows: Rows, mixture: _Mixture) -> float:
+def _own_scatter(rows: Comparisons, mixture: _Mixture) -> float:
     """External scatter of one star: what the set that limits it best allows (more is that reference's own).
 
     Of each set the excess variance a star, and its statistical error; the set with the lowest sum counts.
@@ -456,7 +426,7 @@ def robust_scatter(values: NDArray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
 
 
-def _held_out(rows: Rows, good: NDArray, held_out: NDArray) -> dict[str, tuple[float, float]]:
+def _held_out(rows: Comparisons, good: NDArray, held_out: NDArray) -> dict[str, tuple[float, float]]:
     found = {}
     for s, name in enumerate(rows.set_names):
         at = (rows.set_index == s) & (good > 0.5)

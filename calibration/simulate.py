@@ -27,7 +27,7 @@ _HALF = {"TEFF": 1300.0, "LOGG": 1.8, "FE_H": 0.7}
 
 
 @dataclass
-class Settings:
+class SimulationSettings:
     """Sizes and vices of the simulated survey; the defaults are the closure test of the project."""
 
     elements: tuple[str, ...] = DEFAULT_ELEMENTS
@@ -76,9 +76,9 @@ class Survey:
         return list(self.bias)
 
 
-def simulate(settings: Settings | None = None, seed: int = 1) -> Survey:
+def simulate(settings: SimulationSettings | None = None, seed: int = 1) -> Survey:
     """Draw a survey."""
-    s = settings or Settings()
+    s = settings or SimulationSettings()
     rng = np.random.default_rng(seed)
     field_stars = _field(rng, sum(s.survey_sizes))
     first, second = _pairs(rng, s.pairs)
@@ -138,7 +138,7 @@ def simulate(settings: Settings | None = None, seed: int = 1) -> Survey:
     return Survey(table, truth, bias, noise_free, pair_tables, clusters, labels, offsets, tests, typical)
 
 
-def _measure(rng, s: Settings, x: NDArray, truth: dict, names: list[str]):
+def _measure(rng, s: SimulationSettings, x: NDArray, truth: dict, names: list[str]):
     """Bias, raw values and quoted errors of every label, and the typical error of each."""
     snr = np.exp(rng.normal(np.log(60), 0.5, len(x)))
     bias, raw, typical = {}, {}, {}
@@ -158,7 +158,7 @@ def _measure(rng, s: Settings, x: NDArray, truth: dict, names: list[str]):
     return bias, raw, quoted, typical
 
 
-def _survey(rng, s: Settings, name: str, ids, rows: NDArray, truth: dict, labels, error: float):
+def _survey(rng, s: SimulationSettings, name: str, ids, rows: NDArray, truth: dict, labels, error: float):
     values, offsets = {}, {}
     wrong = rng.random(len(rows)) < s.wrong_matches
     for label in labels:

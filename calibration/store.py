@@ -25,8 +25,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from calibration.coverage import Coverage
 from calibration.model import SetScatter
-from calibration.reach import Reach
 from calibration.splines import Axis, Basis
 from calibration.tables import written_whole
 from phdlspec.errors import UserError, first_line
@@ -46,7 +46,7 @@ class LabelCalibration:
     centre: NDArray[np.float64]
     scatter: float
     has_zero_point: bool
-    reach: Reach
+    coverage: Coverage
     smoothness: list[float]
     sets: list[SetScatter]
     nuisance: dict[str, tuple[float, float]]
@@ -193,7 +193,7 @@ def _label_content(label: LabelCalibration) -> dict:
         "covariance_lower": _rounded(label.covariance[rows, columns]),
         "scatter": label.scatter,
         "has_zero_point": label.has_zero_point,
-        "reach_cells": [int(cell) for cell in label.reach.cells],
+        "reach_cells": [int(cell) for cell in label.coverage.cells],
         "smoothness": label.smoothness,
         "sets": [asdict(found) for found in label.sets],
         "nuisance": {name: list(pair) for name, pair in label.nuisance.items()},
@@ -214,7 +214,7 @@ def _read_label(name: str, content: dict) -> LabelCalibration:
         centre=np.array(content["centre"]),
         scatter=content["scatter"],
         has_zero_point=content["has_zero_point"],
-        reach=Reach(np.array(content["reach_cells"], dtype=np.int64)),
+        coverage=Coverage(np.array(content["reach_cells"], dtype=np.int64)),
         smoothness=content["smoothness"],
         sets=[SetScatter(**found) for found in content["sets"]],
         nuisance={key: (pair[0], pair[1]) for key, pair in content["nuisance"].items()},

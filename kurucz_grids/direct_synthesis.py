@@ -1,20 +1,22 @@
-"""Direct synthesis for the fitting side: spectra and derivatives of labels, brought to the emulator's native grid."""
+"""Direct synthesis from files: one spectrum with its derivatives, and what the fitting side asks for."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.solar_gf import with_solar_gf
-from kurucz_grids.synthesis import Synthesizer
+from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
 
 log = logging.getLogger(__name__)
@@ -50,13 +52,65 @@ class NativeSynthesis:
         return degrade(spectra.cpu(), step, float(model.wave[0]), float("inf"), native)
 
 
+class Synthesized(NamedTuple):
+    """A spectrum on the fine grid: wave (P,) vacuum Å, flux (P,) over continuum, jacobian (32, P) of the flux by each
+    label of `phdlspec.labels.GRID_LABELS`, per label unit."""
+
+    wave: NDArray[np.float64]
+    flux: NDArray[np.float32]
+    jacobian: NDArray[np.float32]
+
+
+def synthesize(
+    labels: Mapping[str, float] | ArrayLike,
+    *,
+    atmospheres: AtmosphereGrid | Path | str,
+    line_list: LineList | Path | str | Sequence[str | Path],
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    device: str = "cpu",
+) -> Synthesized:
+    """Synthesise a star's normalised spectrum and its derivatives by every label.
+
+    Parameters
+    ----------
+    labels : by name (what is missing is scaled solar, with a typical VMIC), or (32,) in the order of `GRID_LABELS`.
+    atmospheres : a grid of model atmospheres, or its file or folder.
+    line_list : a line list, or its files and folders; single oscillator strengths of files are lowered to what the Sun
+        allows (`linelists.solar_gf`).
+    settings : wavelength range, sampling and cuts, see `synthesis.Settings`.
+    device : "cpu" or "cuda", for lines and transfer.
+
+    The last files that were given stay in memory, so that further spectra of them cost the synthesis alone.
+    Raises `UserError` for labels without an atmosphere, for files that cannot be read, and without the extra [grids].
+    """
+    if isinstance(atmospheres, (str, Path)) and not isinstance(line_list, LineList):
+        files = (line_list,) if isinstance(line_list, (str, Path)) else tuple(line_list)
+        synthesizer = _of_files(atmospheres, files, settings, device)
+    else:
+        grid = atmospheres if isinstance(atmospheres, AtmosphereGrid) else AtmosphereGrid.load(atmospheres)
+        lines = line_list if isinstance(line_list, LineList) else with_solar_gf(read_line_list(line_list))
+        synthesizer = Synthesizer(grid, lines, settings, device)
+    model = synthesizer.synthesize(labels)
+    assert model.jacobian is not None
+    wave, flux, jacobian = (x.cpu().numpy() for x in (model.wave, model.flux, model.jacobian))
+    return Synthesized(wave, flux, jacobian)
+
+
+@lru_cache(maxsize=1)
+def _of_files(
+    atmospheres: str | Path, line_list: tuple[str | Path, ...], settings: Settings, device: str
+) -> Synthesizer:
+    lines = with_solar_gf(read_line_list(line_list))
+    return Synthesizer(AtmosphereGrid.load(atmospheres), lines, settings, device)
+
+
 def provide(atmospheres: str, line_list: Sequence[str], made_with: Mapping[str, Any]) -> NativeSynthesis:
     """Direct synthesis from files.
 
     Warns where they are not what the emulator was made with, the grid attributes `made_with`: their differences would
     pass for its errors.
     """
-    synthesizer = Synthesizer(AtmosphereGrid.load(atmospheres), with_solar_gf(read_line_list(line_list)))
+    synthesizer = _of_files(atmospheres, tuple(line_list), Settings(), "cpu")
     other = [what for name, what in PHYSICS.items() if synthesizer.provenance[name] != made_with.get(name)]
     if other:
         log.warning(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from calibration.pulls import pixel_pulls
+from calibration.pixel_influence import pixel_influence
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import FitSettings, fit_batch
 from phdlspec.fitting.result import FitResult
@@ -87,7 +87,7 @@ def without_balmer(spectrum: Spectrum) -> Spectrum:
     return replace(spectrum, mask=bad, path=f"{spectrum.path}, no Balmer lines")
 
 
-def pixel_pulls_by_window(result: FitResult, reference: dict[str, float]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def influence_by_window(result: FitResult, reference: dict[str, float]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Where windows begin (W,), Å, and how far the pixels of each pull the labels away from the reference (W,)."""
     s = result.spectrum
     assert s is not None
@@ -98,7 +98,7 @@ def pixel_pulls_by_window(result: FitResult, reference: dict[str, float]) -> tup
     # Priors as wide as the ranges keep labels that the spectrum is silent about where they are.
     width = {label.name: label.upper - label.lower for label in LABELS} | {"LN_RESOLUTION": 0.02}
     precision = np.array([12.0 / width.get(n, 1e3) ** 2 for n in result.names])
-    by_pixel = pixel_pulls(residual, s.jacobian, ivar, displacement, precision)
+    by_pixel = pixel_influence(residual, s.jacobian, ivar, displacement, precision)
     edges = np.arange(3700.0, 9100.0, WINDOW)
     sums = np.array([by_pixel[(s.wave >= low) & (s.wave < low + WINDOW)].sum(0) for low in edges])
     return edges, dict(zip(result.names, sums.T))
@@ -106,7 +106,7 @@ def pixel_pulls_by_window(result: FitResult, reference: dict[str, float]) -> tup
 
 def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
     """Lines of text: the windows that pull labels farthest away from the reference."""
-    edges, by_label = pixel_pulls_by_window(result, reference)
+    edges, by_label = influence_by_window(result, reference)
     names = [n for n in PULLED if n in reference]
     scale = result.err[[result.names.index(n) for n in names]]
     table = np.column_stack([by_label[n] for n in names])

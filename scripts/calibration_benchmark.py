@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from calibration.apply import apply
 from calibration.catalog import Catalog
-from calibration.learn import learn
+from calibration.correction import correct
+from calibration.learning import learn_corrections
 from calibration.simulate import simulate
 from calibration.tables import write_like
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, default=None, help="folder for the files (a temporary one)")
     args = parser.parse_args(argv)
     survey = simulate(seed=1)
-    calibration = learn(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
+    calibration = learn_corrections(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
     index = np.arange(args.rows) % len(survey.catalog)
     table = Table(
         {
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         start, processor = time.perf_counter(), time.process_time()
         catalog = Catalog.read(path)
         read = time.perf_counter()
-        calibrated = apply(catalog, calibration)
+        calibrated = correct(catalog, calibration)
         applied = time.perf_counter()
         write_like(path, calibrated.table, path.with_name("calibrated.fits"))
         written, processor = time.perf_counter(), time.process_time() - processor

@@ -30,9 +30,8 @@ import numpy as np
 
 from calibration.catalog import Catalog
 from calibration.clusters import Diffusion
-from calibration.learn import Settings as LearnSettings
-from calibration.learn import learn
-from calibration.simulate import Settings, Survey, simulate
+from calibration.learning import LearnSettings, learn_corrections
+from calibration.simulate import SimulationSettings, Survey, simulate
 
 LIMIT_ERROR = 0.1
 UNITS = {"TEFF": 500.0}
@@ -89,7 +88,7 @@ def joint(
 
     Scored are the stars that the references reach, or with `flagged` those that they do not.
     """
-    calibration = learn(
+    calibration = learn_corrections(
         Catalog.from_table(survey.catalog),
         survey.pairs if "B" in use else [],
         survey.clusters if "C" in use else [],
@@ -195,14 +194,14 @@ def others(add: Callable[[str, list[Score]], None]) -> None:
     )
     add("all, M67 forced flat", joint(survey, "BCS", LearnSettings(diffusion=Diffusion("none"))))
     add("all, M67 only logg < 3.7", joint(survey, "BCS", LearnSettings(diffusion=Diffusion("range"))))
-    few = simulate(replace(Settings(), pairs=10), seed=1)
+    few = simulate(replace(SimulationSettings(), pairs=10), seed=1)
     add("10 pairs only (with M67 and surveys)", joint(few))
     add("10 pairs and nothing else", joint(few, "B"))
-    gap = simulate(replace(Settings(), empty_teff=(5000.0, 6000.0)), seed=1)
+    gap = simulate(replace(SimulationSettings(), empty_teff=(5000.0, 6000.0)), seed=1)
     add("no reference within 500 K of 5500 K: stars not flagged", joint(gap))
     add("... the flagged stars", joint(gap, flagged=True))
-    add("trends not additive (0.05 dex)", joint(simulate(replace(Settings(), interaction=0.05), seed=1)))
-    giants = simulate(replace(Settings(), survey_sizes=(500, 250), survey_logg_max=3.5), seed=1)
+    add("trends not additive (0.05 dex)", joint(simulate(replace(SimulationSettings(), interaction=0.05), seed=1)))
+    giants = simulate(replace(SimulationSettings(), survey_sizes=(500, 250), survey_logg_max=3.5), seed=1)
     flat, cut = LearnSettings(diffusion=Diffusion("none")), LearnSettings(diffusion=Diffusion("range"))
     add("few surveyed giants, no surveyed dwarf: all sets", joint(giants))
     add("... M67 forced flat", joint(giants, "BCS", flat))

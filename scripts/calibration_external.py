@@ -16,8 +16,8 @@ import numpy as np
 
 from calibration.catalog import Catalog
 from calibration.external import external_errors
-from calibration.learn import learn
-from calibration.simulate import Settings, simulate
+from calibration.learning import learn_corrections
+from calibration.simulate import SimulationSettings, simulate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,12 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=101)
     args = parser.parse_args(argv)
     survey = simulate(seed=args.seed)
-    calibration = learn(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
+    calibration = learn_corrections(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
     assert calibration.evidence is not None
     names = np.asarray(calibration.evidence["LABEL"]).astype(str)
     ratios: dict[tuple[str, float, float], list[tuple[float, ...]]] = {}
     for name, label in calibration.labels.items():
-        extra = Settings().external_scatter * {"TEFF": 50.0}.get(name, 1.0)
+        extra = SimulationSettings().external_scatter * {"TEFF": 50.0}.get(name, 1.0)
         for one in external_errors(calibration.evidence[names == name]):
             true = np.hypot(one.claimed, extra)
             found = (one.external / true, one.claimed / true, np.hypot(one.claimed, label.scatter) / true, one.rows)

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table, vstack
 
-from calibration.apply import apply
-from calibration.binaries import read_composition
+from calibration.binaries import read_published_abundances
 from calibration.catalog import Catalog
-from calibration.learn import learn
+from calibration.correction import correct
+from calibration.learning import learn_corrections
 from calibration.references import PairTable, Stars
-from calibration.simulate import EMULATOR_HASH, Settings, Survey, simulate
+from calibration.simulate import EMULATOR_HASH, SimulationSettings, Survey, simulate
 
 ELEMENTS = ("Mg", "Si", "Ca", "Ti", "Cr", "Ni")
 LABELS = ("FE_H", *(f"{element.upper()}_FE" for element in ELEMENTS))
@@ -52,7 +52,8 @@ class Recovered:
 
 def recovered(folder: Path, seed: int = 4) -> list[Recovered]:
     """Calibrate the pairs of the folder of published tables among simulated stars."""
-    survey = simulate(Settings(elements=ELEMENTS, pairs=300, survey_sizes=(500, 200), test_stars=10), seed=seed)
+    design = SimulationSettings(elements=ELEMENTS, pairs=300, survey_sizes=(500, 200), test_stars=10)
+    survey = simulate(design, seed=seed)
     truth = _stars(folder)
     raw = _with_bias(truth, survey)
     catalog = vstack([survey.catalog, raw], metadata_conflicts="silent")
@@ -61,10 +62,10 @@ def recovered(folder: Path, seed: int = 4) -> list[Recovered]:
     first = np.concatenate([survey.pairs[0].first.ids, ids[0::2]])
     second = np.concatenate([survey.pairs[0].second.ids, ids[1::2]])
     pairs = PairTable("binaries", Stars(first), Stars(second), np.ones(len(first)))
-    calibration = learn(Catalog.from_table(catalog), [pairs], survey.clusters, survey.labels)
+    calibration = learn_corrections(Catalog.from_table(catalog), [pairs], survey.clusters, survey.labels)
     evidence = calibration.evidence
     good = np.array(evidence[(evidence["LABEL"] == "FE_H") & (evidence["SET"] == "binaries")]["GOOD"])
-    calibrated = apply(Catalog.from_table(catalog), calibration).table[-len(raw) :]
+    calibrated = correct(Catalog.from_table(catalog), calibration).table[-len(raw) :]
     return [
         Recovered(
             name,
@@ -84,10 +85,10 @@ def _difference(table: Table, label: str, pair: int) -> float:
 
 def _stars(folder: Path) -> Table:
     """Published labels, two rows a pair, in the order of `PAIRS`."""
-    brewer = read_composition(folder / "brewer.csv").values
-    biazzo = read_composition(folder / "biazzo2015_XO2.csv").values
-    mack = read_composition(folder / "mack14_abundances.csv").values
-    teske = read_composition(folder / "teske16_wasp94AB.csv").values["deltaX/H_nostrong"]
+    brewer = read_published_abundances(folder / "brewer.csv").values
+    biazzo = read_published_abundances(folder / "biazzo2015_XO2.csv").values
+    mack = read_published_abundances(folder / "mack14_abundances.csv").values
+    teske = read_published_abundances(folder / "teske16_wasp94AB.csv").values["deltaX/H_nostrong"]
     x_h = [
         *({element: star[element][0] for element in ("Fe", *ELEMENTS)} for star in (
             brewer["HD 240430"], brewer["HD 240429"], biazzo["XO2N"], biazzo["XO2S"], mack["HD20782"], mack["HD20781"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from astropy.table import Table
-from benchmark_stars import REFERENCE, as_lamost, harps_sun, pixel_pulls_by_window
+from benchmark_stars import REFERENCE, as_lamost, harps_sun, influence_by_window
 from compare_with_survey import COLUMNS, robust
 
 from phdlspec import load_emulator, read_spectrum
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"| {words} | " + " | ".join(cells) + " |", flush=True)
         if not more:
             giants = np.flatnonzero(kind == "giants")
-            pulls = [pixel_pulls_by_window(results[i], {n: survey[n][i] for n in COLUMNS}) for i in giants]
+            pulls = [influence_by_window(results[i], {n: survey[n][i] for n in COLUMNS}) for i in giants]
     low, teff = pulls[0][0], np.median([by_label["TEFF"] for _, by_label in pulls], axis=0)
     strongest = np.sort(np.argsort(-np.abs(teff))[:10])
     print(

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from astropy.table import Table
 
-from calibration.pulls import Diagnostics
+from calibration.pixel_influence import Diagnostics
 from phdlspec.flags import LabelFlag
 
 DATASETS = ("wave", "flux", "sigma", "continuum", "normalised", "used", "jacobian")

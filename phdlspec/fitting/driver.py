@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def fit(spectrum: Spectrum, emulator: Emulator, mode: str = "full", seed: int = 1, **settings) -> FitResult:
+def fit(spectrum: Spectrum, emulator: Emulator, mode: str = "full", seed: int = 1, **settings: Any) -> FitResult:
     """Fit one spectrum; `settings` are those of `FitSettings`. Raises `UserError` where that is impossible."""
     result = fit_batch([spectrum], emulator, FitSettings(mode=mode, seed=seed, **settings), keep=True)[0]
     if result.flag & StarFlag.FAILED:

@@ -7,10 +7,10 @@ import copy
 import pytest
 
 from calibration.catalog import Catalog
-from calibration.learn import learn
-from calibration.simulate import Settings, simulate
+from calibration.learning import learn_corrections
+from calibration.simulate import SimulationSettings, simulate
 
-SMALL = Settings(elements=("Mg", "C"), pairs=150, members=60, survey_sizes=(250, 120), test_stars=800)
+SMALL = SimulationSettings(elements=("Mg", "C"), pairs=150, members=60, survey_sizes=(250, 120), test_stars=800)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def survey():
 
 @pytest.fixture(scope="session")
 def calibration(survey):
-    return learn(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
+    return learn_corrections(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from calibration.binaries import read_composition, read_pairs
+from calibration.binaries import read_pairs, read_published_abundances
 from calibration.clusters import Diffusion, read_clusters, read_diffusion_template
 from calibration.scales import read_solar_scale
 from calibration.surveys import position_of_2mass, read_labels, stars_of
@@ -169,16 +169,16 @@ _AT_HAND = {
     "clusters_physical_logg.txt": read_labels,
     "gbs_v3_tmass_gaiadr3_hip_allwise_all_lite.fits": read_labels,
     "irfm_temp.fits": read_labels,
-    "wide_binaries/CIchondrites.csv": read_composition,
+    "wide_binaries/CIchondrites.csv": read_published_abundances,
     "wide_binaries/asplund2009.csv": read_solar_scale,
-    "wide_binaries/atomicmass.csv": read_composition,
-    "wide_binaries/biazzo2015_XO2.csv": read_composition,
-    "wide_binaries/brewer.csv": read_composition,
-    "wide_binaries/mack14_abundances.csv": read_composition,
-    "wide_binaries/mcdonough2001.csv": read_composition,
-    "wide_binaries/melendez2017.csv": read_composition,
-    "wide_binaries/ramirez2015_XO2.csv": read_composition,
-    "wide_binaries/teske16_wasp94AB.csv": read_composition,
+    "wide_binaries/atomicmass.csv": read_published_abundances,
+    "wide_binaries/biazzo2015_XO2.csv": read_published_abundances,
+    "wide_binaries/brewer.csv": read_published_abundances,
+    "wide_binaries/mack14_abundances.csv": read_published_abundances,
+    "wide_binaries/mcdonough2001.csv": read_published_abundances,
+    "wide_binaries/melendez2017.csv": read_published_abundances,
+    "wide_binaries/ramirez2015_XO2.csv": read_published_abundances,
+    "wide_binaries/teske16_wasp94AB.csv": read_published_abundances,
     "wide_binaries/tgas.csv": _read_stars,
 }
 
@@ -214,8 +214,8 @@ def test_label_tables_at_hand(shared_data):
 def test_pair_tables_at_hand(shared_data):
     """The published differences, the two studies of XO-2 among each other too."""
     folder = shared_data / "reference" / "wide_binaries"
-    ramirez = read_composition(folder / "ramirez2015_XO2.csv").values["Delta[X/H]"]
-    biazzo = read_composition(folder / "biazzo2015_XO2.csv")
+    ramirez = read_published_abundances(folder / "ramirez2015_XO2.csv").values["Delta[X/H]"]
+    biazzo = read_published_abundances(folder / "biazzo2015_XO2.csv")
     assert ramirez["Fe"][0] == pytest.approx(0.055, abs=0.002)
     from_stars, stated = biazzo.difference("XO2N", "XO2S"), biazzo.values["deltaXH"]
     common = sorted(set(ramirez) & set(stated))
@@ -224,12 +224,12 @@ def test_pair_tables_at_hand(shared_data):
     gap = np.array([(ramirez[e][0] - stated[e][0]) / np.hypot(ramirez[e][1], stated[e][1]) for e in common])
     assert len(common) >= 20
     assert np.sqrt(np.mean(gap**2)) < 2.0
-    kronos = read_composition(folder / "brewer.csv").difference("HD 240430", "HD 240429")
+    kronos = read_published_abundances(folder / "brewer.csv").difference("HD 240430", "HD 240429")
     assert kronos["Fe"][0] == pytest.approx(0.19)
-    assert read_composition(folder / "mack14_abundances.csv").values["HD20782"]["Na"] == (-0.08, 0.03)
-    teske = read_composition(folder / "teske16_wasp94AB.csv").values
+    assert read_published_abundances(folder / "mack14_abundances.csv").values["HD20782"]["Na"] == (-0.08, 0.03)
+    teske = read_published_abundances(folder / "teske16_wasp94AB.csv").values
     assert teske["deltaX/H_nostrong"]["Na"] == (0.0, 0.006)
-    assert read_composition(folder / "melendez2017.csv").values["[X/H]"]["C"] == (0.043, 0.014)
-    assert read_composition(folder / "mcdonough2001.csv").values["bulkearth"]["Mg"][0] == 154000
-    assert len(read_composition(folder / "atomicmass.csv").values["weight"]) > 80
+    assert read_published_abundances(folder / "melendez2017.csv").values["[X/H]"]["C"] == (0.043, 0.014)
+    assert read_published_abundances(folder / "mcdonough2001.csv").values["bulkearth"]["Mg"][0] == 154000
+    assert len(read_published_abundances(folder / "atomicmass.csv").values["weight"]) > 80
     assert len(_read_stars(folder / "tgas.csv")) == 2

@@ -8,6 +8,7 @@ import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.direct_synthesis import synthesize
 from kurucz_grids.linelists import LineList
 from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.errors import UserError
@@ -168,3 +169,17 @@ def test_compiled_kernels_give_the_same_numbers(lines, spectrum):
     again = compiled.solve(compiled.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), 1.5))
     assert torch.allclose(again.flux, spectrum.flux, atol=2e-6)
     assert torch.allclose(again.jacobian, spectrum.jacobian, atol=2e-5)
+
+
+def test_one_spectrum_with_its_derivatives_in_one_call(lines, tmp_path):
+    settings = Settings(wave_min=5150.0, wave_max=5158.0, compiled=False)
+    star = {"TEFF": 5000.0, "LOGG": 3.4, "FE_H": 0.0, "MG_FE": 0.1}
+    wave, flux, jacobian = synthesize(star, atmospheres=small_grid(), line_list=lines, settings=settings)
+    expected = Synthesizer(small_grid(), lines, settings).synthesize(star)
+    assert expected.jacobian is not None
+    np.testing.assert_array_equal(wave, expected.wave.numpy())
+    np.testing.assert_array_equal(flux, expected.flux.numpy())
+    np.testing.assert_array_equal(jacobian, expected.jacobian.numpy())
+    assert jacobian.shape == (len(GRID_LABELS), len(wave))
+    with pytest.raises(UserError, match="no such"):
+        synthesize(star, atmospheres=tmp_path / "none.npz", line_list=lines)

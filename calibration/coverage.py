@@ -18,18 +18,18 @@ _SHAPE = (40, 20, 30)
 
 
 @dataclass(frozen=True)
-class Reach:
+class Coverage:
     """Occupied cells as numbers into a fixed lattice (`CELL`, from 3000 K, logg -1, [Fe/H] -4), sorted;
     (k,)."""
 
     cells: NDArray[np.int64]
 
     @classmethod
-    def of(cls, x: NDArray) -> Reach:
+    def of(cls, x: NDArray) -> Coverage:
         """From the coordinates (n, 3) of the reference stars."""
         return cls(np.unique(_cell_number(x)))
 
-    def axis_reached(self, x: NDArray) -> NDArray[np.bool_]:
+    def covers_axes(self, x: NDArray) -> NDArray[np.bool_]:
         """True where on every axis by itself a reference star lies in this cell or the next; (n,)."""
         index = _cell_index(x)
         reached = np.ones(len(x), dtype=bool)

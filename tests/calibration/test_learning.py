@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.catalog import Catalog, Matcher
+from calibration.catalog import Catalog
 from calibration.clusters import constrains
-from calibration.learn import Settings, learn
+from calibration.learning import LearnSettings, learn_corrections
+from calibration.matching import Matcher
 from calibration.references import ClusterTable, LabelTable, PairTable, Stars
 from calibration.simulate import simulate
 from phdlspec.errors import UserError
@@ -54,7 +55,7 @@ def test_pairs_do_not_explain_their_own_noise():
         SMALL, trend_peak_to_peak=(1e-6, 2e-6), elements=(), members=0, survey_sizes=(), pairs=400
     )
     survey = simulate(replace(quiet, discrepant=0.0), seed=int(rng.integers(100)))
-    calibration = learn(Catalog.from_table(survey.catalog), survey.pairs)
+    calibration = learn_corrections(Catalog.from_table(survey.catalog), survey.pairs)
     raw = survey.noise_free[survey.test]
     value, _ = calibration.bias("FE_H", raw)
     slope = np.polyfit(raw[:, 2], value, 1)[0]
@@ -75,56 +76,57 @@ def test_match_by_position(survey):
 
 def test_excluded_label_is_left_out(catalog, survey):
     every = {(name, "MG_FE") for name in ("binaries", "M67", "survey1", "survey2")}
-    settings = Settings(exclude=frozenset(every), labels=None)
-    calibration = learn(catalog, survey.pairs, [], survey.labels[:1], settings)
+    settings = LearnSettings(exclude=frozenset(every), labels=None)
+    calibration = learn_corrections(catalog, survey.pairs, [], survey.labels[:1], settings)
     assert "no reference constrains it" in calibration.skipped["MG_FE"]
 
 
 def test_no_reference(catalog):
     with pytest.raises(UserError, match="no reference given"):
-        learn(catalog)
+        learn_corrections(catalog)
 
 
 def test_no_overlap(catalog):
     with pytest.raises(UserError, match="no reference star is in"):
-        learn(catalog, labels=[_labels(start=10_000_000)])
+        learn_corrections(catalog, labels=[_labels(start=10_000_000)])
 
 
 def test_one_reference_star(catalog):
     with pytest.raises(UserError, match="too few reference stars .* at most 1 "):
-        learn(catalog, labels=[_labels(n=1)])
+        learn_corrections(catalog, labels=[_labels(n=1)])
 
 
 def test_element_missing_everywhere(catalog):
     catalog.table["SI_FE"], catalog.table["SI_FE_ERR"] = np.nan, 0.1
+    tables = [_labels(labels=("TEFF", "SI_FE"))]
     with pytest.raises(UserError, match="SI_FE cannot be calibrated: it is missing"):
-        learn(catalog, labels=[_labels(labels=("TEFF", "SI_FE"))], settings=Settings(labels=("SI_FE",)))
+        learn_corrections(catalog, labels=tables, settings=LearnSettings(labels=("SI_FE",)))
     with pytest.raises(UserError, match="label ZZ_FE is unknown"):
-        learn(catalog, labels=[_labels()], settings=Settings(labels=("ZZ_FE",)))
+        learn_corrections(catalog, labels=[_labels()], settings=LearnSettings(labels=("ZZ_FE",)))
 
 
 def test_all_pairs_flagged(catalog, survey):
     catalog.table["FLAG"] = 1
     with pytest.raises(UserError, match="all 150 pairs .* have a flagged star"):
-        learn(catalog, survey.pairs)
+        learn_corrections(catalog, survey.pairs)
     with pytest.raises(UserError, match="all 60 stars .* are flagged"):
-        learn(catalog, clusters=survey.clusters)
+        learn_corrections(catalog, clusters=survey.clusters)
 
 
 def test_duplicate_identifiers(catalog):
     catalog.table["OBSID"][1] = catalog.table["OBSID"][0]
     with pytest.raises(UserError, match="identifier 0 occurs 2 times in column OBSID"):
-        learn(catalog, labels=[_labels()])
+        learn_corrections(catalog, labels=[_labels()])
 
 
 def test_two_references_of_one_name(catalog, survey):
     with pytest.raises(UserError, match="two references are called"):
-        learn(catalog, labels=[survey.labels[0], survey.labels[0]])
+        learn_corrections(catalog, labels=[survey.labels[0], survey.labels[0]])
 
 
 def test_unknown_anchor(catalog, survey):
     with pytest.raises(UserError, match="none of the tables of labels"):
-        learn(catalog, labels=survey.labels, settings=Settings(anchor="nobody"))
+        learn_corrections(catalog, labels=survey.labels, settings=LearnSettings(anchor="nobody"))
 
 
 def test_wrong_solar_scale(survey):
@@ -143,9 +145,9 @@ def test_solar_scale_is_converted(catalog, survey):
     "the Suns."""
     original = survey.labels[0]
     moved = LabelTable("survey1", original.stars, original.values, "Grevesse2007")
-    settings = Settings(labels=("FE_H",))
-    one = learn(catalog, labels=[original], settings=settings).bias("FE_H", survey.noise_free[:5])[0]
-    two = learn(catalog, labels=[moved], settings=settings).bias("FE_H", survey.noise_free[:5])[0]
+    settings = LearnSettings(labels=("FE_H",))
+    one = learn_corrections(catalog, labels=[original], settings=settings).bias("FE_H", survey.noise_free[:5])[0]
+    two = learn_corrections(catalog, labels=[moved], settings=settings).bias("FE_H", survey.noise_free[:5])[0]
     np.testing.assert_allclose(two - one, 0.05, atol=0.005)
 
 

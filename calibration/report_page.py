@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from calibration.catalog import AXES
 from calibration.external import MIN_ROWS, SnrBin, external_errors
 from calibration.model import robust_scatter
-from calibration.pulls import Diagnostics, windows
+from calibration.pixel_influence import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
 from calibration.tables import written_whole
 from phdlspec.errors import UserError
@@ -56,12 +56,12 @@ def write_report(calibration: Calibration, folder: str | Path, diagnostics: str 
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); give --out another folder") from error
     parts = [_head(calibration)]
-    pulls = Diagnostics.read(diagnostics) if diagnostics else None
+    pixels = Diagnostics.read(diagnostics) if diagnostics else None
     for name, label in calibration.labels.items():
         rows = calibration.evidence[np.asarray(calibration.evidence["LABEL"]).astype(str) == name]
         parts.append(_section(calibration, label, rows))
-    if pulls is not None:
-        parts.append(_pull_section(pulls))
+    if pixels is not None:
+        parts.append(_influence_section(pixels))
     parts.append("</body></html>")
     path = folder / "calibration.html"
     with written_whole(path) as part:
@@ -257,13 +257,13 @@ def _external_figure(bins: list[SnrBin], label: LabelCalibration):
     return figure
 
 
-def _pull_section(pulls: Diagnostics) -> str:
-    """Mean pull in windows of 20 Angstrom, the strongest windows named."""
-    parts = ["<h2>Which pixels pull</h2><p>Mean over the reference stars of each window's share in the "
+def _influence_section(found: Diagnostics) -> str:
+    """Mean influence of windows of 20 Angstrom, the strongest windows named."""
+    parts = ["<h2>Which pixels set the difference</h2><p>Mean over the reference stars of each window's share in the "
              "difference "
              "fit minus reference; the shares add up to the difference.</p>"]  # fmt: skip
-    centre, total = windows(pulls.wave, pulls.mean_pulls())
-    for i, name in enumerate(pulls.labels):
+    centre, total = windows(found.wave, found.mean_influence())
+    for i, name in enumerate(found.labels):
         figure, axes = _figure(1, 1, (13, 2.6))
         axes[0, 0].bar(centre, total[:, i], width=20)
         axes[0, 0].set_xlabel("vacuum wavelength (Angstrom)")
@@ -272,6 +272,6 @@ def _pull_section(pulls: Diagnostics) -> str:
         rows = [(f"{centre[k]:.0f}", f"{total[k, i]:+.3g}") for k in strongest]
         parts.append(
             f"<details><summary>{html.escape(name)}: {total[:, i].sum():+.3g} in all</summary>"
-            f"{_image(figure)}{_table(('window', 'pull'), rows)}</details>"
+            f"{_image(figure)}{_table(('window', 'influence'), rows)}</details>"
         )
     return "\n".join(parts)

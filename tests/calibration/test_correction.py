@@ -11,10 +11,10 @@ from astropy.io import fits
 from astropy.table import Table
 
 from calibration import command
-from calibration.apply import OUTSIDE, RELATIVE, SPARSE, UNCALIBRATED, apply
 from calibration.catalog import Catalog
-from calibration.learn import learn
-from calibration.report import write_report
+from calibration.correction import OUTSIDE, RELATIVE, SPARSE, UNCALIBRATED, correct
+from calibration.learning import learn_corrections
+from calibration.report_page import write_report
 from calibration.store import Calibration, evidence_path
 from phdlspec.errors import UserError
 
@@ -22,7 +22,7 @@ from phdlspec.errors import UserError
 def test_values_errors_and_raw_copies(catalog, calibration):
     raw, error = np.array(catalog.table["MG_FE"]), np.array(catalog.table["MG_FE_ERR"])
     bias, bias_error = calibration.bias("MG_FE", catalog.coordinates())
-    table = apply(catalog, calibration).table
+    table = correct(catalog, calibration).table
     np.testing.assert_array_equal(table["MG_FE_RAW"], raw)
     np.testing.assert_array_equal(table["MG_FE_ERR_RAW"], error)
     np.testing.assert_allclose(table["MG_FE"], raw - bias, atol=1e-6)
@@ -36,7 +36,7 @@ def test_flags_where_references_do_not_reach(catalog, calibration):
     catalog.table["LOGG"][1], catalog.table["TEFF"][1] = 0.6, 6400.0
     catalog.table["FE_H"][2] = np.nan
     catalog.table["ZN_FE"], catalog.table["ZN_FE_ERR"] = 0.1, 0.1
-    table = apply(catalog, calibration).table
+    table = correct(catalog, calibration).table
     assert table["MG_FE_CALFLAG"][0] & OUTSIDE
     assert table["MG_FE_CALFLAG"][1] & SPARSE
     assert table["MG_FE_CALFLAG"][2] == UNCALIBRATED
@@ -46,14 +46,14 @@ def test_flags_where_references_do_not_reach(catalog, calibration):
 
 
 def test_without_a_survey_only_differences_are_calibrated(catalog, survey):
-    calibration = learn(catalog, survey.pairs, survey.clusters)
-    table = apply(catalog, calibration).table
+    calibration = learn_corrections(catalog, survey.pairs, survey.clusters)
+    table = correct(catalog, calibration).table
     assert np.all(table["MG_FE_CALFLAG"] & RELATIVE)
     assert np.all(table["TEFF_CALFLAG"] == UNCALIBRATED)
 
 
 def test_calibrating_twice_is_refused(catalog, calibration):
-    table = apply(catalog, calibration).table
+    table = correct(catalog, calibration).table
     with pytest.raises(UserError, match="is calibrated already"):
         Catalog.from_table(table)
 
@@ -63,7 +63,7 @@ def test_another_checkpoint_is_refused(catalog, calibration):
     with pytest.raises(
         UserError, match="made by the emulator checkpoint another, the calibration is for simulated"
     ):
-        apply(Catalog.from_table(catalog.table), calibration)
+        correct(Catalog.from_table(catalog.table), calibration)
 
 
 def test_file_there_and_back(tmp_path, calibration, survey):

@@ -1,4 +1,4 @@
-"""Applying a calibration to a catalogue.
+"""Taking the biases that a calibration knows out of a catalogue.
 
 A label becomes raw - bias; its error the root of err^2 + (error of the bias)^2 + (external scatter)^2. Raw
 values and errors stay as `<LABEL>_RAW` and `<LABEL>_ERR_RAW`; `<LABEL>_CALFLAG` says where the references do
@@ -51,7 +51,7 @@ def check_applicable(catalog: Catalog, calibration: Calibration) -> None:
         )
 
 
-def apply(catalog: Catalog, calibration: Calibration) -> Catalog:
+def correct(catalog: Catalog, calibration: Calibration) -> Catalog:
     """The calibrated catalogue; its table is the given one, changed in place.
 
     Returns a `Catalog` whose header names the calibration (key CALIBID), so that it is not calibrated again.
@@ -86,8 +86,8 @@ def evaluate(
         for name in names:
             label = calibration.labels[name]
             bias[name][at], error[name][at] = label.bias(design)
-            bits = np.where(label.reach.axis_reached(place), 0, OUTSIDE).astype(np.uint8)
-            bits[~label.reach.near(place)] |= SPARSE
+            bits = np.where(label.coverage.covers_axes(place), 0, OUTSIDE).astype(np.uint8)
+            bits[~label.coverage.near(place)] |= SPARSE
             bits[error[name][at] > _ERROR_LIMIT.get(name, 0.1)] |= UNCERTAIN
             if not label.has_zero_point:
                 bits |= RELATIVE

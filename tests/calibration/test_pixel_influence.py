@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.pulls import Diagnostics, pixel_pulls, windows
-from calibration.report import _pull_section
+from calibration.pixel_influence import Diagnostics, pixel_influence, windows
+from calibration.report_page import _influence_section
 from phdlspec.errors import UserError
 
 
@@ -23,8 +23,8 @@ def fit():
 
 def test_pulls_add_up_to_the_displacement(fit):
     residual, jacobian, ivar, displacement = fit
-    np.testing.assert_allclose(pixel_pulls(residual, jacobian, ivar).sum(axis=0), 0, atol=1e-12)
-    pulls = pixel_pulls(residual, jacobian, ivar, displacement)
+    np.testing.assert_allclose(pixel_influence(residual, jacobian, ivar).sum(axis=0), 0, atol=1e-12)
+    pulls = pixel_influence(residual, jacobian, ivar, displacement)
     np.testing.assert_allclose(pulls.sum(axis=0), displacement, atol=1e-12)
 
 
@@ -33,7 +33,7 @@ def test_a_wrong_line_is_found(fit):
     sensitive = int(np.argmax(np.abs(jacobian[:, 1])))
     residual = residual.copy()
     residual[sensitive] += 3.0
-    pulls = pixel_pulls(residual, jacobian, ivar)
+    pulls = pixel_influence(residual, jacobian, ivar)
     assert np.argmax(np.abs(pulls[:, 1])) == sensitive
 
 
@@ -43,16 +43,16 @@ def test_unused_pixels_do_not_pull(fit):
     ivar[:10] = 0
     residual = residual.copy()
     residual[10] = np.nan
-    assert np.all(pixel_pulls(residual, jacobian, ivar, displacement)[:11] == 0)
+    assert np.all(pixel_influence(residual, jacobian, ivar, displacement)[:11] == 0)
 
 
 def test_degenerate_labels_are_refused(fit):
     residual, jacobian, ivar, _ = fit
     twice = np.column_stack([jacobian, jacobian[:, 0]])
     with pytest.raises(UserError, match="tell its labels apart"):
-        pixel_pulls(residual, twice, ivar)
-    with pytest.raises(UserError, match="pulls need"):
-        pixel_pulls(residual[:-1], jacobian, ivar)
+        pixel_influence(residual, twice, ivar)
+    with pytest.raises(UserError, match="pixels need"):
+        pixel_influence(residual[:-1], jacobian, ivar)
 
 
 def test_file_and_report_section(tmp_path, fit):
@@ -63,10 +63,10 @@ def test_file_and_report_section(tmp_path, fit):
     )
     one.write(tmp_path / "pulls.h5")
     again = Diagnostics.read(tmp_path / "pulls.h5")
-    np.testing.assert_allclose(again.mean_pulls().sum(axis=0), displacement, atol=1e-10)
-    centre, total = windows(wave, again.mean_pulls())
+    np.testing.assert_allclose(again.mean_influence().sum(axis=0), displacement, atol=1e-10)
+    centre, total = windows(wave, again.mean_influence())
     np.testing.assert_allclose(total.sum(axis=0), displacement, atol=1e-10)
-    assert "MG_FE" in _pull_section(again)
+    assert "MG_FE" in _influence_section(again)
     (tmp_path / "bad.h5").write_text("no HDF5")
     with pytest.raises(UserError, match="cannot be read"):
         Diagnostics.read(tmp_path / "bad.h5")

@@ -1,0 +1,10 @@
+from .actions import apply as apply
+from .actions import learn as learn
+from .actions import report as report
+from .catalog import Catalog as Catalog
+from .learning import LearnSettings as LearnSettings
+from .references import ClusterTable as ClusterTable
+from .references import LabelTable as LabelTable
+from .references import PairTable as PairTable
+from .references import Stars as Stars
+from .store import Calibration as Calibration

@@ -1,0 +1,9 @@
+from .atmosphere_grid import AtmosphereGrid as AtmosphereGrid
+from .checking import check_grid as check_grid
+from .direct_synthesis import Synthesized as Synthesized
+from .direct_synthesis import synthesize as synthesize
+from .importing import import_grid as import_grid
+from .linelists import LineList as LineList
+from .linelists import read_line_list as read_line_list
+from .sampling import sample_labels as sample_labels
+from .synthesis import Synthesizer as Synthesizer
