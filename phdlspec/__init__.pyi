@@ -3,9 +3,9 @@ from .catalog import read_catalog as read_catalog
 from .default_emulator import load_emulator as load_emulator
 from .emulator.emulator import Emulator as Emulator
 from .errors import UserError as UserError
-from .fitting.driver import FitSettings as FitSettings
 from .fitting.driver import fit as fit
 from .fitting.result import FitResult as FitResult
+from .fitting.settings import FitSettings as FitSettings
 from .io import read_spectrum as read_spectrum
 from .labels import LabelSet as LabelSet
 from .spectrum import Spectrum as Spectrum

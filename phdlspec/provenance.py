@@ -11,7 +11,7 @@ from typing import Any
 
 from phdlspec import __version__
 from phdlspec.emulator.emulator import Emulator
-from phdlspec.fitting.driver import FitSettings
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.solar import SOLAR_SCALE
 
 

@@ -19,8 +19,9 @@ from astropy.io import fits
 
 from calibration.pixel_influence import pixel_influence
 from phdlspec import load_emulator
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.labels import ELEMENTS, LABELS
 from phdlspec.lsf import broaden
 from phdlspec.mock import relative_snr

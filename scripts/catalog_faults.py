@@ -28,8 +28,8 @@ import phdlspec.catalog.run as run_module
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.rows import NAMES
 from phdlspec.emulator.emulator import Emulator
-from phdlspec.fitting.driver import FitSettings
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost

@@ -27,7 +27,7 @@ import phdlspec.catalog.run as run_module
 from phdlspec import load_emulator
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.store import ChunkStore
-from phdlspec.fitting.driver import FitSettings
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.io import write_lamost
 
 DIFFERENT = 100  # files of the quick runs that are not copies

@@ -2,10 +2,10 @@
 
     python scripts/cmaes_comparison.py phdlspec/data/example.fits.gz spec-*.fits.gz --mocks 2
 
-Each star is searched from the optimum that `phdlspec.fitting.polish` finds, as the full mode does, and from the entry
-of the look-up, where all the way is left to the search. Log posteriors are relative to the polished optimum: of the
-search's best point, and after that point has been polished. Seconds are CPU seconds of one thread for one star, so that
-other jobs on the machine do not count; the batched code is run once on all stars and its time divided among them.
+Each star is searched from the optimum that `phdlspec.fitting.levenberg_marquardt` finds, as the full mode does, and
+from the entry of the look-up, where all the way is left to the search. Log posteriors are relative to that optimum: of
+the search's best point, and after that point has been polished. Seconds are CPU seconds of one thread for one star, so
+that other jobs on the machine do not count; the batched code is run once on all stars and its time divided among them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from phdlspec.fitting.cmaes import (
     first_covariance,
     search,
 )
-from phdlspec.fitting.polish import Polished, polish
+from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
 from phdlspec.fitting.preparation import groups, prepare
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
@@ -64,8 +64,9 @@ class Row:
         )
 
 
-def search_with_cma(problem: Problem, local: Polished, seed: int) -> Searched:
-    """What `search` does, for one star, with the package; in coordinates in which the first population is round."""
+def search_with_cma(problem: Problem, local: Optimum, seed: int) -> tuple[Searched, str]:
+    """What `search` does, for one star, with the package, and why that stopped; in coordinates in which the first
+    population is round."""
     root = torch.linalg.cholesky(first_covariance(local.expansion.hessian))[0]
     z, value = local.z[0], float(local.expansion.log_posterior[0])
     evaluations, attempt, reason = 0, 0, ""
@@ -88,33 +89,34 @@ def search_with_cma(problem: Problem, local: Polished, seed: int) -> Searched:
         if gain < WORTHWHILE:
             break
     one = torch.tensor([evaluations]), torch.tensor([attempt])
-    return Searched(z[None], z.new_tensor([value]), *one, (reason,))
+    return Searched(z[None], z.new_tensor([value]), *one, local.stop_reason), reason
 
 
 def compare(problem: Problem, start: Tensor, names: list[str]) -> Iterator[Row]:
     """Both codes from both starts for the stars of one problem; `start` (S, D) is the look-up's."""
-    optimum = polish(problem, start)
-    for label, local in (("optimum", optimum), ("look-up", polish(problem, start, max_iterations=1))):
+    optimum = levenberg_marquardt(problem, start)
+    for label, local in (("optimum", optimum), ("look-up", levenberg_marquardt(problem, start, max_iterations=1))):
         begin = time.process_time()
         ours = search(problem, local, StarRandom(1, names, problem.device))
         share = (time.process_time() - begin) / len(names)
-        after = polish(problem, ours.z).expansion.log_posterior
+        after = levenberg_marquardt(problem, ours.z).expansion.log_posterior
         for s, name in enumerate(names):
             index = torch.tensor([s], device=problem.device)
             one = problem.select(index)
             best = optimum.expansion.log_posterior[s]
             yield Row(
                 name, label, "batched", float(ours.log_posterior[s] - best), float(after[s] - best),
-                int(ours.evaluations[s]), int(ours.restarts[s]), share, ours.stop_reason[s],
+                int(ours.evaluations[s]), int(ours.restarts[s]), share, ours.stop_reason[s].value,
             )  # fmt: skip
             begin = time.process_time()
-            single = Polished(local.z[index], local.expansion.select(index), ("",), local.iterations[index])
-            theirs = search_with_cma(one, single, seed=s + 1)
+            reasons, steps = local.stop_reason[s : s + 1], local.iterations[index]
+            single = Optimum(local.z[index], local.expansion.select(index), reasons, steps)
+            theirs, reason = search_with_cma(one, single, seed=s + 1)
             seconds = time.process_time() - begin
-            polished = polish(one, theirs.z).expansion.log_posterior[0]
+            polished = levenberg_marquardt(one, theirs.z).expansion.log_posterior[0]
             yield Row(
                 name, label, "cma", float(theirs.log_posterior[0] - best), float(polished - best),
-                int(theirs.evaluations[0]), int(theirs.restarts[0]), seconds, theirs.stop_reason[0],
+                int(theirs.evaluations[0]), int(theirs.restarts[0]), seconds, reason,
             )  # fmt: skip
 
 

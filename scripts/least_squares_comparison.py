@@ -2,7 +2,7 @@
 
     python scripts/least_squares_comparison.py --n 20
 
-Mock stars of the emulator are fitted (a) together by `phdlspec.fitting.polish`, (b) one after another by
+Mock stars of the emulator are fitted (a) together by `phdlspec.fitting.levenberg_marquardt`, (b) one after another by
 `least_squares` (MINPACK's Levenberg-Marquardt) with the exact Jacobian, (c) the same with forward differences. The
 posterior is written as a sum of squares: with W = D^-1/2 (notation of `phdlspec.likelihood`) continuum coefficients c
 and amplitudes a of the model's error minimise
@@ -29,11 +29,12 @@ from phdlspec import load_emulator
 from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.coordinates import Coordinates
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.levenberg_marquardt import levenberg_marquardt
 from phdlspec.fitting.lookup import Lookup, velocity_templates
-from phdlspec.fitting.polish import polish
 from phdlspec.fitting.preparation import observations, prepare
 from phdlspec.fitting.problem import Problem
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.likelihood import CONTINUUM_PRIOR_WIDTH, Likelihood
 from phdlspec.masks import DEFAULT_INTERVALS, wavelength_mask
 from phdlspec.mock import mock_lamost
@@ -42,7 +43,7 @@ from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
 STEP = 3e-3  # of the forward differences in z: below it the emulator's float32 shows
-FTOL = 1e-6  # of the sum of squares, some 4,000: the same gain of 2e-3 in lnL at which `polish` stops
+FTOL = 1e-6  # of the sum of squares, some 4,000: the same gain of 2e-3 in lnL at which ours stops
 
 Array = NDArray[np.float64]
 
@@ -77,7 +78,7 @@ def prepare_problem(spectra: list[Spectrum], emulator: Emulator) -> tuple[Proble
     coordinates = Coordinates.around(emulator.labels, rv, resolution_width=0.1)
     start = coordinates.coordinates(torch.cat([labels, rv[:, None].double(), torch.zeros_like(labels[:, :1])], dim=1))
     problem = Problem(emulator, Likelihood.of(data), coordinates)
-    rough = polish(problem, start, max_iterations=15, tolerance=0.5).z
+    rough = levenberg_marquardt(problem, start, max_iterations=15, tolerance=0.5).z
     continuum = problem.likelihood.continuum(problem.flux(rough)[:, None])[:, 0]
     theta, velocity, _ = coordinates.split(coordinates.parameters(rough))
     floor = emulator.error_floor(data.wave / (1.0 + velocity[:, None] / SPEED_OF_LIGHT_KM_S), theta)
@@ -173,7 +174,7 @@ def main() -> None:
     problem, start = prepare_problem(spectra, emulator)
 
     began = time.process_time()
-    ours = polish(problem, start)
+    ours = levenberg_marquardt(problem, start)
     own_seconds = time.process_time() - began
     reference = ours.expansion.log_posterior.numpy()
     print(

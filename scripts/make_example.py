@@ -21,7 +21,8 @@ from kurucz_grids.linelists import read_line_list
 from kurucz_grids.linelists.solar_gf import with_solar_gf
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.io import read_spectrum, write_lamost
 from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid, degrade

@@ -19,7 +19,8 @@ from benchmark_stars import REFERENCE, as_lamost, harps_sun, influence_by_window
 from compare_with_survey import COLUMNS, robust
 
 from phdlspec import load_emulator, read_spectrum
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval
 
 EACH, MIN_SNR, MIN_TEFF = 8, 50.0, 4500.0  # stars of a kind, in g; the emulator is trusted from there on

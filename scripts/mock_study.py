@@ -23,8 +23,9 @@ import torch
 from tqdm import tqdm
 
 from phdlspec import load_emulator
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from phdlspec import load_emulator
 from phdlspec.direct_synthesis import direct_synthesis
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost

@@ -25,8 +25,9 @@ from mock_study import choose
 
 from phdlspec import load_emulator, read_spectrum
 from phdlspec.emulator.emulator import Emulator
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost

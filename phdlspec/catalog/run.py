@@ -26,8 +26,9 @@ from phdlspec.catalog.store import ChunkStore
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
-from phdlspec.fitting.driver import FitSettings, fit_batch, out_of_memory
+from phdlspec.fitting.driver import fit_batch, out_of_memory
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import reading
 from phdlspec.io.resolution import ResolvingPower

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import direct_synthesis
 from phdlspec.errors import UserError
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import LabelFlag, StarFlag, star_words
 from phdlspec.io import read_spectrum, reading
 from phdlspec.masks import mask_table, read_intervals

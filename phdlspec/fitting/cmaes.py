@@ -20,27 +20,25 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from phdlspec.fitting.polish import CONVERGED, ITERATION_LIMIT, Polished
+from phdlspec.fitting.levenberg_marquardt import Optimum
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
-
-DEGENERATE = "degenerate covariance"
-NO_VALUE = "no finite value in a population"
+from phdlspec.fitting.stop_reason import StopReason
 
 WIDENING = 3.0  # the search starts that much wider than the posterior's expansion, but never wider than the prior
 MAX_ITERATIONS = 200
 MAX_RESTARTS = 2
-TOLERANCE = 0.05  # of lnL within a population and over its last generations: the polish does the rest
+TOLERANCE = 0.05  # of lnL within a population and over its last generations: the optimiser does the rest
 WORTHWHILE = 1.0  # gain in lnL that asks for a restart with a doubled population
 
 
-class Posterior(Protocol):
+class Objective(Protocol):
     """What is maximised: S functions of D coordinates (`Problem` is one)."""
 
     def log_posterior(self, z: Tensor) -> Tensor:
         """Values (S, N) at z (S, N, D); what is not finite counts as worst."""
 
-    def select(self, index: Tensor) -> Posterior:
+    def select(self, index: Tensor) -> Objective:
         """The functions of some stars."""
 
 
@@ -54,17 +52,17 @@ class Searched:
     log_posterior : (S,) values there; -inf where none was finite
     evaluations : (S,) spent
     restarts : (S,) made
-    stop_reason : one text per star, of its last run
+    stop_reason : one per star, of its last run
     """
 
     z: Tensor
     log_posterior: Tensor
     evaluations: Tensor
     restarts: Tensor
-    stop_reason: tuple[str, ...]
+    stop_reason: tuple[StopReason, ...]
 
 
-def search(problem: Problem, local: Polished, random: StarRandom) -> Searched:
+def search(problem: Problem, local: Optimum, random: StarRandom) -> Searched:
     """Look for better optima of S stars around those that have been found; the population is twice the usual one."""
     covariance = first_covariance(local.expansion.hessian)
     population = 2 * default_population(problem.n_dim)
@@ -85,7 +83,7 @@ def default_population(n_dim: int) -> int:
 
 
 def maximise(
-    problem: Posterior,
+    problem: Objective,
     start: Tensor,
     value: Tensor,
     covariance: Tensor,
@@ -104,12 +102,13 @@ def maximise(
     root = torch.linalg.cholesky(covariance.to(torch.float64))
     evaluations = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     restarts = torch.full_like(evaluations, -1)
-    reason = [""] * len(z)
+    reason = [StopReason.ITERATION_LIMIT] * len(z)
     active = torch.arange(len(z), device=z.device)
     for attempt in range(max_restarts + 1):
         strategy = Strategy.of(z.shape[1], population * 2**attempt, z.device)
         part = problem.select(active)
-        run = _Run(strategy, part, z[active], best[active], root[active], random.select(active.tolist()), tolerance)
+        own = random.select(active.tolist())
+        run = _SingleRun(strategy, part, z[active], best[active], root[active], own, tolerance)
         run.until_stopped(max_iterations)
         gain = run.value - best[active]
         z[active], best[active] = run.z, run.value
@@ -183,7 +182,7 @@ class Strategy:
 
 
 @dataclass(frozen=True)
-class _State:
+class _Distribution:
     """Search distributions of the stars that are still running: N(mean, sigma^2 C) with C = root root^T."""
 
     mean: Tensor  # (S, D)
@@ -195,17 +194,17 @@ class _State:
     history: Tensor  # (S, memory) best values of the last generations
 
     @classmethod
-    def first(cls, mean: Tensor, root: Tensor, memory: int) -> _State:
+    def first(cls, mean: Tensor, root: Tensor, memory: int) -> _Distribution:
         stars = len(mean)
         return cls(
             mean, mean.new_ones(stars), root @ root.mT, root, torch.zeros_like(mean), torch.zeros_like(mean),
             mean.new_full((stars, memory), math.nan),
         )  # fmt: skip
 
-    def select(self, index: Tensor) -> _State:
-        return _State(*(getattr(self, f.name)[index] for f in fields(self)))
+    def select(self, index: Tensor) -> _Distribution:
+        return _Distribution(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def updated(self, s: Strategy, x: Tensor, value: Tensor, generation: int) -> _State:
+    def updated(self, s: Strategy, x: Tensor, value: Tensor, generation: int) -> _Distribution:
         """The next distributions, from normal numbers x (S, N, D) and values (S, N) of generation 1, 2, ..."""
         order = torch.argsort(value, dim=1, descending=True, stable=True)
         x = torch.gather(x, 1, order[..., None].expand_as(x))
@@ -232,7 +231,8 @@ class _State:
         root, failure = torch.linalg.cholesky_ex(covariance)
         root = torch.where(failure[:, None, None] > 0, math.nan, root)
         best = torch.gather(value, 1, order[:, :1])
-        return _State(mean, sigma, covariance, root, sigma_path, path, torch.cat([self.history[:, 1:], best], dim=1))
+        history = torch.cat([self.history[:, 1:], best], dim=1)
+        return _Distribution(mean, sigma, covariance, root, sigma_path, path, history)
 
 
 def _unit_variance(rate: float, mu_eff: float) -> float:
@@ -240,13 +240,13 @@ def _unit_variance(rate: float, mu_eff: float) -> float:
     return (rate * (2.0 - rate) * mu_eff) ** 0.5
 
 
-class _Run:
+class _SingleRun:
     """One run of S stars from their best points so far, without restarts."""
 
     def __init__(
         self,
         strategy: Strategy,
-        problem: Posterior,
+        problem: Objective,
         start: Tensor,
         value: Tensor,
         root: Tensor,
@@ -254,10 +254,10 @@ class _Run:
         tolerance: float,
     ):
         self.strategy, self.problem, self.random, self.tolerance = strategy, problem, random, tolerance
-        self.state = _State.first(start, root, strategy.memory)
+        self.state = _Distribution.first(start, root, strategy.memory)
         self.z, self.value = start.clone(), value.clone()
         self.generations = torch.zeros(len(start), dtype=torch.int64, device=start.device)
-        self.reason = [ITERATION_LIMIT] * len(start)
+        self.reason = [StopReason.ITERATION_LIMIT] * len(start)
         self.active = torch.arange(len(start), device=start.device)
 
     def until_stopped(self, max_iterations: int) -> None:
@@ -289,9 +289,9 @@ class _Run:
         recent = state.history.amax(1) - state.history.amin(1)  # NaN until the history is full
         spread = value.amax(1) - value.amin(1)
         ended = {
-            CONVERGED: (recent < self.tolerance) & (spread < self.tolerance),
-            NO_VALUE: ~torch.isfinite(value).any(1),
-            DEGENERATE: ~torch.isfinite(state.root).all(2).all(1) | ~torch.isfinite(state.sigma),
+            StopReason.CONVERGED: (recent < self.tolerance) & (spread < self.tolerance),
+            StopReason.NO_VALUE: ~torch.isfinite(value).any(1),
+            StopReason.DEGENERATE: ~torch.isfinite(state.root).all(2).all(1) | ~torch.isfinite(state.sigma),
         }  # fmt: skip
         stopped = torch.zeros_like(self.active, dtype=torch.bool)
         for reason, holds in ended.items():

@@ -4,8 +4,8 @@ In coordinates whitened by the Hessian at the optimum the posterior is close to 
 steps crosses it, and 35 dimensions mix as fast as two. Weakly measured labels (VBROAD, oxygen) are wider than their
 Hessian says, so that halfway through the warm-up the coordinates are whitened again, by the covariance of the draws
 made so far, drawn towards the unit matrix. Between trajectories a few draws of the linearised posterior are proposed
-(`independence`), which cost no gradient and get a chain out of corners where steps would have to be small (oxygen near
-its bound). Each star has several chains, its own step size (dual averaging towards an acceptance of 0.8: Hoffman &
+(`linear_proposals`), which cost no gradient and get a chain out of corners where steps would have to be small (oxygen
+near its bound). Each star has several chains, its own step size (dual averaging towards an acceptance of 0.8: Hoffman &
 Gelman 2014, JMLR 15, 1593) and its own random numbers. Trajectories have random lengths, so that no period is met.
 Rounds are added to each star until it has the effective sample size that is asked for.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from phdlspec.fitting.convergence import effective_sample_size, split_rhat
-from phdlspec.fitting.independence import LinearProposals
+from phdlspec.fitting.linear_proposals import LinearProposals
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 

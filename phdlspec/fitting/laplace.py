@@ -16,8 +16,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from phdlspec.fitting.levenberg_marquardt import Optimum
 from phdlspec.fitting.linear import DRAWN_EDGE, LinearPosterior
-from phdlspec.fitting.polish import Polished
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 
@@ -137,7 +137,7 @@ def _fit_generalised_pareto(x: Tensor) -> tuple[Tensor, Tensor]:
     return (shape * n + 0.5 * 10.0) / (n + 10.0), sigma
 
 
-def importance_sample(problem: Problem, best: Polished, random: StarRandom, draws: int = 512) -> WeightedSample:
+def importance_sample(problem: Problem, best: Optimum, random: StarRandom, draws: int = 512) -> WeightedSample:
     """Sample the posteriors of S stars from their optima, with as many draws for each.
 
     Where the weights have a heavy tail, or too few draws count, the draws are moved as a whole to the mean that their

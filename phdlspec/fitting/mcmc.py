@@ -1,7 +1,7 @@
 """Ensemble MCMC with emcee (Foreman-Mackey et al. 2013), all walkers of half an ensemble in one batch.
 
 Moves that know only the ensemble need of the order of a hundred steps for one independent draw in 35 dimensions. Most
-moves here propose draws of the linearised posterior instead (`independence`): half of them are taken, and some ten
+moves here propose draws of the linearised posterior instead (`linear_proposals`): half of them are taken, and some ten
 steps make an independent draw. Differential evolution is mixed in for walkers in places that such draws reach too
 rarely. The chain grows until it holds the effective sample size that is asked for, or says that it does not.
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.fitting.convergence import autocorrelation_time, split_rhat
-from phdlspec.fitting.independence import LinearProposals
+from phdlspec.fitting.linear_proposals import LinearProposals
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 

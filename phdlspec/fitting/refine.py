@@ -15,7 +15,7 @@ from torch import Tensor
 from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
-from phdlspec.fitting.polish import polish
+from phdlspec.fitting.levenberg_marquardt import levenberg_marquardt
 from phdlspec.fitting.problem import Problem
 from phdlspec.labels import GRID_ROLES, Role
 from phdlspec.lsf import project, project_with_derivatives
@@ -87,9 +87,9 @@ def refine(problem: Problem, z: Tensor, emulator: Emulator, direct: DirectSynthe
         rms = float((problem.flux(z) - ab_initio.flux(z))[0, used].pow(2).mean().sqrt())
         if not move:
             return Refined(rms, unmoved, 0, "not refined")
-        best = polish(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE, keep_hessian=False)
+        best = levenberg_marquardt(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE, keep_hessian=False)
     except UserError as error:
         return Refined(rms, unmoved, 0, first_line(error))
     coordinates = problem.coordinates
     shift = (coordinates.parameters(best.z) - coordinates.parameters(z))[0]
-    return Refined(rms, shift, int(best.iterations[0]), best.stop_reason[0])
+    return Refined(rms, shift, int(best.iterations[0]), best.stop_reason[0].value)

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.arms import ArmShift
 from phdlspec.fitting.coordinates import Coordinates
-from phdlspec.fitting.polish import Polished
+from phdlspec.fitting.error_model import ErrorModel
+from phdlspec.fitting.levenberg_marquardt import Optimum
+from phdlspec.fitting.posteriors import AT_BOUND, PosteriorSample
 from phdlspec.fitting.preparation import Prepared
 from phdlspec.fitting.problem import Expansion, Problem
 from phdlspec.fitting.random import StarRandom
@@ -19,13 +22,11 @@ from phdlspec.fitting.refine import Refined
 from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.labels import STRUCTURE
-from phdlspec.likelihood import Likelihood
 from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected
 from phdlspec.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
-AT_BOUND = 0.02  # of a label's range
 LOW_SNR = 10.0
 POOR_RCHI2 = 3.0
 MANY_OUTLIERS = 0.03
@@ -33,59 +34,38 @@ KEPT_DRAWS = 400
 
 
 @dataclass(frozen=True)
-class Posterior:
-    """Draws of one star in coordinates z (N, D), weight (N,) or None for equal ones; how they were made; whether they
-    stand for the posterior; and whether a sampler had to do what the fast mode could not."""
+class FittedStars:
+    """What the stages of a fit found of S stars that share their pixels.
 
-    z: Tensor
-    weight: Tensor | None
-    mode: str
-    reliable: bool
-    diagnostics: dict[str, float]
-    fell_back: bool = False
-
-
-@dataclass(frozen=True)
-class ArmShift:
-    """Shift (S,) of the last arm's wavelengths against the first's, km/s, and the variance (S,) by which taking it
-    out makes the velocity less certain: the last arm has lost its say in it."""
-
-    shift: Tensor
-    velocity_variance: Tensor
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the stages found of S stars that share their pixels.
-
-    problem : with all that is known of the errors, without outlying pixels; stated : likelihood with the stated noise
-    and the emulator's error alone, by which a fit is judged; outliers (S, P) bool; refined : where direct synthesis
-    was at hand; seconds : a star, by stage.
+    refined : where direct synthesis was at hand; seconds : a star, by stage.
     """
 
     members: list[Prepared]
     emulator: Emulator
     random: StarRandom
-    problem: Problem
-    stated: Likelihood
-    best: Polished
-    posteriors: list[Posterior]
+    errors: ErrorModel
+    best: Optimum
+    posteriors: list[PosteriorSample]
     velocities: Velocities
-    outliers: Tensor
     arms: ArmShift
     refined: list[Refined | None]
     seconds: dict[str, float]
 
+    @property
+    def problem(self) -> Problem:
+        """What was maximised and sampled."""
+        return self.errors.problem
+
     def results(self, keep: bool) -> list[FitResult]:
         """One result a star; `keep` adds best model and draws."""
         bounds = cramer_rao(self.best.expansion, self.problem.coordinates)
-        chi2 = self.stated.chi2(self.problem.flux(self.best.z)[:, None])[:, 0]
+        chi2 = self.errors.stated.chi2(self.problem.flux(self.best.z)[:, None])[:, 0]
         return [self._result(s, bounds[s], float(chi2[s]), keep) for s in range(len(self.members))]
 
     def _result(self, star: int, bound: Tensor, chi2: float, keep: bool) -> FitResult:
         coordinates, spectrum = self.problem.coordinates, self.members[star].spectrum
         parameters, weight = self._labels_of(star)
-        stop_reason, diagnostics = self.best.stop_reason[star], self._diagnostics(star)
+        stop_reason, diagnostics = self.best.stop_reason[star].value, self._diagnostics(star)
         checked = self.refined[star]
         if checked is not None:
             parameters = parameters + checked.shift
@@ -107,7 +87,7 @@ class Found:
                 StarFlag.NOT_CONVERGED: not converged,
                 StarFlag.OUTSIDE_GRID: _structure_at_bound(coordinates.names, label_flag),
                 StarFlag.UNTRUSTED_REGION: not trusted,
-                StarFlag.MANY_OUTLIERS: float(self.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
+                StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
                 **_conditions_of(spectrum),
             }
@@ -142,7 +122,7 @@ class Found:
             **self.posteriors[star].diagnostics,
             "iterations": float(self.best.iterations[star]),
             "velocity_significance": float(self.velocities.significance[star]),
-            "outliers": float(self.outliers[star].sum()),
+            "outliers": float(self.errors.outliers[star].sum()),
             "red_arm_km_s": float(self.arms.shift[star]),
         }
 
@@ -166,7 +146,7 @@ class Found:
         model, level, normalised = (a.double().cpu().numpy() for a in arrays)
         return ModelSpectrum(
             wave=member.spectrum.wave, flux=member.spectrum.flux, sigma=sigma.double().cpu().numpy(),
-            model=model, continuum=level, used=used.cpu().numpy(), outlier=self.outliers[star].cpu().numpy(),
+            model=model, continuum=level, used=used.cpu().numpy(), outlier=self.errors.outliers[star].cpu().numpy(),
             normalised=normalised, jacobian=jacobian[0, :, : one.n_dim].cpu().numpy(),
         )  # fmt: skip
 

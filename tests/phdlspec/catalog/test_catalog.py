@@ -20,8 +20,8 @@ from phdlspec.catalog.rows import NAMES, covariance
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.cli import main
 from phdlspec.errors import UserError
-from phdlspec.fitting.driver import FitSettings
 from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid

@@ -22,7 +22,7 @@ from astropy.table import Table
 
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.errors import UserError
-from phdlspec.fitting.driver import FitSettings
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import write_lamost
 from phdlspec.mock import mock_lamost

@@ -12,7 +12,8 @@ from astropy.table import Table
 from phdlspec.cli import main
 from phdlspec.commands import emulate
 from phdlspec.errors import UserError
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile.parts import Parts
 from tests.phdlspec import tiny
 

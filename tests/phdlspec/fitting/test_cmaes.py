@@ -16,17 +16,16 @@ import torch
 from torch import Tensor
 
 from phdlspec.fitting.cmaes import (
-    DEGENERATE,
-    NO_VALUE,
     WORTHWHILE,
     Strategy,
     default_population,
     maximise,
     search,
 )
-from phdlspec.fitting.polish import CONVERGED, ITERATION_LIMIT, Polished
+from phdlspec.fitting.levenberg_marquardt import Optimum
 from phdlspec.fitting.problem import Expansion
 from phdlspec.fitting.random import StarRandom
+from phdlspec.fitting.stop_reason import StopReason
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -137,7 +136,7 @@ def test_needs_no_more_evaluations_than_cma(function, n_dim, repeats):
     start = torch.rand(repeats, n_dim, generator=generator(3), dtype=torch.float64)
     problem = Counted(function, list(range(repeats)))
     found = run(problem, start)
-    assert set(found.stop_reason) == {CONVERGED}
+    assert set(found.stop_reason) == {StopReason.CONVERGED}
     assert (function(found.z) < TARGET).all()
     assert torch.equal(function(found.z), -found.log_posterior)
     assert found.evaluations.tolist() == [n - 1 for n in problem.spent.values()]  # less the one at the start
@@ -230,14 +229,15 @@ class Odd:
 def test_each_star_has_its_stop_reason():
     problem, start = Odd([0, 1, 2, 3]), torch.ones(4, 4, dtype=torch.float64)
     found = run(problem, start, tolerance=1e-300, max_iterations=1000)
-    assert found.stop_reason == (ITERATION_LIMIT, NO_VALUE, DEGENERATE, ITERATION_LIMIT)
+    limit, none, degenerate = StopReason.ITERATION_LIMIT, StopReason.NO_VALUE, StopReason.DEGENERATE
+    assert found.stop_reason == (limit, none, degenerate, limit)
     found = run(problem, start, tolerance=1e-6, max_iterations=1000)
-    assert found.stop_reason[0] == CONVERGED
-    assert found.stop_reason[1] == NO_VALUE
+    assert found.stop_reason[0] == StopReason.CONVERGED
+    assert found.stop_reason[1] == StopReason.NO_VALUE
     assert found.log_posterior[1] == -math.inf
     assert torch.equal(found.z[1], start[1])
     assert found.evaluations[1] == default_population(4)
-    assert found.stop_reason[3] == CONVERGED
+    assert found.stop_reason[3] == StopReason.CONVERGED
     assert -found.log_posterior[3] < 1e-6
     assert torch.isfinite(found.z).all()
 
@@ -262,9 +262,10 @@ def test_search_leaves_a_local_optimum_and_stays_in_the_best():
         z[0, 0] = place
         hessian = 100.0 * torch.eye(5, dtype=torch.float64)[None]
         value = problem.log_posterior(z[:, None])[:, 0]
-        local = Polished(z, Expansion(value, torch.zeros_like(z), hessian, hessian, value), (CONVERGED,), value)
+        expansion = Expansion(value, torch.zeros_like(z), hessian, hessian, value)
+        local = Optimum(z, expansion, (StopReason.CONVERGED,), value)
         found = search(problem, local, StarRandom(1, ["star"]))
-        assert found.stop_reason == (CONVERGED,)
+        assert found.stop_reason == (StopReason.CONVERGED,)
         assert found.z[0, 0].item() == pytest.approx(0.4, abs=0.02)
         assert found.restarts[0] == (1 if place == 0.0 else 0)
         assert found.log_posterior[0] >= value[0]

@@ -10,9 +10,10 @@ import torch
 
 import phdlspec
 from phdlspec.errors import UserError
-from phdlspec.fitting import driver, summary
-from phdlspec.fitting.driver import FitSettings, fit_batch
+from phdlspec.fitting import driver, posteriors, summary
+from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.laplace import importance_sample
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
@@ -118,14 +119,14 @@ def test_wavelengths_in_air_are_suspected_where_the_header_knows_the_velocity(to
 
 
 def test_an_error_of_ours_costs_one_star_not_the_others(toy_emulator, stars, monkeypatch):
-    original = driver._Batch._velocities
+    original = driver.first_velocities
 
-    def broken_for_b(self):
-        if any(member.name == "b" for member in self.members):
+    def broken_for_b(data, spectrum, *rest):
+        if len(data) > 1 or spectrum.meta["OBSID"] == "b":
             raise IndexError("index 7 is out of bounds")
-        return original(self)
+        return original(data, spectrum, *rest)
 
-    monkeypatch.setattr(driver._Batch, "_velocities", broken_for_b)
+    monkeypatch.setattr(driver, "first_velocities", broken_for_b)
     found = fit_batch(stars[:2], toy_emulator, FAST)
     assert not found[0].flag & StarFlag.FAILED
     assert found[1].flag & StarFlag.FAILED
@@ -178,10 +179,10 @@ def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_t
         sample = importance_sample(*args)
         return replace(sample, pareto_k=torch.ones_like(sample.pareto_k))
 
-    monkeypatch.setattr(driver, "importance_sample", unreliable)
-    monkeypatch.setattr(driver, "FALLBACK_ESS", 10.0)
-    monkeypatch.setattr(driver, "FALLBACK_DRAWS", 20)
-    for module in (driver, summary):  # a share of each label's range: 7000 K are beyond, 5300 K are not
+    monkeypatch.setattr(posteriors, "importance_sample", unreliable)
+    monkeypatch.setattr(posteriors, "FALLBACK_ESS", 10.0)
+    monkeypatch.setattr(posteriors, "FALLBACK_DRAWS", 20)
+    for module in (posteriors, summary):  # a share of each label's range: 7000 K are beyond, 5300 K are not
         monkeypatch.setattr(module, "AT_BOUND", 0.215)
     inside, outside = fit_batch([stars[0], mock(toy_emulator, TEFF=7000.0)], toy_emulator, FAST)
     assert (inside.mode, outside.mode) == ("hmc", "fast")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phdlspec.fitting.laplace import WeightedSample, importance_sample, pareto_smooth
-from phdlspec.fitting.polish import Polished, polish
+from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.summary import weighted_quantiles
 from tests.phdlspec.fitting.test_problem import make_problem
@@ -49,13 +49,13 @@ def test_weighted_moments_and_resampling():
 
 def test_posterior_of_mock_stars_is_near_gaussian():
     problem, truth = make_problem(3, snr=100.0, seed=5)
-    best = polish(problem, problem.coordinates.coordinates(truth))
+    best = levenberg_marquardt(problem, problem.coordinates.coordinates(truth))
     random = StarRandom(3, ["0", "1", "2"])
     sample = importance_sample(problem, best, random, draws=600)
     assert (sample.pareto_k < 0.8).all()
     assert (sample.ess > 100).all()
     one = torch.tensor([1])
-    alone = Polished(best.z[one], best.expansion.select(one), best.stop_reason[1:2], best.iterations[one])
+    alone = Optimum(best.z[one], best.expansion.select(one), best.stop_reason[1:2], best.iterations[one])
     again = importance_sample(problem.select(one), alone, StarRandom(3, ["1"]), draws=600)
     sigma = sample.variance().sqrt()
     assert ((again.mean()[0] - sample.mean()[1]).abs() / sigma[1]).max() < 0.02
@@ -65,11 +65,11 @@ def test_posterior_of_mock_stars_is_near_gaussian():
 def test_draws_follow_a_posterior_that_lies_elsewhere(shift):
     """Proposals about the wrong place, as curvature makes them: moved draws find the posterior."""
     problem, truth = make_problem(1, snr=100.0, seed=5)
-    best = polish(problem, problem.coordinates.coordinates(truth))
+    best = levenberg_marquardt(problem, problem.coordinates.coordinates(truth))
     right = importance_sample(problem, best, StarRandom(3, ["0"]), draws=2000)
     error = torch.linalg.cholesky(torch.linalg.inv(best.expansion.hessian[0]))
     z = best.z + shift * (error @ torch.tensor([1.0, -1.0]).repeat(6).double())
-    off = Polished(z, replace(problem.expand(best.z), gradient=-z), best.stop_reason, best.iterations)
+    off = Optimum(z, replace(problem.expand(best.z), gradient=-z), best.stop_reason, best.iterations)
     sample = importance_sample(problem, off, StarRandom(3, ["0"]), draws=600)
     assert sample.reliable.all()
     assert ((sample.mean() - right.mean()).abs() / right.variance().sqrt()).max() < 0.45  # of a hundred draws

@@ -11,8 +11,8 @@ from phdlspec.fitting.convergence import autocorrelation_time, effective_sample_
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.hmc import sample_hmc
 from phdlspec.fitting.laplace import importance_sample
+from phdlspec.fitting.levenberg_marquardt import levenberg_marquardt
 from phdlspec.fitting.mcmc import sample_emcee
-from phdlspec.fitting.polish import polish
 from phdlspec.fitting.problem import Expansion
 from phdlspec.fitting.random import StarRandom
 from tests.phdlspec.fitting.test_problem import make_problem
@@ -85,7 +85,7 @@ def test_hmc_is_reproducible():
 def test_company_does_not_change_a_star():
     """One star is through long before the other: it leaves, with the draws that it has alone."""
     problem, truth = make_problem(2, snr=100.0, seed=5)
-    best = polish(problem, problem.coordinates.coordinates(truth))
+    best = levenberg_marquardt(problem, problem.coordinates.coordinates(truth))
     hessian = best.expansion.hessian
     both = sample_hmc(problem, best.z, hessian, StarRandom(5, ["a", "b"]), min_ess=300.0, max_draws=120)
     assert both.steps[0] != both.steps[1]
@@ -129,7 +129,7 @@ def test_a_short_chain_does_not_claim_to_have_converged():
 
 def test_emcee_and_hmc_agree_on_a_star():
     problem, truth = make_problem(1, snr=100.0, seed=5)
-    best = polish(problem, problem.coordinates.coordinates(truth))
+    best = levenberg_marquardt(problem, problem.coordinates.coordinates(truth))
     sample = importance_sample(problem, best, StarRandom(3, ["star"]))
     ensemble = sample_emcee(problem, sample.resample(StarRandom(4, ["star"]), 1000)[0], seed=1, min_ess=200.0)
     chains = sample_hmc(problem, best.z, best.expansion.hessian, StarRandom(5, ["star"]), min_ess=200.0)

@@ -1,0 +1,53 @@
+"""All that is known of the errors of a batch: outlying pixels, the emulator's error, and what the model misfits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.misfit import with_misfit
+from phdlspec.fitting.problem import Problem
+from phdlspec.likelihood import Likelihood, Observations
+from phdlspec.spectrum import Spectrum
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """The errors of S stars.
+
+    problem : with all that is known of them, and without outlying pixels. stated : likelihood with the stated noise and
+    the emulator's error alone, by which a fit is judged. outliers (S, P) bool.
+    """
+
+    problem: Problem
+    stated: Likelihood
+    outliers: Tensor
+
+    @classmethod
+    def of(
+        cls, problem: Problem, z: Tensor, data: Observations, spectrum: Spectrum, emulator: Emulator, robust: bool
+    ) -> ErrorModel:
+        """From the optima z (S, D) of a problem with the stated noise.
+
+        spectrum : one of those that share the pixels. robust : leave out pixels that no noise explains, and add noise
+        where the model misfits.
+        """
+        flux = problem.flux(z)
+        outliers = torch.zeros_like(data.ivar, dtype=torch.bool)
+        if robust:
+            outliers = problem.likelihood.outliers(flux) & (data.ivar > 0)
+            data = replace(data, ivar=torch.where(outliers, torch.zeros_like(data.ivar), data.ivar))
+        continuum = problem.likelihood.continuum(flux[:, None])[:, 0]
+        parameters = problem.coordinates.parameters(z)
+        rv = parameters[:, len(emulator.labels)]
+        at_rest = spectrum.wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
+        floor = emulator.error_floor(torch.as_tensor(at_rest, device=problem.device), parameters)
+        stated = Likelihood.of(data, floor, continuum)
+        if robust:
+            pixels = torch.tensor(spectrum.wave, dtype=torch.float64, device=problem.device)  # its array is read-only
+            floor = with_misfit(floor, stated, flux, pixels, problem.n_dim)
+        return cls(problem.with_likelihood(Likelihood.of(data, floor, continuum)), stated, outliers)

@@ -1,0 +1,49 @@
+"""How to fit: the choices that a result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from phdlspec.errors import UserError
+from phdlspec.fitting.priors import select_priors
+from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval
+
+MODES = ("full", "fast")
+SAMPLERS = ("emcee", "hmc")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit.
+
+    mode : "full" (CMA-ES, then MCMC) or "fast" (look-up, exact-Jacobian optimiser, importance-corrected Laplace
+        posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
+        random. priors : names of `phdlspec.fitting.priors`. masks : wavelengths left out. resolution_width : standard
+        deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
+    robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
+        ab initio spectra, where they are at hand. max_steps : of the samplers.
+    """
+
+    mode: str = "full"
+    sampler: str = "emcee"
+    seed: int = 1
+    priors: tuple[str, ...] = ()
+    masks: tuple[MaskInterval, ...] = DEFAULT_INTERVALS
+    resolution_width: float = 0.1
+    robust: bool = True
+    refine: bool = False
+    max_steps: int = 4000
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"unknown mode {self.mode!r}, expected full or fast")
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"unknown sampler {self.sampler!r}, expected emcee or hmc")
+        if not 0.0 <= self.resolution_width < np.inf:
+            raise UserError(
+                f"the width of the prior on the resolving power is {self.resolution_width:g}, expected a number that "
+                "is not negative; 0 trusts the file"
+            )
+        select_priors(self.priors)
