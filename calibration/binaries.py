@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from calibration.references import PairTable, Stars, refuse_duplicates
@@ -45,7 +47,7 @@ def read_pairs(path: str | Path, name: str | None = None) -> PairTable:
     return PairTable(name or path.name.split(".")[0], sides[0], sides[1], probability, difference)
 
 
-def _side(table, path: Path, number: str) -> Stars:
+def _side(table: Table, path: Path, number: str) -> Stars:
     ids = find_column(table, f"ID_{number}", f"OBSID_{number}", f"SOURCE_ID_{number}")
     ra, dec = find_column(table, f"RA_{number}"), find_column(table, f"DEC_{number}")
     if ids is None and (ra is None or dec is None):
@@ -128,7 +130,7 @@ def read_published_abundances(path: str | Path) -> PublishedAbundances:
     return PublishedAbundances(path, values)
 
 
-def _by_star(table, path: Path, by_star: dict[str, str]) -> PublishedAbundances:
+def _by_star(table: Table, path: Path, by_star: dict[str, str]) -> PublishedAbundances:
     names = find_column(table, "Name", "ID", "star")
     stars = text_column(table, names) if names else np.array([str(i + 1) for i in range(len(table))])
     columns = {element: number_column(table, name, path) for name, element in by_star.items()}
@@ -166,7 +168,7 @@ def _error_of(name: str, value_names: list[str], numeric: list[str]) -> str | No
     return best[1] if best else None
 
 
-def _by_element(species: list[str], value: NDArray, error: NDArray) -> dict[str, tuple[float, float]]:
+def _by_element(species: list[str], value: NDArray[Any], error: NDArray[Any]) -> dict[str, tuple[float, float]]:
     """Average the ion stages of each element; what is no atom (CH, C2) is left out."""
     rows: dict[str, list[int]] = {}
     for i, name in enumerate(species):

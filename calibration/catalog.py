@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -69,7 +70,7 @@ class Catalog:
         """Read and check a catalogue file."""
         return cls.from_table(read_any_table(path), path)
 
-    def take(self, rows: NDArray) -> Catalog:
+    def take(self, rows: NDArray[Any]) -> Catalog:
         """The catalogue of some of its rows."""
         return Catalog(self.path, self.table[rows], self.emulator_hash)
 

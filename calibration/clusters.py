@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -125,12 +126,12 @@ class Diffusion:
         """Relative depletion (n,), 1 at the turn-off."""
         logg = np.asarray(logg, dtype=float)
         if self.table is not None:
-            return np.interp(logg, self.table[0], self.table[1])
+            return np.asarray(np.interp(logg, self.table[0], self.table[1]))
         rise = 1 / (1 + np.exp(-(logg - 3.9) / 0.06))
         fade = 1 / (1 + np.exp((logg - 4.50) / 0.10))
         return rise * (0.35 + 0.65 * fade)
 
-    def basis(self, label: str, logg: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def basis(self, label: str, logg: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Columns (n, k) of the depletion with their prior mean (k,) and sigma (k,), in dex.
 
         The first column is the template; the others are triangles centred on logg 3.8, 4.0 ... 4.8.
@@ -144,14 +145,14 @@ class Diffusion:
         means = np.concatenate([[mean], np.zeros(len(centres))])
         return columns, means, np.concatenate([[sigma], np.full(len(centres), self.deviation * sigma)])
 
-    def usable(self, logg: NDArray) -> NDArray[np.bool_]:
+    def usable(self, logg: NDArray[Any]) -> NDArray[np.bool_]:
         """Which members may be compared at all."""
         if self.kind == "range":
             return (logg >= self.logg_range[0]) & (logg <= self.logg_range[1])
-        return np.isfinite(logg)
+        return np.asarray(np.isfinite(logg))
 
 
-def constrains(label: str, logg: NDArray) -> NDArray[np.bool_]:
+def constrains(label: str, logg: NDArray[Any]) -> NDArray[np.bool_]:
     """False for an evolved star's dredged-up elements, True otherwise; (n,)."""
     if label in DREDGED_LABELS:
         return logg > EVOLVED_LOGG

@@ -4,6 +4,7 @@ neighbours."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,11 @@ class Coverage:
     cells: NDArray[np.int64]
 
     @classmethod
-    def of(cls, x: NDArray) -> Coverage:
+    def of(cls, x: NDArray[Any]) -> Coverage:
         """From the coordinates (n, 3) of the reference stars."""
         return cls(np.unique(_cell_number(x)))
 
-    def covers_axes(self, x: NDArray) -> NDArray[np.bool_]:
+    def covers_axes(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """True where on every axis by itself a reference star lies in this cell or the next; (n,)."""
         index = _cell_index(x)
         reached = np.ones(len(x), dtype=bool)
@@ -39,7 +40,7 @@ class Coverage:
             reached &= _grown(occupied)[index[:, i]]
         return reached
 
-    def near(self, x: NDArray) -> NDArray[np.bool_]:
+    def near(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """True where a reference star lies in this cell or one that touches it, in all three dimensions;
         (n,)."""
         occupied = np.zeros(_SHAPE, dtype=bool)
@@ -47,12 +48,12 @@ class Coverage:
         return _grown(occupied).flat[_cell_number(x)]
 
 
-def _cell_index(x: NDArray) -> NDArray[np.int64]:
-    return np.clip(np.floor((x - _ORIGIN) / _SIZE), 0, np.array(_SHAPE) - 1).astype(np.int64)
+def _cell_index(x: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(np.clip(np.floor((x - _ORIGIN) / _SIZE), 0, np.array(_SHAPE) - 1).astype(np.int64))
 
 
-def _cell_number(x: NDArray) -> NDArray[np.int64]:
-    return np.ravel_multi_index(tuple(_cell_index(x).T), _SHAPE)
+def _cell_number(x: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(np.ravel_multi_index(tuple(_cell_index(x).T), _SHAPE))
 
 
 def _grown(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:

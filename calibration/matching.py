@@ -66,7 +66,7 @@ class Matcher:
             return self._by_position(stars.ra, stars.dec)
         return np.full(len(stars), -1, dtype=np.intp)
 
-    def _by_position(self, ra: NDArray, dec: NDArray) -> NDArray[np.intp]:
+    def _by_position(self, ra: NDArray[Any], dec: NDArray[Any]) -> NDArray[np.intp]:
         table = self.catalog.table
         if find_column(table, "RA") is None or find_column(table, "DEC") is None:
             raise UserError(f"{self.catalog.path}: has no RA and DEC to match by position")
@@ -139,7 +139,7 @@ def match(
     return matched
 
 
-def _found(name: str, rows: NDArray, flagged: NDArray, catalog: Catalog) -> tuple[NDArray, NDArray]:
+def _found(name: str, rows: NDArray[Any], flagged: NDArray[Any], catalog: Catalog) -> tuple[NDArray[Any], NDArray[Any]]:
     keep = rows >= 0
     usable = keep & ~flagged[rows]
     if keep.any() and not usable.any():
@@ -152,13 +152,13 @@ def _flagged(catalog: Catalog) -> NDArray[np.bool_]:
     flagged = ~np.isfinite(catalog.coordinates().sum(axis=1))
     if "FLAG" in catalog.table.colnames:
         flagged |= catalog.values("FLAG") != 0
-    return flagged
+    return np.asarray(flagged)
 
 
-def renumbered(matched: MatchedReferences, involved: NDArray) -> MatchedReferences:
+def renumbered(matched: MatchedReferences, involved: NDArray[Any]) -> MatchedReferences:
     """The same references with rows counted among the involved stars only."""
 
-    def new(rows: NDArray) -> NDArray:
+    def new(rows: NDArray[Any]) -> NDArray[Any]:
         return np.searchsorted(involved, rows)
 
     return MatchedReferences(
@@ -168,7 +168,7 @@ def renumbered(matched: MatchedReferences, involved: NDArray) -> MatchedReferenc
     )
 
 
-def involved_rows(matched: MatchedReferences) -> NDArray:
+def involved_rows(matched: MatchedReferences) -> NDArray[Any]:
     """Sorted catalogue rows of all reference stars."""
     parts = [np.concatenate([first, second]) for _, _, first, second in matched.pairs]
     parts += [rows for _, _, rows in (*matched.clusters, *matched.labels)]

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,17 +114,17 @@ class _Mixture:
         self.fraction = np.full(size, 0.1)
         self.good = rows.prior_good * 0.9
 
-    def variances(self) -> tuple[NDArray, NDArray]:
+    def variances(self) -> tuple[NDArray[Any], NDArray[Any]]:
         s = self.rows.set_index
         good = self.rows.own + self.rows.other + self.tau2[s]
         return good, good + self.wide2[s]
 
-    def weights(self) -> NDArray:
+    def weights(self) -> NDArray[Any]:
         """Precision (n,) of each row given its responsibility."""
         good, wide = self.variances()
-        return self.good / good + (1 - self.good) / wide
+        return np.asarray(self.good / good + (1 - self.good) / wide)
 
-    def update(self, residual: NDArray) -> None:
+    def update(self, residual: NDArray[Any]) -> None:
         """One expectation step and a maximisation of tau, T and the fraction of each set."""
         rows = self.rows
         good, wide = self.variances()
@@ -155,7 +156,7 @@ class _Regression:
 
     def __init__(
         self,
-        design: NDArray,
+        design: NDArray[Any],
         rows: Comparisons,
         basis: Basis,
         scale: float,
@@ -171,7 +172,7 @@ class _Regression:
         self.blind_axis = blind_axis
         self.nuisance_sigma = rows.nuisance_sigma
 
-    def prior_precision(self, bend_sigmas: NDArray) -> NDArray:
+    def prior_precision(self, bend_sigmas: NDArray[Any]) -> NDArray[Any]:
         """Diagonal of the prior precision for relative bending sigmas (axes,)."""
         axis = self.basis.axis_of_column[1 + len(self.basis.axes) :]
         return (
@@ -179,19 +180,19 @@ class _Regression:
             ** -2.0
         )
 
-    def normal(self, weight: NDArray) -> tuple[NDArray, NDArray]:
+    def normal(self, weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         weighted = self.x * weight[:, None]
         return weighted.T @ self.x, weighted.T @ (self.d - self.x @ self.mean)
 
-    def solve(self, weight: NDArray, bend_sigmas: NDArray) -> tuple[NDArray, NDArray]:
+    def solve(self, weight: NDArray[Any], bend_sigmas: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Coefficients and covariance."""
         matrix, vector = self.normal(weight)
         factor = cho_factor(matrix + np.diag(self.prior_precision(bend_sigmas)))
         return self.mean + cho_solve(factor, vector), cho_solve(factor, np.eye(len(vector)))
 
     def cross_validate(
-        self, weight: NDArray, fold: NDArray, rng
-    ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        self, weight: NDArray[Any], fold: NDArray[Any], rng: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
         """All smoothness settings (m, axes), held-out chi^2 (m,), shares (m,), held-out residuals (n,) of the
         best.
 
@@ -227,7 +228,7 @@ class _Regression:
 
 def fit_bias(
     rows: Comparisons,
-    coordinates: NDArray,
+    coordinates: NDArray[Any],
     basis: Basis,
     scale: float,
     coordinate_axis: int | None = None,
@@ -309,7 +310,7 @@ def fit_bias(
     )
 
 
-def _places(basis: Basis, x: NDArray, rows: Comparisons, good: NDArray) -> tuple[NDArray, NDArray]:
+def _places(basis: Basis, x: NDArray[Any], rows: Comparisons, good: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Coordinates of the first and second star of each row (n, axes), with one [Fe/H] for all that share it.
 
     Both stars of a pair get their mean, every good member of a cluster the median of the good ones: what is
@@ -326,7 +327,7 @@ def _places(basis: Basis, x: NDArray, rows: Comparisons, good: NDArray) -> tuple
     return first, second
 
 
-def _bias_everywhere(basis: Basis, x: NDArray, centre: NDArray, beta: NDArray) -> NDArray:
+def _bias_everywhere(basis: Basis, x: NDArray[Any], centre: NDArray[Any], beta: NDArray[Any]) -> NDArray[Any]:
     """The bias at every star's coordinates (n,), 0 where these are missing."""
     bias = np.zeros(len(x))
     known = np.isfinite(x).all(axis=1)
@@ -334,7 +335,7 @@ def _bias_everywhere(basis: Basis, x: NDArray, centre: NDArray, beta: NDArray) -
     return bias
 
 
-def _first_residual(rows: Comparisons) -> NDArray:
+def _first_residual(rows: Comparisons) -> NDArray[Any]:
     """Residuals before any fit: the datum minus the median of its set (pairs: minus 0)."""
     residual = rows.d.copy()
     for s, kind in enumerate(rows.set_kinds):
@@ -350,7 +351,9 @@ def _folds(rows: Comparisons, rng: np.random.Generator) -> NDArray[np.int64]:
     return rng.permutation(len(stars))[inverse] % FOLDS
 
 
-def _cleaned(coordinates: NDArray, rows: Comparisons, residual: NDArray, mixture: _Mixture, axis: int) -> NDArray:
+def _cleaned(
+    coordinates: NDArray[Any], rows: Comparisons, residual: NDArray[Any], mixture: _Mixture, axis: int
+) -> NDArray[Any]:
     """Coordinates without the noise that the residuals reveal in the label that is this axis."""
     good, _ = mixture.variances()
     share = mixture.good * residual / good
@@ -366,15 +369,15 @@ def _cleaned(coordinates: NDArray, rows: Comparisons, residual: NDArray, mixture
     return cleaned
 
 
-def _own_of_each(rows: Comparisons) -> tuple[NDArray, NDArray]:
+def _own_of_each(rows: Comparisons) -> tuple[NDArray[Any], NDArray[Any]]:
     """Variance of the first and of the second star; a pair's is shared equally."""
     half = np.where(rows.second >= 0, 0.5, 1.0) * rows.own
     return half, half
 
 
 def _average(
-    regression: _Regression, weight: NDArray, settings: NDArray, share: NDArray
-) -> tuple[NDArray, NDArray]:
+    regression: _Regression, weight: NDArray[Any], settings: NDArray[Any], share: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean and covariance over the smoothness settings that matter."""
     matrix, vector = regression.normal(weight)
     keep = np.flatnonzero(share > 0.002 * share.max())
@@ -421,12 +424,12 @@ def _own_scatter(rows: Comparisons, mixture: _Mixture) -> float:
     return float(np.sqrt(min(found)[1]))
 
 
-def robust_scatter(values: NDArray) -> float:
+def robust_scatter(values: NDArray[Any]) -> float:
     """1.4826 times the median absolute deviation from the median; NaN for no value."""
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
 
 
-def _held_out(rows: Comparisons, good: NDArray, held_out: NDArray) -> dict[str, tuple[float, float]]:
+def _held_out(rows: Comparisons, good: NDArray[Any], held_out: NDArray[Any]) -> dict[str, tuple[float, float]]:
     found = {}
     for s, name in enumerate(rows.set_names):
         at = (rows.set_index == s) & (good > 0.5)

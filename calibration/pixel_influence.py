@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -64,7 +65,7 @@ def pixel_influence(
     return np.linalg.solve(information, (j * (w * r)[:, None]).T).T
 
 
-def windows(wave: NDArray, influence: NDArray, width: float = 20.0) -> tuple[NDArray, NDArray]:
+def windows(wave: NDArray[Any], influence: NDArray[Any], width: float = 20.0) -> tuple[NDArray[Any], NDArray[Any]]:
     """Centres (K,) in Angstrom and the summed influence (K, L) of windows of one width."""
     number = np.floor((wave - wave[0]) / width).astype(int)
     total = np.zeros((number.max() + 1, influence.shape[1]))
@@ -77,12 +78,12 @@ class Diagnostics:
     """Fits of reference stars: wave (P,), labels (L,), residual and ivar (N, P), jacobian (N, P, L), and the
     displacement fit - reference (N, L), NaN where the reference has no value."""
 
-    wave: NDArray
+    wave: NDArray[Any]
     labels: tuple[str, ...]
-    residual: NDArray
-    ivar: NDArray
-    jacobian: NDArray
-    displacement: NDArray
+    residual: NDArray[Any]
+    ivar: NDArray[Any]
+    jacobian: NDArray[Any]
+    displacement: NDArray[Any]
 
     @classmethod
     def read(cls, path: str | Path) -> Diagnostics:

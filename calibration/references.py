@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class Stars:
     def __len__(self) -> int:
         return len(self.ids) if self.ids is not None else len(self.ra)  # type: ignore[arg-type]
 
-    def take(self, index: NDArray) -> Stars:
+    def take(self, index: NDArray[Any]) -> Stars:
         """The stars at an index or mask."""
         return Stars(*(None if x is None else x[index] for x in (self.ids, self.ra, self.dec)))
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calibration.catalog import AXES
@@ -97,7 +100,7 @@ Every difference below is between our catalogue and a reference.</p>
 {"<p>Not calibrated:</p><ul>" + skipped + "</ul>" if skipped else ""}"""
 
 
-def _table(head: tuple, rows: list[tuple]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     cells = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
@@ -118,24 +121,22 @@ def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> 
 {_external_section(rows, label)}</details>"""
 
 
-def _image(figure) -> str:
+def _image(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=72)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]):
-    from matplotlib.figure import Figure
-
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
     figure = Figure(figsize=size, layout="tight")
     return figure, np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
 
 
-def _thin(n: int) -> NDArray:
+def _thin(n: int) -> NDArray[Any]:
     return np.random.default_rng(0).permutation(n)[:_MAX_POINTS]
 
 
-def _trend_figure(calibration: Calibration, label: LabelCalibration, rows: Table):
+def _trend_figure(calibration: Calibration, label: LabelCalibration, rows: Table) -> Figure:
     """Before and after against the three coordinates; the line is the fitted bias at the median of the
     others."""
     figure, axes = _figure(2, 3, (13, 5.6))
@@ -173,7 +174,7 @@ def _trend_figure(calibration: Calibration, label: LabelCalibration, rows: Table
     return figure
 
 
-def _set_figure(rows: Table, name: str):
+def _set_figure(rows: Table, name: str) -> Figure:
     """One panel a set: pair differences in units of their error, members against Teff and logg,
     one-to-one."""
     kinds, sets = np.asarray(rows["KIND"]).astype(str), np.asarray(rows["SET"]).astype(str)
@@ -235,7 +236,7 @@ own error, for one star; what is claimed after calibration contains the external
 {_image(_external_figure(bins, label))}{table}"""
 
 
-def _external_figure(bins: list[SnrBin], label: LabelCalibration):
+def _external_figure(bins: list[SnrBin], label: LabelCalibration) -> Figure:
     """Points: external error; lines: the error claimed by the fit and that of the calibrated value."""
     names = list(dict.fromkeys(b.set_name for b in bins))
     figure, axes = _figure(1, len(names), (min(4.2 * len(names), 17), 3.4))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Axis:
         bend = grid @ columns
         return np.asarray(columns / np.sqrt((bend**2).sum(axis=1).mean()), dtype=float)
 
-    def columns(self, x: NDArray) -> tuple[NDArray, NDArray]:
+    def columns(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The linear column (n,), -1 to 1 over the range, and the bending columns (n, intervals + 1)."""
         inside = np.clip(x, self.lower, self.upper)
         linear = 2 * (inside - self.lower) / (self.upper - self.lower) - 1
@@ -72,7 +73,7 @@ class Basis:
         bends = [np.full(axis.intervals + 1, i) for i, axis in enumerate(self.axes)]
         return np.concatenate([[-2], np.full(len(self.axes), -1), *bends]).astype(np.int64)
 
-    def design(self, x: NDArray) -> NDArray[np.float64]:
+    def design(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Columns (n, size) at the points x (n, axes); all x must be finite."""
         parts = [axis.columns(x[:, i]) for i, axis in enumerate(self.axes)]
         return np.column_stack([np.ones(len(x)), *(line for line, _ in parts), *(bend for _, bend in parts)])

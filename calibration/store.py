@@ -20,6 +20,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -52,7 +53,7 @@ class LabelCalibration:
     nuisance: dict[str, tuple[float, float]]
     held_out: dict[str, tuple[float, float]]
 
-    def bias(self, design: NDArray) -> tuple[NDArray, NDArray]:
+    def bias(self, design: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Bias and its standard error, each (n,), for the basis columns (n, p)."""
         columns = design - self.centre
         factor = np.linalg.cholesky(
@@ -73,7 +74,7 @@ class Calibration:
     basis: Basis
     labels: dict[str, LabelCalibration]
     skipped: dict[str, str]
-    references: list[dict]
+    references: list[dict[str, Any]]
     evidence: Table | None = field(default=None, compare=False)
 
     @property
@@ -81,7 +82,7 @@ class Calibration:
         """Twelve hexadecimal digits of the content, written into calibrated catalogues."""
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()[:12]
 
-    def bias(self, label: str, raw: NDArray) -> tuple[NDArray, NDArray]:
+    def bias(self, label: str, raw: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Bias (raw minus true) of a label and its error at raw (TEFF, LOGG, FE_H) (n, 3)."""
         if label not in self.labels:
             raise UserError(
@@ -89,7 +90,7 @@ class Calibration:
             )
         return self.labels[label].bias(self.basis.design(self.calibrated_coordinates(raw)))
 
-    def calibrated_coordinates(self, raw: NDArray) -> NDArray[np.float64]:
+    def calibrated_coordinates(self, raw: NDArray[Any]) -> NDArray[np.float64]:
         """(TEFF, LOGG, FE_H) with their own biases taken out, (n, 3).
 
         The biases are functions of the calibrated values, so raw = x + bias(x) is solved by iteration.
@@ -104,7 +105,7 @@ class Calibration:
                 x[:, i] = raw[:, i] - (columns - label.centre) @ label.coefficients
         return x
 
-    def _content(self) -> dict:
+    def _content(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -181,11 +182,11 @@ def _read_evidence(path: Path) -> Table | None:
         ) from error
 
 
-def _rounded(values: NDArray) -> list[float]:
+def _rounded(values: NDArray[Any]) -> list[float]:
     return [float(f"{value:.9g}") for value in np.ravel(values)]
 
 
-def _label_content(label: LabelCalibration) -> dict:
+def _label_content(label: LabelCalibration) -> dict[str, Any]:
     rows, columns = np.tril_indices(len(label.centre))
     return {
         "coefficients": _rounded(label.coefficients),
@@ -201,7 +202,7 @@ def _label_content(label: LabelCalibration) -> dict:
     }
 
 
-def _read_label(name: str, content: dict) -> LabelCalibration:
+def _read_label(name: str, content: dict[str, Any]) -> LabelCalibration:
     size = len(content["centre"])
     covariance = np.zeros((size, size))
     rows, columns = np.tril_indices(size)

@@ -29,6 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml  # a dependency of astropy
@@ -222,7 +223,7 @@ def _read_irfm(table: Table, path: Path, name: str, solar_scale: str | None) -> 
     return LabelTable(name, Stars(known, ra, dec), {"TEFF": (mean, error)}, solar_scale, notes)
 
 
-def _average_repeats(ids: NDArray[np.str_], values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def _average_repeats(ids: NDArray[np.str_], values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Distinct identifiers, the mean value of each and half the range of its repeats."""
     known, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     mean = np.bincount(inverse, weights=values) / counts
@@ -245,7 +246,7 @@ def _read_benchmark_stars(table: Table, path: Path, name: str, solar_scale: str 
     )
 
 
-def _without_bad_errors(pair: tuple[NDArray, NDArray]) -> tuple[NDArray, NDArray]:
+def _without_bad_errors(pair: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
     value, error = pair
     return np.where(error > 0, value, np.nan), error
 
@@ -258,7 +259,7 @@ def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> Labe
     if not isinstance(stars, dict) or not stars or not all(map(_is_benchmark_star, stars.values())):
         raise UserError(f"{path}: expected stars by name with teff, logg, feh and abundances")
     scale = solar_scale or SOLAR_SCALE
-    values: dict[str, tuple[NDArray, NDArray]] = {}
+    values: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for label, key in (("TEFF", "teff"), ("LOGG", "logg"), ("FE_H", "feh")):
         values[label] = _without_bad_errors(_values_and_errors(stars, key, path))
     fe_h, fe_error = values["FE_H"]
@@ -276,7 +277,9 @@ def _is_benchmark_star(entries: object) -> bool:
     return isinstance(entries, dict) and "teff" in entries and isinstance(entries.get("abundances") or {}, dict)
 
 
-def _values_and_errors(stars: Mapping[str, Mapping], key: str, path: Path) -> tuple[NDArray, NDArray]:
+def _values_and_errors(
+    stars: Mapping[str, Mapping[str, Any]], key: str, path: Path
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """One entry of all stars, each (n,): `4983 61` -> 4983, 61; anything missing is NaN."""
     pairs = np.full((len(stars), 2), np.nan)
     for i, (star, entries) in enumerate(stars.items()):

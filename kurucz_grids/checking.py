@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,7 +210,7 @@ class _Scan:
                 scan._add_derivatives(grid, jacobian, near)
         return scan
 
-    def _add_spectrum(self, wave: Array, i: int, flux: NDArray, jacobian: NDArray) -> None:
+    def _add_spectrum(self, wave: Array, i: int, flux: NDArray[Any], jacobian: NDArray[Any]) -> None:
         self.bins[len(self.rows)] = binned(np.concatenate([flux[None], jacobian]))
         self.rows.append(i)
         self.envelopes.append(envelope(flux))
@@ -230,7 +231,7 @@ class _Scan:
         )
 
     def _add_derivatives(
-        self, grid: Grid, jacobian: NDArray, near: dict[str, NDArray[np.bool_]]
+        self, grid: Grid, jacobian: NDArray[Any], near: dict[str, NDArray[np.bool_]]
     ) -> None:
         low, high = jacobian.min(axis=1), jacobian.max(axis=1)
         self.deepening += -low > high

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ SLOPE_SIGMA = 5.0
 SLOPE_ROWS = 100  # fewer do not tell the labels apart
 
 
-def binned(spectra: NDArray) -> NDArray[np.float32]:
+def binned(spectra: NDArray[Any]) -> NDArray[np.float32]:
     """Means (..., K) of spectra (..., P) in equal bins: what a comparison of all rows can hold."""
     edges = np.linspace(0, spectra.shape[-1], min(BINS, spectra.shape[-1]) + 1).astype(int)
     return (np.add.reduceat(spectra, edges[:-1], axis=-1) / np.diff(edges)).astype(np.float32)
@@ -96,7 +97,8 @@ def _nearest(points: Array, count: int) -> NDArray[np.int64]:
 
 
 def _rms(values: Array) -> Array:
-    return np.sqrt((values.astype(float) ** 2).mean(axis=-1))
+    answer: Array = np.sqrt((values.astype(float) ** 2).mean(axis=-1))
+    return answer
 
 
 def _best_pairs(sketch: Sketch, jacobian: NDArray[np.float32], near: NDArray[np.int64], progress: bool) -> Pairs:

@@ -21,7 +21,7 @@ DEGREE = 3
 
 def terms_of_span(low: float, high: float, knot_spacing: float = KNOT_SPACING) -> int:
     """Number of B-splines for an arm from `low` to `high` Å; at least 4, which is one cubic polynomial."""
-    return max(1, round(np.log(high / low) / knot_spacing)) + DEGREE
+    return int(max(1, round(np.log(high / low) / knot_spacing)) + DEGREE)
 
 
 def spline_basis(wave: ArrayLike, low: float, high: float, terms: int) -> NDArray[np.float64]:
@@ -73,4 +73,4 @@ def continuum_basis(
     basis = np.concatenate(parts)
     # Splines over long masked gaps have nothing to hold them.
     weight = (basis**2 * good).sum(axis=1)
-    return basis[weight > 1e-3 * weight.max()]
+    return np.asarray(basis[weight > 1e-3 * weight.max()])

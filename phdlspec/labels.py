@@ -128,11 +128,11 @@ class LabelSet:
 
     def to_unit(self, theta: ArrayLike) -> NDArray[np.float64]:
         """Scale labels (..., L) so that the bounds become 0 and 1."""
-        return (np.asarray(theta, dtype=float) - self.lower) / (self.upper - self.lower)
+        return np.asarray((np.asarray(theta, dtype=float) - self.lower) / (self.upper - self.lower))
 
     def from_unit(self, unit: ArrayLike) -> NDArray[np.float64]:
         """Inverse of `to_unit`."""
-        return self.lower + np.asarray(unit, dtype=float) * (self.upper - self.lower)
+        return np.asarray(self.lower + np.asarray(unit, dtype=float) * (self.upper - self.lower))
 
     def inside(self, theta: ArrayLike) -> NDArray[np.bool_]:
         """True for each label vector (..., L) that lies within all bounds."""

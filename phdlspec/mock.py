@@ -44,7 +44,7 @@ _RELATIVE_SNR = np.array([
 def relative_snr(teff: float, wave: ArrayLike) -> NDArray[np.float64]:
     """SNR per pixel (P,) at vacuum wavelengths (Å) relative to that in `SNR_WINDOW`, for LAMOST and this Teff (K)."""
     rows = np.array([np.interp(teff, _SNR_TEFF, column) for column in _RELATIVE_SNR.T])
-    return np.interp(np.asarray(wave, dtype=float), _SNR_WAVE, rows)
+    return np.asarray(np.interp(np.asarray(wave, dtype=float), _SNR_WAVE, rows))
 
 
 def _continuum(teff: float, wave: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:

@@ -87,7 +87,8 @@ class ContinuumChi2:
     def gain(self, weight: Tensor, data: Tensor, model: Tensor) -> Tensor:
         """(N,) what the model explains of sum w d^2."""
         factor, b = self._normal_equations(weight, data, model)
-        return torch.linalg.solve_triangular(factor, b, upper=False).square().sum(dim=(-2, -1))
+        answer: Tensor = torch.linalg.solve_triangular(factor, b, upper=False).square().sum(dim=(-2, -1))
+        return answer
 
     def fitted(self, weight: Tensor, data: Tensor, model: Tensor) -> Tensor:
         """(N, P) the model times its best continuum."""
@@ -179,7 +180,8 @@ def _always_seen(wave: Tensor, grid: NativeGrid, half_width: int, velocity_range
     """(P,) True for pixels that see the native grid at every velocity: all are to be judged by the same ones."""
     edge = 1.0 + (velocity_range + PEAK_WIDTH_KM_S) / SPEED_OF_LIGHT_KM_S
     margin = np.exp(half_width * grid.dlnlam) * edge
-    return (wave > grid.wave[0] * margin) & (wave < grid.wave[-1] / margin)
+    answer: Tensor = (wave > grid.wave[0] * margin) & (wave < grid.wave[-1] / margin)
+    return answer
 
 
 def _of_order_one(flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:

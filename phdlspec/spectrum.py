@@ -126,7 +126,13 @@ class Spectrum:
         if (np.diff(wave) <= 0).any():
             self._refuse("the wavelengths do not increase strictly, sort the pixels and drop repeated ones")
 
-    def _check_pixels(self, flux, ivar, mask, good) -> None:
+    def _check_pixels(
+        self,
+        flux: NDArray[np.float64],
+        ivar: NDArray[np.float64],
+        mask: NDArray[np.bool_],
+        good: NDArray[np.bool_],
+    ) -> None:
         if mask.all():
             self._refuse("all pixels are masked, nothing is left to fit")
         if not (np.isfinite(ivar) & (ivar > 0)).any():
@@ -151,7 +157,7 @@ class Spectrum:
     @property
     def snr(self) -> float:
         """Median signal-to-noise ratio of the good pixels."""
-        return self.meta["SNR"]
+        return float(self.meta["SNR"])
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -87,7 +87,8 @@ def find_column(table: Table, *names: str) -> str | None:
     lower = {name.lower(): name for name in table.colnames}
     for name in names:
         if name.lower() in lower:
-            return lower[name.lower()]
+            answer: str | None = lower[name.lower()]
+            return answer
     return None
 
 

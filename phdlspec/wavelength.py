@@ -35,4 +35,4 @@ def air_to_vacuum(wave: ArrayLike) -> NDArray[np.float64]:
 def log_grid(wave_min: float, wave_max: float, dlnlam: float) -> NDArray[np.float64]:
     """Log-uniform grid from `wave_min` (included) to `wave_max` (Å) with step `dlnlam` in ln(wave)."""
     size = int(np.floor(np.log(wave_max / wave_min) / dlnlam + 1e-9)) + 1
-    return wave_min * np.exp(dlnlam * np.arange(size))
+    return np.asarray(wave_min * np.exp(dlnlam * np.arange(size)))

@@ -19,8 +19,8 @@ from baselines import label_widths, taylor_blend
 from phdlspec import load_emulator
 from phdlspec.continuum import continuum_basis
 from phdlspec.emulator.emulator import Emulator
+from phdlspec.emulator.judging import judging_grid, seen
 from phdlspec.emulator.model_error import reference_bounds
-from phdlspec.emulator.training import judging_grid, seen
 from phdlspec.gridfile import Grid
 
 REGIONS = {"TEFF": (4000, 4500, 5250, 6250, 7500), "LOGG": (0.5, 2, 3.5, 5), "FE_H": (-2.5, -1.5, -0.5, 0.5)}

@@ -37,7 +37,10 @@ from torch import Tensor, nn
 from phdlspec import __version__
 from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.emulator import choose_device
-from phdlspec.emulator.training import Trainer, TrainingSettings, judging_grid, scaled_labels, seen
+from phdlspec.emulator.judging import judging_grid, seen
+from phdlspec.emulator.training import Trainer
+from phdlspec.emulator.training_data import scaled_labels
+from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.errors import UserError
 from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid

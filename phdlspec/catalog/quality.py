@@ -59,7 +59,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _good(table: Table) -> NDArray[np.bool_]:
-    return np.asarray(table["FLAG"]) == 0
+    return np.asarray(np.asarray(table["FLAG"]) == 0)
 
 
 def _counts(table: Table) -> str:

@@ -83,7 +83,8 @@ def resolving_power_of(args: argparse.Namespace) -> float | str | None:
     try:
         return float(args.resolving_power)
     except ValueError:
-        return args.resolving_power
+        answer: float | str | None = args.resolving_power
+        return answer
 
 
 def run(args: argparse.Namespace) -> int:

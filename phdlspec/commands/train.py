@@ -15,7 +15,8 @@ import argparse
 from dataclasses import fields
 
 from phdlspec.emulator.checkpoint import load_checkpoint
-from phdlspec.emulator.training import Trainer, TrainingSettings
+from phdlspec.emulator.training import Trainer
+from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.gridfile import Grid
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def fit_basis(
     width = -(-size // n_patches)
     padding = n_patches * width - size
 
-    def patches(spectra: NDArray) -> Tensor:
+    def patches(spectra: NDArray[Any]) -> Tensor:
         padded = np.pad(spectra, ((0, 0), (0, padding)))
         return torch.as_tensor(padded, dtype=torch.float32).reshape(len(spectra), n_patches, width).transpose(0, 1)
 

@@ -105,7 +105,7 @@ class Emulator:
         slope = 2.0 / (self._upper[self._of_grid] - self._lower[self._of_grid])
         fluxes, jacobians = [], []
         with torch.no_grad():
-            for x in unit.split(_JACOBIAN_BATCH):
+            for x in unit.split(_JACOBIAN_BATCH):  # type: ignore[no-untyped-call]
                 tangents = torch.diag(slope).repeat(len(x), 1)
                 value, change = jvp(self._parts.network, (x.repeat_interleave(n_labels, 0),), (tangents,))[:2]
                 fluxes.append(self._parts.basis.decode(value[::n_labels]))
@@ -152,7 +152,7 @@ class Emulator:
 
     def _checked(self, theta: ArrayLike | Tensor, outside: Outside) -> Tensor:
         values = torch.as_tensor(theta, dtype=torch.float32, device=self.device)
-        values = torch.atleast_2d(values)
+        values = torch.atleast_2d(values)  # type: ignore[no-untyped-call]
         if values.ndim != 2 or values.shape[1] != len(self.labels):
             raise UserError(f"labels have shape {tuple(values.shape)}, expected (B, {len(self.labels)})")
         if not torch.isfinite(values).all():
@@ -167,7 +167,8 @@ class Emulator:
                     f"{label.name} = {float(values[row, column]):g} is outside the emulator's range "
                     f"{label.lower:g} to {label.upper:g} {label.unit}".rstrip()
                 )
-        return values
+        answer: Tensor = values
+        return answer
 
     def error_floor(self, wave: Tensor, theta: Tensor) -> ErrorFloor:
         """The emulator's own error in normalised flux, sigma (S, P) and factor (S, M, P), for S stars.

@@ -120,7 +120,8 @@ class PatchAttention(nn.Module):
         key = self.key(tokens).reshape(batch, n_labels, self.heads, size).permute(0, 2, 3, 1)
         value = self.value(tokens).reshape(batch, n_labels, self.heads, size).transpose(1, 2)
         weight = torch.softmax(self.query @ key / size**0.5 + self.bias, dim=-1)  # (B, H, Q, L)
-        return (weight @ value).permute(2, 0, 1, 3).reshape(-1, batch, width)
+        answer: Tensor = (weight @ value).permute(2, 0, 1, 3).reshape(-1, batch, width)
+        return answer
 
 
 class PatchPerceptrons(nn.Module):
@@ -190,4 +191,5 @@ class Network(nn.Module):
         token_features, plain = self._features(x)
         gathered = self.attention(self.tokens(token_features))
         inputs = torch.cat([gathered, plain[None].expand(gathered.shape[0], -1, -1)], dim=-1)
-        return self.perceptrons(inputs).transpose(0, 1) * self.scale
+        answer: Tensor = self.perceptrons(inputs).transpose(0, 1) * self.scale
+        return answer

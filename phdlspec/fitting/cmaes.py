@@ -74,7 +74,8 @@ def first_covariance(hessian: Tensor) -> Tensor:
 
     It is the posterior's shape, widened; where the spectrum says nothing, the prior's.
     """
-    return torch.linalg.inv(hessian / WIDENING**2 + torch.eye(hessian.shape[-1]).to(hessian))
+    answer: Tensor = torch.linalg.inv(hessian / WIDENING**2 + torch.eye(hessian.shape[-1]).to(hessian))
+    return answer
 
 
 def default_population(n_dim: int) -> int:
@@ -237,7 +238,7 @@ class _Distribution:
 
 def _unit_variance(rate: float, mu_eff: float) -> float:
     # What keeps a path a standard normal vector under neutral selection.
-    return (rate * (2.0 - rate) * mu_eff) ** 0.5
+    return float((rate * (2.0 - rate) * mu_eff) ** 0.5)
 
 
 class _SingleRun:

@@ -227,7 +227,8 @@ def _whitening(chains: Tensor) -> Tensor:
     flat = chains.reshape(stars, c * n, n_dim)
     centred = flat - flat.mean(1, keepdim=True)
     unit = torch.eye(n_dim, dtype=chains.dtype, device=chains.device)
-    return torch.linalg.cholesky((centred.mT @ centred + (n_dim + 10) * unit) / (c * n + n_dim + 10))
+    answer: Tensor = torch.linalg.cholesky((centred.mT @ centred + (n_dim + 10) * unit) / (c * n + n_dim + 10))
+    return answer
 
 
 @dataclass

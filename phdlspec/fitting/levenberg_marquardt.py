@@ -178,4 +178,5 @@ class _Climb:
 def _expected_gain(gradient: Tensor, hessian: Tensor) -> Tensor:
     # Of lnL by a full Newton step.
     newton = torch.linalg.solve(hessian, gradient[..., None])[..., 0]
-    return 0.5 * (gradient * newton).sum(-1)
+    answer: Tensor = 0.5 * (gradient * newton).sum(-1)
+    return answer

@@ -89,7 +89,7 @@ def _table(emulator: Emulator) -> Lookup:
     theta = torch.as_tensor(table_labels(emulator.labels), dtype=torch.float32, device=emulator.device)
     rest = torch.as_tensor(REST_WAVE, device=emulator.device)
     with torch.no_grad():
-        flux = torch.cat([emulator.observe(part, rest, RESOLVING_POWER) for part in theta.split(128)])
+        flux = torch.cat([emulator.observe(part, rest, RESOLVING_POWER) for part in theta.split(128)])  # type: ignore[no-untyped-call]
     basis = continuum_basis(REST_WAVE, knot_spacing=0.1)
     return Lookup(theta, flux, ContinuumChi2(torch.as_tensor(basis, dtype=torch.float32, device=emulator.device)))
 

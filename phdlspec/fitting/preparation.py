@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def observations(prepared: Sequence[Prepared], device: torch.device) -> Observat
     for row, p in zip(basis, prepared):
         row[:, : len(p.basis)] = p.basis.T
 
-    def put(rows: list, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def put(rows: list[NDArray[Any]], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.as_tensor(np.stack(rows), dtype=dtype, device=device)
 
     return Observations(
@@ -90,7 +91,7 @@ def observations(prepared: Sequence[Prepared], device: torch.device) -> Observat
 
 def groups(prepared: Sequence[Prepared | None]) -> list[list[int]]:
     """Indices of the spectra that share pixels, arms and resolving power, in order of first appearance."""
-    found: dict[tuple, list[int]] = {}
+    found: dict[tuple[Any, ...], list[int]] = {}
     for i, p in enumerate(prepared):
         if p is not None:
             power = p.spectrum.resolving_power_by_pixel.tobytes()

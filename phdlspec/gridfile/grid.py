@@ -155,9 +155,9 @@ class Grid:
         if not self.has_jacobian:
             raise UserError(f"{self.path}: this grid has no differential spectra (it was imported without)")
         scale = self._read("jacobian_scale", rows)
-        return self._read("jacobian", rows).astype(np.float32) * scale[..., None]
+        return np.asarray(self._read("jacobian", rows).astype(np.float32) * scale[..., None])
 
-    def _read(self, name: str, rows: int | ArrayLike) -> NDArray:
+    def _read(self, name: str, rows: int | ArrayLike) -> NDArray[Any]:
         index = np.atleast_1d(np.asarray(rows, dtype=np.int64))
         if not self.done[index].all():
             missing = int(index[~self.done[index]][0])
@@ -177,7 +177,7 @@ class Grid:
             values = values[inverse]
         return values[0] if np.ndim(rows) == 0 else values
 
-    def raw_row(self, i: int) -> dict[str, NDArray]:
+    def raw_row(self, i: int) -> dict[str, NDArray[Any]]:
         """The arrays of a row as they are stored, the derivatives as int16 and scale."""
         if self._parts is not None:
             return self._parts.read_row(i)
@@ -196,7 +196,7 @@ class Grid:
         }
 
 
-def _gather(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray:
+def _gather(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
     # h5py's selection by a long list is slow: row by row is faster where a chunk is a row.
     values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
     for k, i in enumerate(rows):

@@ -50,7 +50,7 @@ class Form:
     def wave(self) -> NDArray[np.float64]:
         """Wavelengths (P,) from `WAVE_MIN` to at least `WAVE_MAX`, vacuum Å."""
         steps = math.ceil(math.log(WAVE_MAX / WAVE_MIN) / self.dlnlam)
-        return WAVE_MIN * np.exp(self.dlnlam * np.arange(steps + 1))
+        return np.asarray(WAVE_MIN * np.exp(self.dlnlam * np.arange(steps + 1)))
 
 
 FORMS: dict[str, Form] = {

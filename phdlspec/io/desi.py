@@ -60,7 +60,8 @@ def resolving_power_of_bands(bands: np.ndarray, wave: np.ndarray) -> np.ndarray:
     if known.sum() < 10:
         return default_resolving_power("DESI", wave)
     sigma = np.interp(wave, wave[known], np.sqrt(variance[known])) * np.gradient(wave)
-    return wave / (SIGMA_TO_FWHM * sigma)
+    answer: np.ndarray = wave / (SIGMA_TO_FWHM * sigma)
+    return answer
 
 
 def _row(hdus: fits.HDUList, prefix: str, row: int | None, path: str) -> int:

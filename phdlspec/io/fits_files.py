@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -76,7 +77,7 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
             ) from error
 
 
-def column(table: fits.BinTableHDU, name: str, dtype: type = float) -> NDArray:
+def column(table: fits.BinTableHDU, name: str, dtype: type = float) -> NDArray[Any]:
     """A column by its name in any case, flattened, in native byte order."""
     return np.array(table.data[name], dtype=dtype).ravel()
 

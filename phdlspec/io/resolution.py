@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
 
@@ -39,7 +39,7 @@ DEFAULT_RESOLVING_POWER: dict[str, tuple[tuple[float, float], ...]] = {
     "SDSS": ((3800.0, 1500.0), (6000.0, 2000.0), (6000.0, 1850.0), (9200.0, 2300.0)),
 }
 
-ResolvingPower = float | str | Path | tuple
+ResolvingPower = float | str | Path | tuple[ArrayLike, ArrayLike]
 
 
 def default_resolving_power(survey: str, wave: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,7 +48,7 @@ def default_resolving_power(survey: str, wave: NDArray[np.float64]) -> NDArray[n
         known = " ".join(sorted(DEFAULT_RESOLVING_POWER))
         raise UserError(f"no default resolving power is known for {survey!r} (only for {known}): give one")
     nodes = np.array(DEFAULT_RESOLVING_POWER[survey])
-    return np.interp(wave, nodes[:, 0], nodes[:, 1])
+    return np.asarray(np.interp(wave, nodes[:, 0], nodes[:, 1]))
 
 
 def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDArray[np.float64] | float:
@@ -69,5 +69,5 @@ def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDAr
         nodes, power = (np.asarray(x, dtype=float) for x in given)
         if nodes.shape != power.shape or nodes.ndim != 1 or len(nodes) == 0 or (np.diff(nodes) < 0).any():
             raise UserError("the resolving power's table needs increasing wavelengths, one value for each")
-        return np.interp(wave, nodes, power)
+        return np.asarray(np.interp(wave, nodes, power))
     return float(given)

@@ -31,7 +31,8 @@ def _resolving_power(table: fits.BinTableHDU, wave: np.ndarray) -> np.ndarray:
         known = np.isfinite(dispersion) & (dispersion > 0)
         if known.sum() > 10:
             dispersion = np.interp(wave, wave[known], dispersion[known])
-            return 1.0 / (SIGMA_TO_FWHM * PIXEL_LN_WAVE * dispersion)
+            answer: np.ndarray = 1.0 / (SIGMA_TO_FWHM * PIXEL_LN_WAVE * dispersion)
+            return answer
     return default_resolving_power("SDSS", wave)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from phdlspec import lsf
 from phdlspec.errors import UserError
+from phdlspec.lsf import projection
 from phdlspec.wavelength import LAMOST_WAVE, SPEED_OF_LIGHT_KM_S
 
 SURVEY = lsf.NativeGrid(3690.0, 1 / 8750, 7909, 3500.0)
@@ -112,7 +113,7 @@ def test_project_with_resolving_power_by_pixel_and_velocity(fine, survey_flux):
 def test_vbroad_is_close_to_a_rotation_profile(fine, survey_flux):
     """At R = 1800 a Gaussian of equal variance stands for rotation of 40 km/s to a few 1e-4."""
     wave, flux = fine
-    vsini, limb = 40.0, lsf.LIMB_DARKENING
+    vsini, limb = 40.0, projection.LIMB_DARKENING
     x = np.arange(-24, 25) * FINE_STEP * SPEED_OF_LIGHT_KM_S / vsini
     y2 = np.clip(1 - x**2, 0, None)
     profile = 2 * (1 - limb) * np.sqrt(y2) + 0.5 * np.pi * limb * y2
@@ -150,7 +151,7 @@ def test_batches_columns_and_chunks_agree(survey_flux, monkeypatch):
     wave = torch.as_tensor(LAMOST_WAVE[::40])
     rv, vbroad = torch.linspace(-300, 300, 5), torch.linspace(0, 60, 5)
     whole = lsf.project(native, SURVEY, wave, 1800.0, vbroad, rv)
-    monkeypatch.setitem(lsf._CHUNK_ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(projection._CHUNK_ELEMENTS, "cpu", 1)
     one_by_one = lsf.project(native, SURVEY, wave.expand(5, -1), torch.full((5, 98), 1800.0), vbroad, rv)
     assert whole.shape == (5, 3, 98)
     torch.testing.assert_close(whole, one_by_one, atol=1e-5, rtol=0)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kurucz_grids.grid_writer import collect, grid_attributes, make_manifest
-from phdlspec.emulator.training import Trainer, TrainingSettings
+from phdlspec.emulator.training import Trainer
+from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.gridfile import FORMS, Grid
 from phdlspec.gridfile.parts import Parts
 from phdlspec.labels import GRID_LABELS

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from phdlspec.cli import main
+from phdlspec.emulator import training
 from phdlspec.emulator.basis import fit_basis
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.training import Trainer
+from phdlspec.emulator.training_state import save_state
 from phdlspec.errors import UserError
 from tests.phdlspec import tiny
 
@@ -33,31 +35,30 @@ def test_the_basis_is_orthonormal_and_holds_fluxes_and_derivatives(toy_grid):
     assert ((back - change).norm(dim=1) / change.norm(dim=1).clamp(min=1e-9)).max() < 0.05
 
 
-def train_until_saved(grid, out):
+def train_until_saved(grid, out, monkeypatch):
     """Train with `SHORT` and stop when the state was saved for the first time."""
 
     class Stopped(Exception):
         pass
 
-    trainer = Trainer(grid, SHORT, "cpu")
-    original = trainer._save_state
-
-    def stop_after_saving(path, step, run, optimiser):
-        original(path, step, run, optimiser)
+    def stop_after_saving(*arguments):
+        save_state(*arguments)
         raise Stopped
 
-    trainer._save_state = stop_after_saving
+    trainer = Trainer(grid, SHORT, "cpu")
     trainer.save_every = 0.0
+    monkeypatch.setattr(training, "save_state", stop_after_saving)
     with pytest.raises(Stopped):
         trainer.train(out, progress=False)
+    monkeypatch.setattr(training, "save_state", save_state)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     whole = tmp_path / "whole.safetensors"
     Trainer(toy_grid, SHORT, "cpu").train(whole, progress=False)
     resumed = tmp_path / "resumed.safetensors"
-    train_until_saved(toy_grid, resumed)
+    train_until_saved(toy_grid, resumed, monkeypatch)
     assert not resumed.exists()
     Trainer(toy_grid, SHORT, "cpu").train(resumed, progress=False)
     first, second = load_checkpoint(whole), load_checkpoint(resumed)
@@ -86,9 +87,9 @@ def test_a_network_that_knows_no_carbon_monoxide_is_trained_on(toy_grid, tmp_pat
     assert before == pytest.approx(start.metadata["validation"]["flux_rms_median"], rel=1e-3)
 
 
-def test_another_setting_or_a_damaged_state_does_not_continue_a_run(toy_grid, tmp_path):
+def test_another_setting_or_a_damaged_state_does_not_continue_a_run(toy_grid, tmp_path, monkeypatch):
     out, state = tmp_path / "a.safetensors", tmp_path / "a.safetensors.training"
-    train_until_saved(toy_grid, out)
+    train_until_saved(toy_grid, out, monkeypatch)
     before = state.read_bytes()
     # Sizes of the network and of the data are the same: nothing but the identity tells.
     other = replace(SHORT, learning_rate=2 * SHORT.learning_rate)

@@ -1,4 +1,4 @@
-"""Resolution: Gaussian line spread functions on log-uniform grids, and the projection onto observed pixels.
+"""The projection of model spectra onto observed pixels: line spread function, rotation, velocity.
 
 Model spectra live on a log-uniform *native* grid with a known resolving power. One operator takes them to the
 pixels of an observation: a Gaussian of variance
@@ -15,69 +15,26 @@ observations are refused.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from phdlspec.errors import UserError
+from phdlspec.lsf.native_grid import (
+    FWHM_VARIANCE,
+    MIN_SIGMA_PIXELS,
+    TRUNCATION_SIGMA,
+    NativeGrid,
+    gaussian_variance,
+)
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
-FWHM_VARIANCE = 8.0 * math.log(2.0)  # FWHM^2 of a Gaussian over its variance
 LIMB_DARKENING = 0.6
 ROTATION_VARIANCE = ((1 - LIMB_DARKENING) / 4 + 2 * LIMB_DARKENING / 15) / (1 - LIMB_DARKENING / 3)
-MIN_SIGMA_PIXELS = 0.79  # R_obs = 2800 on the survey grid (R_nat = 3500, 8750 pixels per ln wave)
-TRUNCATION_SIGMA = 4.5  # half width of the kernels; 7e-6 of a Gaussian lies outside
 # Largest intermediate array of `project`, in elements: what stays in a processor's cache, or fills a GPU.
 _CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-
-
-@dataclass(frozen=True)
-class NativeGrid:
-    """A log-uniform grid of vacuum wavelengths with one resolving power.
-
-    Attributes
-    ----------
-    wave0 : first wavelength, Å
-    dlnlam : step in ln(wave)
-    size : number of pixels
-    resolving_power : wave / FWHM of the spectra on the grid; `inf` for unbroadened spectra
-    """
-
-    wave0: float
-    dlnlam: float
-    size: int
-    resolving_power: float
-
-    def __post_init__(self) -> None:
-        if not (self.wave0 > 0 and self.dlnlam > 0 and self.size > 1 and self.resolving_power > 0):
-            raise UserError(
-                f"not a native grid: wave0={self.wave0} Å, dlnlam={self.dlnlam}, size={self.size}, "
-                f"resolving_power={self.resolving_power}; all must be positive"
-            )
-
-    @property
-    def wave(self) -> NDArray[np.float64]:
-        """Wavelengths (size,), vacuum Å."""
-        return self.wave0 * np.exp(self.dlnlam * np.arange(self.size))
-
-    @classmethod
-    def from_wave(cls, wave: ArrayLike, resolving_power: float) -> NativeGrid:
-        """The grid of a log-uniform wavelength array; refused when steps differ by more than 1e-3 of one."""
-        lnw = np.log(np.asarray(wave, dtype=float))
-        step = (lnw[-1] - lnw[0]) / (len(lnw) - 1)
-        if not np.abs(np.diff(lnw) - step).max() < 1e-3 * abs(step):
-            raise UserError("the wavelengths are not log-uniform, expected a constant step in ln(wave)")
-        return cls(float(np.exp(lnw[0])), float(step), len(lnw), float(resolving_power))
-
-
-def _inverse_variance_power(resolving_power: float) -> float:
-    """1/R^2 in units of the Gaussian's variance in ln(wave); 0 for infinite R."""
-    return 1.0 / (resolving_power**2 * FWHM_VARIANCE)
 
 
 def kernel_half_width(
@@ -92,14 +49,14 @@ def kernel_half_width(
     highest, lowest = power.max().item(), power.min().item()
     if not lowest > 0 or not math.isfinite(lowest):
         raise UserError(f"resolving power {lowest} is not a positive number")
-    native = _inverse_variance_power(grid.resolving_power)
-    if _inverse_variance_power(highest) - native < (MIN_SIGMA_PIXELS * grid.dlnlam) ** 2:
+    native = gaussian_variance(grid.resolving_power)
+    if gaussian_variance(highest) - native < (MIN_SIGMA_PIXELS * grid.dlnlam) ** 2:
         limit = ((MIN_SIGMA_PIXELS * grid.dlnlam) ** 2 + native) * FWHM_VARIANCE
         raise UserError(
             f"resolving power {highest:.0f} is too high for a model grid of R = {grid.resolving_power:.0f}: "
             f"at most {1.0 / math.sqrt(limit):.0f} can be modelled, degrade the spectrum first"
         )
-    variance = _inverse_variance_power(lowest) - native
+    variance = gaussian_variance(lowest) - native
     variance += ROTATION_VARIANCE * (vbroad_max / SPEED_OF_LIGHT_KM_S) ** 2
     return math.ceil(TRUNCATION_SIGMA * math.sqrt(variance) / grid.dlnlam)
 
@@ -178,16 +135,24 @@ class _Inputs:
         return _kernel(grid, wave, power, self.vbroad[part], self.rv[part], self.half, self.native.dtype)
 
 
-def _inputs(native, grid, wave, resolving_power, vbroad, rv, half_width) -> _Inputs:
+def _inputs(
+    native: Tensor,
+    grid: NativeGrid,
+    wave: Tensor | ArrayLike,
+    resolving_power: float | Tensor | ArrayLike,
+    vbroad: Tensor | float | None,
+    rv: Tensor | float | None,
+    half_width: int | None,
+) -> _Inputs:
     if native.shape[-1] != grid.size or native.ndim not in (2, 3):
         expected = f"(B, {grid.size}) or (B, K, {grid.size})"
         raise ValueError(f"native flux has shape {tuple(native.shape)}, expected {expected}")
     device, dtype = native.device, native.dtype
     batch = native.shape[0]
 
-    def per_spectrum(value, kind):
-        value = torch.as_tensor(0.0 if value is None else value, dtype=kind, device=device)
-        return value.expand(batch) if value.ndim == 0 else value
+    def per_spectrum(value: Tensor | float | None, kind: torch.dtype) -> Tensor:
+        tensor = torch.as_tensor(0.0 if value is None else value, dtype=kind, device=device)
+        return tensor.expand(batch) if tensor.ndim == 0 else tensor
 
     wave = torch.as_tensor(wave, dtype=torch.float64, device=device)
     power = torch.as_tensor(resolving_power, dtype=dtype, device=device)
@@ -267,134 +232,33 @@ def project_with_derivatives(
     m_n = sum w d^n f, d flux/d s = (m_2 - <d^2> flux) / 2 s^2 and d flux/d x = -(m_1 - <d> flux) / s.
     """
     inputs = _inputs(native, grid, wave, resolving_power, vbroad, rv, half_width)
-    parts = []
-    for part in inputs.chunks():
-        kernel = inputs.kernel(grid, part)
-        weighted_offset = kernel.weight * kernel.offset
-        moments = torch.stack([kernel.weight, weighted_offset, weighted_offset * kernel.offset], dim=-1)
-        windows = _windows(inputs.native[part], kernel.index)
-        m = torch.einsum("bkpt,bptn->nbkp", windows, moments)
-        mean = moments.sum(dim=2)[:, None]  # (b, 1, P, 3)
-        variance = kernel.variance[:, None]
-        d_variance = (m[2] - mean[..., 2] * m[0]) / (2.0 * variance**2)
-        d_position = -(m[1] - mean[..., 1] * m[0]) / variance
-
-        power = inputs.power[part] if inputs.power.shape[0] > 1 else inputs.power
-        vbroad_b, rv_b = inputs.vbroad[part], inputs.rv[part]
-        variance_by_vbroad = 2.0 * ROTATION_VARIANCE * vbroad_b / (SPEED_OF_LIGHT_KM_S * grid.dlnlam) ** 2
-        position_by_rv = (-1.0 / (grid.dlnlam * (SPEED_OF_LIGHT_KM_S + rv_b))).to(m.dtype)
-        variance_by_ln_power = -2.0 / (power**2 * FWHM_VARIANCE * grid.dlnlam**2)
-        parts.append(
-            (
-                m[0],
-                d_variance * variance_by_vbroad[:, None, None],
-                d_position * position_by_rv[:, None, None],
-                d_variance * variance_by_ln_power[:, None],
-            )
-        )
+    parts = [_with_derivatives(inputs, grid, part) for part in inputs.chunks()]
     flux, by_vbroad, by_rv, by_ln_power = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts))
     if inputs.columns:
         return flux, by_vbroad, by_rv, by_ln_power
     return flux[:, 0], by_vbroad[:, 0], by_rv[:, 0], by_ln_power[:, 0]
 
 
-@lru_cache(maxsize=8)
-def _degrading_operator(
-    size: int, d0: float, wave0: float, r_in: float, out: NativeGrid, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Sparse matrix (M, N) of the convolution from a fine log grid to a coarse one."""
-    variance = _inverse_variance_power(out.resolving_power) - _inverse_variance_power(r_in)
-    sigma = math.sqrt(max(variance, 0.0)) / d0
-    if sigma < MIN_SIGMA_PIXELS:
-        raise UserError(
-            f"cannot degrade from R = {r_in:.0f} on {1 / d0:.0f} pixels per ln(wave) to "
-            f"R = {out.resolving_power:.0f}: the kernel is {sigma:.2f} pixels wide, "
-            f"expected at least {MIN_SIGMA_PIXELS}"
-        )
-    x = (np.log(out.wave0 / wave0) + out.dlnlam * np.arange(out.size)) / d0
-    if x[0] < -0.5 or x[-1] > size - 0.5:
-        last = wave0 * np.exp(d0 * (size - 1))
-        raise UserError(
-            f"the output grid {out.wave0:.2f}-{out.wave[-1]:.2f} Å "
-            f"leaves the input grid {wave0:.2f}-{last:.2f} Å"
-        )
-    half = math.ceil(TRUNCATION_SIGMA * sigma)
-    taps = min(2 * half + 1, size)
-    first = np.clip(np.rint(x).astype(np.int64) - half, 0, size - taps)
-    offset = x[:, None] - (first[:, None] + np.arange(taps))
-    weight = np.exp(-0.5 * (offset / sigma) ** 2)
-    weight /= weight.sum(axis=1, keepdims=True)
-    row_starts = torch.arange(out.size + 1, dtype=torch.int32) * taps
-    columns = torch.as_tensor(first[:, None] + np.arange(taps), dtype=torch.int32).reshape(-1)
-    values = torch.as_tensor(weight, dtype=dtype).reshape(-1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            row_starts, columns, values, (out.size, size), check_invariants=True
-        ).to(device)
+def _with_derivatives(inputs: _Inputs, grid: NativeGrid, part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `project_with_derivatives` returns, (b, K, P) each, for some of the spectra."""
+    kernel = inputs.kernel(grid, part)
+    weighted_offset = kernel.weight * kernel.offset
+    moments = torch.stack([kernel.weight, weighted_offset, weighted_offset * kernel.offset], dim=-1)
+    windows = _windows(inputs.native[part], kernel.index)
+    m = torch.einsum("bkpt,bptn->nbkp", windows, moments)
+    mean = moments.sum(dim=2)[:, None]  # (b, 1, P, 3)
+    variance = kernel.variance[:, None]
+    d_variance = (m[2] - mean[..., 2] * m[0]) / (2.0 * variance**2)
+    d_position = -(m[1] - mean[..., 1] * m[0]) / variance
 
-
-def degrade(spectra: Tensor, d0: float, wave0: float, r_in: float, out: NativeGrid) -> Tensor:
-    """Convolve spectra on a fine log grid to a lower constant resolving power, sampled on a coarser grid.
-
-    Parameters
-    ----------
-    spectra : (..., N) on wave0 exp(d0 i): a flux and its derivative spectra at once.
-    d0 : step in ln(wave); wave0 : first wavelength, Å (same medium as `out`).
-    r_in : resolving power that the spectra already have; `inf` for unbroadened ones.
-    out : grid and resolving power of the result, M = out.size.
-
-    Returns
-    -------
-    (..., M) in the dtype of `spectra`. The kernel is a Gaussian cut at 4.5 sigma and sums to one; within
-    4.5 sigma of the input's ends only its available part is used: give the input that much margin. The
-    operator is kept, so that calls with the same grids cost the multiplication only.
-    """
-    lead = spectra.shape[:-1]
-    flat = spectra.reshape(-1, spectra.shape[-1])
-    operator = _degrading_operator(
-        flat.shape[1], float(d0), float(wave0), float(r_in), out, spectra.dtype, spectra.device
+    power = inputs.power[part] if inputs.power.shape[0] > 1 else inputs.power
+    vbroad, rv = inputs.vbroad[part], inputs.rv[part]
+    variance_by_vbroad = 2.0 * ROTATION_VARIANCE * vbroad / (SPEED_OF_LIGHT_KM_S * grid.dlnlam) ** 2
+    position_by_rv = (-1.0 / (grid.dlnlam * (SPEED_OF_LIGHT_KM_S + rv))).to(m.dtype)
+    variance_by_ln_power = -2.0 / (power**2 * FWHM_VARIANCE * grid.dlnlam**2)
+    return (
+        m[0],
+        d_variance * variance_by_vbroad[:, None, None],
+        d_position * position_by_rv[:, None, None],
+        d_variance * variance_by_ln_power[:, None],
     )
-    return (operator @ flat.T).T.reshape(*lead, out.size)
-
-
-def broaden(
-    wave: ArrayLike,
-    flux: ArrayLike,
-    resolving_power: float | ArrayLike,
-    out_wave: ArrayLike,
-    r_in: float = math.inf,
-) -> NDArray[np.float64]:
-    """Direct numerical convolution of one spectrum on any wavelength grid, sampled at `out_wave`.
-
-    Parameters
-    ----------
-    wave, flux : (N,) increasing wavelengths (Å) and flux; sampled more finely than the kernel.
-    resolving_power : number or (M,), wave / FWHM of the result at each output wavelength.
-    out_wave : (M,) Å.
-    r_in : resolving power that the flux already has.
-
-    Returns
-    -------
-    (M,) flux; NaN where the kernel leaves `wave`. The integral over ln(wave) uses the trapezoidal rule.
-    """
-    lnw = np.log(np.asarray(wave, dtype=float))
-    flux = np.asarray(flux, dtype=float)
-    cell = np.gradient(lnw)
-    centre = np.log(np.asarray(out_wave, dtype=float))
-    power = np.broadcast_to(np.asarray(resolving_power, dtype=float), centre.shape)
-    variance = (1.0 / power**2 - 1.0 / r_in**2) / FWHM_VARIANCE
-    if (variance <= 0).any():
-        raise UserError(
-            f"cannot broaden from R = {r_in:.0f} to R = {power.max():.0f}, expected a lower resolving power"
-        )
-    sigma = np.sqrt(variance)
-    low = np.searchsorted(lnw, centre - TRUNCATION_SIGMA * sigma)
-    high = np.searchsorted(lnw, centre + TRUNCATION_SIGMA * sigma)
-    result = np.full(centre.shape, np.nan)
-    inside = (low > 0) & (high < len(lnw)) & (high - low > 2)
-    for i in np.flatnonzero(inside):
-        window = slice(low[i], high[i])
-        weight = np.exp(-0.5 * ((lnw[window] - centre[i]) / sigma[i]) ** 2) * cell[window]
-        result[i] = weight @ flux[window] / weight.sum()
-    return result

@@ -1,0 +1,15 @@
+"""Resolution: Gaussian line spread functions on log-uniform grids."""
+
+from phdlspec.lsf.degrading import broaden, degrade
+from phdlspec.lsf.native_grid import NativeGrid
+from phdlspec.lsf.projection import kernel_half_width, project, project_with_derivatives, valid_pixels
+
+__all__ = [
+    "NativeGrid",
+    "broaden",
+    "degrade",
+    "kernel_half_width",
+    "project",
+    "project_with_derivatives",
+    "valid_pixels",
+]
