@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +41,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from calibration.comparisons import Comparisons
 from calibration.splines import Basis
+
+Floats = NDArray[np.float64]
 
 FOLDS = 5
 BOOTSTRAPS = 60
@@ -114,17 +115,17 @@ class _Mixture:
         self.fraction = np.full(size, 0.1)
         self.good = rows.prior_good * 0.9
 
-    def variances(self) -> tuple[NDArray[Any], NDArray[Any]]:
+    def variances(self) -> tuple[Floats, Floats]:
         s = self.rows.set_index
         good = self.rows.own + self.rows.other + self.tau2[s]
         return good, good + self.wide2[s]
 
-    def weights(self) -> NDArray[Any]:
+    def weights(self) -> Floats:
         """Precision (n,) of each row given its responsibility."""
         good, wide = self.variances()
         return np.asarray(self.good / good + (1 - self.good) / wide)
 
-    def update(self, residual: NDArray[Any]) -> None:
+    def update(self, residual: Floats) -> None:
         """One expectation step and a maximisation of tau, T and the fraction of each set."""
         rows = self.rows
         good, wide = self.variances()
@@ -156,7 +157,7 @@ class _Regression:
 
     def __init__(
         self,
-        design: NDArray[Any],
+        design: Floats,
         rows: Comparisons,
         basis: Basis,
         scale: float,
@@ -172,7 +173,7 @@ class _Regression:
         self.blind_axis = blind_axis
         self.nuisance_sigma = rows.nuisance_sigma
 
-    def prior_precision(self, bend_sigmas: NDArray[Any]) -> NDArray[Any]:
+    def prior_precision(self, bend_sigmas: Floats) -> Floats:
         """Diagonal of the prior precision for relative bending sigmas (axes,)."""
         axis = self.basis.axis_of_column[1 + len(self.basis.axes) :]
         return (
@@ -180,19 +181,19 @@ class _Regression:
             ** -2.0
         )
 
-    def normal(self, weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def normal(self, weight: Floats) -> tuple[Floats, Floats]:
         weighted = self.x * weight[:, None]
         return weighted.T @ self.x, weighted.T @ (self.d - self.x @ self.mean)
 
-    def solve(self, weight: NDArray[Any], bend_sigmas: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def solve(self, weight: Floats, bend_sigmas: Floats) -> tuple[Floats, Floats]:
         """Coefficients and covariance."""
         matrix, vector = self.normal(weight)
         factor = cho_factor(matrix + np.diag(self.prior_precision(bend_sigmas)))
         return self.mean + cho_solve(factor, vector), cho_solve(factor, np.eye(len(vector)))
 
     def cross_validate(
-        self, weight: NDArray[Any], fold: NDArray[Any], rng: np.random.Generator
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        self, weight: Floats, fold: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Floats, Floats, Floats, Floats]:
         """All smoothness settings (m, axes), held-out chi^2 (m,), shares (m,), held-out residuals (n,) of the
         best.
 
@@ -228,7 +229,7 @@ class _Regression:
 
 def fit_bias(
     rows: Comparisons,
-    coordinates: NDArray[Any],
+    coordinates: Floats,
     basis: Basis,
     scale: float,
     coordinate_axis: int | None = None,
@@ -246,71 +247,99 @@ def fit_bias(
     has_zero_point : False if no reference states values: the bias is then 0 at the mean of the references.
     seed : of the folds.
     """
-    x = coordinates.copy()
-    rng = np.random.default_rng(seed)
-    fold = _folds(rows, rng)
-    mixture = _Mixture(rows, scale)
-    sigmas = np.full(len(basis.axes), 0.1)
-    constant_sigma = CONSTANT_SIGMA if has_zero_point else _NOTHING
-    blind_axis = None if has_zero_point else coordinate_axis
-    is_pair = rows.second >= 0
-    residual = _first_residual(rows)
-    mixture.update(residual)
-    own_bias = np.zeros(len(coordinates))
+    fit = _Fit(rows, coordinates, basis, scale, coordinate_axis, has_zero_point, seed)
     rounds = 3 if coordinate_axis is None else 6
-    for round_number in range(rounds):
-        if coordinate_axis is not None:
-            x = _cleaned(coordinates, rows, residual, mixture, coordinate_axis)
-            x[:, coordinate_axis] -= own_bias
-        place, partner = _places(basis, x, rows, mixture.good)
-        raw_design = basis.design(place)
-        at = np.flatnonzero(~is_pair) if (~is_pair).any() else np.arange(len(rows))
-        centre = np.average(raw_design[at], axis=0, weights=mixture.weights()[at])
-        centre[0] = 0.0
-        design = raw_design - centre
-        if is_pair.any():
-            design[is_pair] = raw_design[is_pair] - basis.design(partner[is_pair])
-        regression = _Regression(design, rows, basis, scale, constant_sigma, blind_axis)
+    for number in range(rounds):
+        fit.iterate(choose_smoothness=number in (0, rounds - 1))
+    return fit.result()
+
+
+class _Fit:
+    """The fit of one label on its way: coordinates, mixture and coefficients are updated in turn."""
+
+    def __init__(
+        self,
+        rows: Comparisons,
+        coordinates: Floats,
+        basis: Basis,
+        scale: float,
+        coordinate_axis: int | None,
+        has_zero_point: bool,
+        seed: int,
+    ):
+        self.rows, self.coordinates, self.basis, self.scale = rows, coordinates, basis, scale
+        self.coordinate_axis = coordinate_axis
+        self.rng = np.random.default_rng(seed)
+        self.fold = _folds(rows, self.rng)
+        self.constant_sigma = CONSTANT_SIGMA if has_zero_point else _NOTHING
+        self.blind_axis = None if has_zero_point else coordinate_axis
+        self.mixture = _Mixture(rows, scale)
+        self.residual = _first_residual(rows)
+        self.mixture.update(self.residual)
+        self.sigmas = np.full(len(basis.axes), 0.1)
+        self.x = coordinates.copy()
+        self.own_bias = np.zeros(len(coordinates))
+
+    def iterate(self, choose_smoothness: bool) -> None:
+        """Clean the coordinates, build the design, and find coefficients and mixture for it."""
+        axis = self.coordinate_axis
+        if axis is not None:
+            self.x = _cleaned(self.coordinates, self.rows, self.residual, self.mixture, axis)
+            self.x[:, axis] -= self.own_bias
+        design, self.centre = self._design()
+        self.regression = _Regression(
+            design, self.rows, self.basis, self.scale, self.constant_sigma, self.blind_axis
+        )
         for _ in range(_EM_STEPS):
-            beta, _ = regression.solve(mixture.weights(), sigmas)
-            residual = rows.d - regression.x @ beta
-            mixture.update(residual)
-        if round_number in (0, rounds - 1):
-            settings, chi2, weights_of_settings, held_out = regression.cross_validate(
-                mixture.weights(), fold, rng
+            beta, _ = self.regression.solve(self.mixture.weights(), self.sigmas)
+            self.residual = self.rows.d - self.regression.x @ beta
+            self.mixture.update(self.residual)
+        if choose_smoothness:
+            self.settings, chi2, self.shares, self.held_out = self.regression.cross_validate(
+                self.mixture.weights(), self.fold, self.rng
             )
-            sigmas = settings[np.argmin(chi2)]
-        if coordinate_axis is not None:
-            own_bias = _bias_everywhere(basis, x, centre, beta)
-    weight = mixture.weights()
-    beta, covariance = _average(regression, weight, settings, weights_of_settings)
-    size = basis.size
-    if blind_axis is not None:
-        covariance[1 + blind_axis, 1 + blind_axis] = (
-            LINE_SIGMA * scale
-        ) ** 2  # not fitted, but not known either
-    good, _ = mixture.variances()
-    nuisance_error = np.sqrt(np.diag(covariance)[size:])
-    return BiasFit(
-        coefficients=beta[:size],
-        covariance=covariance[:size, :size],
-        centre=centre,
-        nuisance={
-            n: (float(v), float(e)) for n, v, e in zip(rows.nuisance_names, beta[size:], nuisance_error)
-        },
-        sets=_set_scatter(rows, mixture),
-        scatter=_own_scatter(rows, mixture),
-        smoothness=[float(v) for v in weights_of_settings @ np.log10(settings)],
-        held_out=_held_out(rows, mixture.good, held_out),
-        good=mixture.good,
-        predicted=regression.x @ beta,
-        variance=good,
-        held_out_residual=held_out,
-        coordinates=x,
-    )
+            self.sigmas = self.settings[np.argmin(chi2)]
+        if axis is not None:
+            self.own_bias = _bias_everywhere(self.basis, self.x, self.centre, beta)
+
+    def _design(self) -> tuple[Floats, Floats]:
+        """Columns (n, p) of the rows about the mean of the single stars, and that mean (p,)."""
+        place, partner = _places(self.basis, self.x, self.rows, self.mixture.good)
+        columns, is_pair = self.basis.design(place), self.rows.second >= 0
+        at = np.flatnonzero(~is_pair) if (~is_pair).any() else np.arange(len(self.rows))
+        centre = np.average(columns[at], axis=0, weights=self.mixture.weights()[at])
+        centre[0] = 0.0
+        design = columns - centre
+        if is_pair.any():
+            design[is_pair] = columns[is_pair] - self.basis.design(partner[is_pair])
+        return design, centre
+
+    def result(self) -> BiasFit:
+        """Coefficients averaged over the smoothness settings that matter, and what was found of the sets."""
+        rows, mixture, size = self.rows, self.mixture, self.basis.size
+        beta, covariance = _average(self.regression, mixture.weights(), self.settings, self.shares)
+        if self.blind_axis is not None:  # not fitted, but not known either
+            covariance[1 + self.blind_axis, 1 + self.blind_axis] = (LINE_SIGMA * self.scale) ** 2
+        variance, _ = mixture.variances()
+        errors = np.sqrt(np.diag(covariance)[size:])
+        return BiasFit(
+            coefficients=beta[:size],
+            covariance=covariance[:size, :size],
+            centre=self.centre,
+            nuisance={n: (float(v), float(e)) for n, v, e in zip(rows.nuisance_names, beta[size:], errors)},
+            sets=_set_scatter(rows, mixture),
+            scatter=_own_scatter(rows, mixture),
+            smoothness=[float(v) for v in self.shares @ np.log10(self.settings)],
+            held_out=_held_out(rows, mixture.good, self.held_out),
+            good=mixture.good,
+            predicted=self.regression.x @ beta,
+            variance=variance,
+            held_out_residual=self.held_out,
+            coordinates=self.x,
+        )
 
 
-def _places(basis: Basis, x: NDArray[Any], rows: Comparisons, good: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _places(basis: Basis, x: Floats, rows: Comparisons, good: Floats) -> tuple[Floats, Floats]:
     """Coordinates of the first and second star of each row (n, axes), with one [Fe/H] for all that share it.
 
     Both stars of a pair get their mean, every good member of a cluster the median of the good ones: what is
@@ -327,7 +356,7 @@ def _places(basis: Basis, x: NDArray[Any], rows: Comparisons, good: NDArray[Any]
     return first, second
 
 
-def _bias_everywhere(basis: Basis, x: NDArray[Any], centre: NDArray[Any], beta: NDArray[Any]) -> NDArray[Any]:
+def _bias_everywhere(basis: Basis, x: Floats, centre: Floats, beta: Floats) -> Floats:
     """The bias at every star's coordinates (n,), 0 where these are missing."""
     bias = np.zeros(len(x))
     known = np.isfinite(x).all(axis=1)
@@ -335,7 +364,7 @@ def _bias_everywhere(basis: Basis, x: NDArray[Any], centre: NDArray[Any], beta: 
     return bias
 
 
-def _first_residual(rows: Comparisons) -> NDArray[Any]:
+def _first_residual(rows: Comparisons) -> Floats:
     """Residuals before any fit: the datum minus the median of its set (pairs: minus 0)."""
     residual = rows.d.copy()
     for s, kind in enumerate(rows.set_kinds):
@@ -352,8 +381,8 @@ def _folds(rows: Comparisons, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _cleaned(
-    coordinates: NDArray[Any], rows: Comparisons, residual: NDArray[Any], mixture: _Mixture, axis: int
-) -> NDArray[Any]:
+    coordinates: Floats, rows: Comparisons, residual: Floats, mixture: _Mixture, axis: int
+) -> Floats:
     """Coordinates without the noise that the residuals reveal in the label that is this axis."""
     good, _ = mixture.variances()
     share = mixture.good * residual / good
@@ -369,15 +398,15 @@ def _cleaned(
     return cleaned
 
 
-def _own_of_each(rows: Comparisons) -> tuple[NDArray[Any], NDArray[Any]]:
+def _own_of_each(rows: Comparisons) -> tuple[Floats, Floats]:
     """Variance of the first and of the second star; a pair's is shared equally."""
     half = np.where(rows.second >= 0, 0.5, 1.0) * rows.own
     return half, half
 
 
 def _average(
-    regression: _Regression, weight: NDArray[Any], settings: NDArray[Any], share: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
+    regression: _Regression, weight: Floats, settings: Floats, share: Floats
+) -> tuple[Floats, Floats]:
     """Mean and covariance over the smoothness settings that matter."""
     matrix, vector = regression.normal(weight)
     keep = np.flatnonzero(share > 0.002 * share.max())
@@ -424,12 +453,12 @@ def _own_scatter(rows: Comparisons, mixture: _Mixture) -> float:
     return float(np.sqrt(min(found)[1]))
 
 
-def robust_scatter(values: NDArray[Any]) -> float:
+def robust_scatter(values: Floats) -> float:
     """1.4826 times the median absolute deviation from the median; NaN for no value."""
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
 
 
-def _held_out(rows: Comparisons, good: NDArray[Any], held_out: NDArray[Any]) -> dict[str, tuple[float, float]]:
+def _held_out(rows: Comparisons, good: Floats, held_out: Floats) -> dict[str, tuple[float, float]]:
     found = {}
     for s, name in enumerate(rows.set_names):
         at = (rows.set_index == s) & (good > 0.5)

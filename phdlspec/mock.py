@@ -58,6 +58,35 @@ def _continuum(teff: float, wave: NDArray[np.float64], random: np.random.Generat
     return shape
 
 
+def _noise(
+    normalised: NDArray[np.float64], continuum: NDArray[np.float64], teff: float, snr: float
+) -> NDArray[np.float64]:
+    # The light of the star and that of the sky have equal parts in the variance: lines are a little less noisy.
+    sigma = continuum / relative_snr(teff, LAMOST_WAVE) * np.sqrt(0.5 + 0.5 * normalised)
+    window = (SNR_WINDOW[0] < LAMOST_WAVE) & (SNR_WINDOW[1] > LAMOST_WAVE)
+    ratio = (normalised * continuum)[window] / sigma[window]
+    return np.asarray(sigma * (np.median(ratio) / snr))
+
+
+def _seen(
+    flux: NDArray[np.float64],
+    grid: NativeGrid,
+    power: NDArray[np.float64],
+    velocities: tuple[float, float],
+    vbroad: float,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Normalised flux (P,) on LAMOST's pixels, each arm with its velocity (km/s), and where the grid reaches (P,)."""
+    wave, native, true_power = LAMOST_WAVE, torch.as_tensor(flux)[None], torch.as_tensor(power)
+    normalised, inside = np.empty(len(wave)), np.zeros(len(wave), dtype=bool)
+    for (low, high), velocity in zip(ARMS, velocities):
+        arm = (wave >= low) & (wave < high)
+        pixels, arm_power = torch.as_tensor(wave[arm]), true_power[torch.as_tensor(arm)]
+        shift = torch.tensor([velocity], dtype=torch.float64)
+        normalised[arm] = project(native, grid, pixels, arm_power, vbroad, shift)[0].numpy()
+        inside[arm] = valid_pixels(grid, pixels, arm_power, shift, vbroad)[0].numpy()
+    return normalised, inside
+
+
 def mock_lamost(
     flux: ArrayLike,
     grid: NativeGrid,
@@ -93,22 +122,11 @@ def mock_lamost(
     power = default_resolving_power("LAMOST", wave)
     drawn = float(np.exp(FIBRE_SCATTER * np.clip(random.normal(), -1.5, 1.5)))
     scale = drawn if resolution_scale is None else resolution_scale
-    native = torch.as_tensor(np.asarray(flux, dtype=np.float64))[None]
-    true_power = torch.as_tensor(power * scale)
-    normalised, inside = np.empty(len(wave)), np.zeros(len(wave), dtype=bool)
-    for (low, high), shift in zip(ARMS, (0.0, red_velocity)):
-        arm = (wave >= low) & (wave < high)
-        pixels, arm_power = torch.as_tensor(wave[arm]), true_power[torch.as_tensor(arm)]
-        velocity = torch.tensor([rv + shift], dtype=torch.float64)
-        normalised[arm] = project(native, grid, pixels, arm_power, vbroad, velocity)[0].numpy()
-        inside[arm] = valid_pixels(grid, pixels, arm_power, velocity, vbroad)[0].numpy()
+    shifts = (rv, rv + red_velocity)
+    normalised, inside = _seen(np.asarray(flux, dtype=np.float64), grid, power * scale, shifts, vbroad)
     continuum = _continuum(teff, wave, random)
     spectrum = normalised * continuum
-    # The light of the star and that of the sky have equal parts in the variance: lines are a little less noisy.
-    sigma = continuum / relative_snr(teff, wave) * np.sqrt(0.5 + 0.5 * normalised)
-    window = (wave > SNR_WINDOW[0]) & (wave < SNR_WINDOW[1])
-    sigma *= np.median(spectrum[window] / sigma[window]) / snr
-    sigma *= np.exp(_PIXEL_SCATTER * random.normal(size=len(wave)))
+    sigma = _noise(normalised, continuum, teff, snr) * np.exp(_PIXEL_SCATTER * random.normal(size=len(wave)))
     return Spectrum(
         wave=wave,
         flux=np.where(inside, spectrum + sigma * random.normal(size=len(wave)), 0.0),

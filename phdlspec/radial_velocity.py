@@ -136,8 +136,7 @@ def measure_velocities(
     power = torch.as_tensor(resolving_power, dtype=torch.float64, device=device)
     half = kernel_half_width(grid, power, 0.0)
     seen = _always_seen(wave, grid, half, velocity_range)
-    power = power[seen] if power.ndim else power
-    basis = basis[:, seen]
+    power, basis = power[seen] if power.ndim else power, basis[:, seen]
     chi2 = ContinuumChi2(basis[basis.abs().amax(dim=1) > 0])
     flux, ivar = _of_order_one(flux[:, seen].to(torch.float64), ivar[:, seen].to(torch.float64))
 
@@ -157,22 +156,29 @@ def measure_velocities(
     rival = torch.where(far, by_velocity, -torch.inf).amax(dim=1)
 
     rv, curvature, gain = _minimum(lambda rv: chi2.gain(ivar, flux, model(templates[template], rv)), velocities[place])
-    count = (ivar > 0).sum(dim=1)
     total = (ivar * flux**2).sum(dim=1) - gain
-    rchi2 = total / (count - len(chi2.basis) - 1).clamp_min(1)
+    degrees = (ivar > 0).sum(dim=1) - len(chi2.basis) - 1
+    return _judged(rv, curvature, template, total, degrees, gain - rival)
+
+
+def _judged(
+    rv: Tensor, curvature: Tensor, template: Tensor, chi2: Tensor, degrees: Tensor, lead: Tensor
+) -> Velocities:
+    """Errors and significance (B,) from the curvature of chi2 and the lead over the best rival; NaN without degrees of
+    freedom."""
+    rchi2 = chi2 / degrees.clamp_min(1)
     inflation = rchi2.clamp_min(1.0)
-    lost = count <= len(chi2.basis) + 1
 
     def known(x: Tensor, otherwise: float = float("nan")) -> Tensor:
-        return torch.where(lost, torch.full_like(x, otherwise), x)
+        return torch.where(degrees <= 0, torch.full_like(x, otherwise), x)
 
     return Velocities(
         known(rv),
         known(torch.sqrt(2.0 * inflation / curvature)),
         template,
-        known(total),
+        known(chi2),
         known(rchi2),
-        known(torch.sqrt((gain - rival).clamp_min(0.0) / inflation), 0.0),
+        known(torch.sqrt(lead.clamp_min(0.0) / inflation), 0.0),
     )
 
 
