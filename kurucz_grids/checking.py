@@ -1,6 +1,6 @@
 """Is a grid fit to train on: does it fill the range of the labels, is any row off, does the physics hold?
 
-Every check gives one `Finding`; those of level "error" say that rows are wrong, "warning" that something
+Every check gives one `CheckResult`; those of level "error" say that rows are wrong, "warning" that something
 should be looked at.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from kurucz_grids.finding import Finding
+from kurucz_grids.check_result import CheckResult
 from kurucz_grids.neighbours import BINS, Sketch, binned, compare_neighbours
 from phdlspec.gridfile import Grid
 from phdlspec.wavelength import vacuum_to_air
@@ -49,7 +49,7 @@ KNOWN_LINES: dict[str, tuple[float, ...]] = {
 STRONG_LINES = (3934.78, 4862.68, 5174.13, 5185.05, 5891.58, 5897.56, 6564.61, 8500.35, 8544.44, 8664.52)
 
 
-def check_grid(grid: Grid, contains: Contains | None = None, progress: bool = False) -> list[Finding]:
+def check_grid(grid: Grid, contains: Contains | None = None, progress: bool = False) -> list[CheckResult]:
     """All checks of a grid, in the order of the table that `phdlspec grid check` prints.
 
     `contains(teff, logg, fe_h)` tells where atmospheres exist: empty regions outside are no holes.
@@ -57,7 +57,7 @@ def check_grid(grid: Grid, contains: Contains | None = None, progress: bool = Fa
     findings = [_completeness(grid), _bounds(grid)]
     rows = grid.rows()
     if len(rows) < 2:
-        return [*findings, Finding("rows", "error", f"{len(rows)} complete rows: nothing to check")]
+        return [*findings, CheckResult("rows", "error", f"{len(rows)} complete rows: nothing to check")]
     findings += [_split(grid), _bins(grid, contains), *_spacing(grid)]
     scan = _Scan.of(grid, progress)
     findings += scan.findings(grid)
@@ -99,30 +99,30 @@ def _core(wave: Array, flux: NDArray[np.floating], line: float) -> float | None:
     return float(np.log(wave[k] / line) + pixels * np.log(wave[k + 1] / wave[k]))
 
 
-def _completeness(grid: Grid) -> Finding:
+def _completeness(grid: Grid) -> CheckResult:
     failed = [i for i in range(len(grid)) if not grid.done[i] and grid.reason[i]]
     missing = len(grid) - grid.n_done - len(failed)
     text = f"{grid.n_done} of {len(grid)} rows complete, {len(failed)} failed, {missing} to come"
     if failed:
         text += f"; row {failed[0]}: {grid.reason[failed[0]]}"
     level = "error" if len(failed) > 0.05 * len(grid) else "warning" if failed or missing else "ok"
-    return Finding("complete", level, text)
+    return CheckResult("complete", level, text)
 
 
-def _bounds(grid: Grid) -> Finding:
+def _bounds(grid: Grid) -> CheckResult:
     inside = grid.label_set.inside(grid.labels)
     if inside.all():
-        return Finding("bounds", "ok", "all labels lie within the bounds of the label table")
-    return Finding("bounds", "warning", f"{(~inside).sum()} rows lie outside the bounds of the label table")
+        return CheckResult("bounds", "ok", "all labels lie within the bounds of the label table")
+    return CheckResult("bounds", "warning", f"{(~inside).sum()} rows lie outside the bounds of the label table")
 
 
-def _split(grid: Grid) -> Finding:
+def _split(grid: Grid) -> CheckResult:
     counts = {name: len(grid.rows(name)) for name in ("train", "validation", "test")}
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return Finding("split", "ok" if min(counts.values()) else "warning", text)
+    return CheckResult("split", "ok" if min(counts.values()) else "warning", text)
 
 
-def _bins(grid: Grid, contains: Contains | None) -> Finding:
+def _bins(grid: Grid, contains: Contains | None) -> CheckResult:
     """Empty cells of a Teff-logg-[Fe/H] lattice."""
     names = tuple(_BINS)
     index = [grid.label_set.index(name) for name in names]
@@ -139,10 +139,10 @@ def _bins(grid: Grid, contains: Contains | None) -> Finding:
     text = f"{len(empty)} of {counts.size} cells of Teff, logg, [Fe/H] are empty"
     if empty:
         text += "; the first: " + ", ".join(f"({t:.0f} K, {g:.2f}, {m:+.2f})" for t, g, m in empty[:4])
-    return Finding("holes", "warning" if share > 0.02 else "ok", text)
+    return CheckResult("holes", "warning" if share > 0.02 else "ok", text)
 
 
-def _spacing(grid: Grid) -> Iterator[Finding]:
+def _spacing(grid: Grid) -> Iterator[CheckResult]:
     """Distance from random points to the nearest row, in units of the range, by region."""
     index = [grid.label_set.index(name) for name in ("TEFF", "LOGG", "FE_H")]
     points = grid.label_set.to_unit(grid.labels)[grid.rows()][:, index]
@@ -158,7 +158,7 @@ def _spacing(grid: Grid) -> Iterator[Finding]:
     for name, chosen in regions.items():
         ratio = float(np.mean(distance[chosen]) / expected)
         text = f"mean distance to the nearest row {ratio:.2f} times that of uniform points"
-        yield Finding(f"spacing, {name}", "warning" if ratio > 3 else "ok", text)
+        yield CheckResult(f"spacing, {name}", "warning" if ratio > 3 else "ok", text)
 
 
 @dataclass
@@ -241,17 +241,17 @@ class _Scan:
             if power.sum() > 0:
                 self.on_lines.setdefault(name, []).append(float(power[mask].sum() / power.sum()))
 
-    def findings(self, grid: Grid) -> Iterator[Finding]:
-        yield Finding.of_rows("finite", self.not_finite, "hold NaN or infinity", "all values are finite")
+    def findings(self, grid: Grid) -> Iterator[CheckResult]:
+        yield CheckResult.of_rows("finite", self.not_finite, "hold NaN or infinity", "all values are finite")
         low, high = self.extremes
-        yield Finding.of_rows(
+        yield CheckResult.of_rows(
             "flux", self.out_of_range, f"leave 0 to {MAX_FLUX}", f"from {low:.3f} to {high:.3f}"
         )
         if self.rows:
             yield self._normalisation()
             yield from self._wavelengths()
             yield self._twins(grid)
-        yield Finding.of_rows("continuum", self.bad_continuum, "are not positive", "positive where it is known")
+        yield CheckResult.of_rows("continuum", self.bad_continuum, "are not positive", "positive where it is known")
         if not grid.has_jacobian:
             return
         share = self.deepening / np.maximum(self.responding, 1)
@@ -267,29 +267,29 @@ class _Scan:
         text = "more of an element deepens its lines"
         if wrong:
             text = f"the strongest response deepens a line in too few rows: {', '.join(wrong)}"
-        yield Finding("sign", "warning" if wrong else "ok", text)
+        yield CheckResult("sign", "warning" if wrong else "ok", text)
         text = f"no response at all: {', '.join(dead)}" if dead else "every label changes the spectrum"
-        yield Finding("response", "error" if dead else "ok", text)
+        yield CheckResult("response", "error" if dead else "ok", text)
         medians = {name: float(np.median(values)) for name, values in self.on_lines.items()}
         astray = [name for name, value in medians.items() if value < LINE_SHARE]
         figures = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
         level = "error" if astray else "ok"
-        yield Finding("lines", level, f"share of the response on known lines: {figures}")
+        yield CheckResult("lines", level, f"share of the response on known lines: {figures}")
 
-    def _normalisation(self) -> Finding:
+    def _normalisation(self) -> CheckResult:
         low, high = min(self.envelopes), max(self.envelopes)
         astray = [i for i, best in zip(self.rows, self.envelopes) if not ENVELOPE[0] < best < ENVELOPE[1]]
         if astray:
             wrong = f"are not normalised: upper envelopes {low:.3g} to {high:.3g}, expected about 1"
-            return Finding.of_rows("normalised", astray, wrong, "")
+            return CheckResult.of_rows("normalised", astray, wrong, "")
         usual = float(np.quantile(self.envelopes, 0.9))
         text = f"upper envelopes from {low:.3f} to {high:.3f}"
         if usual < USUAL_ENVELOPE:
             text += f", nine rows in ten below {usual:.3f}: the flux is scaled, expected stars that reach 1"
-            return Finding("normalised", "error", text)
-        return Finding("normalised", "ok", text)
+            return CheckResult("normalised", "error", text)
+        return CheckResult("normalised", "ok", text)
 
-    def _wavelengths(self) -> Iterator[Finding]:
+    def _wavelengths(self) -> Iterator[CheckResult]:
         offsets = np.array(self.offsets)
         known = np.isfinite(offsets)
         if not known.any():
@@ -298,21 +298,21 @@ class _Scan:
         shift = float(np.median(offsets[astray if astray.any() else known]))
         figure = f"{5892.0 * shift:+.2f} Å at 5892 Å"
         if not astray.any():
-            yield Finding("wavelengths", "ok", f"strong lines lie in their places, median offset {figure}")
+            yield CheckResult("wavelengths", "ok", f"strong lines lie in their places, median offset {figure}")
             return
         wrong = f"have strong lines out of place, median offset {figure}"
         air = float(np.log(vacuum_to_air(5892.0) / 5892.0))
         for given, taken, expected in (("air", "vacuum", air), ("vacuum", "air", -air)):
             if abs(shift - expected) < LINE_OFFSET:
                 wrong += f", as of wavelengths in {given} taken for {taken} (import them with --medium {given})"
-        yield Finding.of_rows("wavelengths", [i for i, bad in zip(self.rows, astray) if bad], wrong, "")
+        yield CheckResult.of_rows("wavelengths", [i for i, bad in zip(self.rows, astray) if bad], wrong, "")
 
-    def _twins(self, grid: Grid) -> Finding:
+    def _twins(self, grid: Grid) -> CheckResult:
         """Rows that hold the spectrum of another row under other labels."""
         first: dict[bytes, int] = {}
         pairs = [(first.setdefault(mark, i), i) for i, mark in zip(self.rows, self.prints)]
         twins = [(a, b) for a, b in pairs if not np.array_equal(grid.labels[a], grid.labels[b])]
         if not twins:
-            return Finding("twins", "ok", "no two rows hold one spectrum under different labels")
+            return CheckResult("twins", "ok", "no two rows hold one spectrum under different labels")
         listed = ", ".join(f"{a} and {b}" for a, b in twins[:8])
-        return Finding("twins", "error", f"rows hold one spectrum under different labels: {listed}")
+        return CheckResult("twins", "error", f"rows hold one spectrum under different labels: {listed}")

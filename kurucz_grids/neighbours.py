@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from kurucz_grids.finding import Finding
+from kurucz_grids.check_result import CheckResult
 from phdlspec.labels import STRUCTURE
 
 Array = NDArray[np.float64]
@@ -67,14 +67,14 @@ class Pairs:
         return self.residual / np.hypot(self.predicted, 1e-3) ** 1.5
 
 
-def compare_neighbours(sketch: Sketch, progress: bool) -> Iterator[Finding]:
+def compare_neighbours(sketch: Sketch, progress: bool) -> Iterator[CheckResult]:
     """Compare each row with what its neighbours predict for it; fewer findings where there are few rows."""
     if sketch.jacobian is None:
-        yield Finding("derivatives", "warning", "the grid has no differential spectra")
+        yield CheckResult("derivatives", "warning", "the grid has no differential spectra")
         yield _outliers(sketch, _linear_departures(sketch), DEPARTURE[False])
         return
     if len(sketch.rows) < 2:
-        yield Finding("neighbours", "warning", "no two rows to compare")
+        yield CheckResult("neighbours", "warning", "no two rows to compare")
         return
     near = _nearest(sketch.unit[:, sketch.columns(STRUCTURE)], 12)
     pairs = _best_pairs(sketch, sketch.jacobian, near, progress)
@@ -122,32 +122,32 @@ def _best_pairs(sketch: Sketch, jacobian: NDArray[np.float32], near: NDArray[np.
     return Pairs(partner, predicted, residual, slope)
 
 
-def _prediction(pairs: Pairs) -> Finding:
+def _prediction(pairs: Pairs) -> CheckResult:
     known = pairs.predicted > 0
     if not known.any():
-        return Finding("derivatives", "error", "no derivative tells rows apart")
+        return CheckResult("derivatives", "error", "no derivative tells rows apart")
     median = float(np.median(pairs.residual[known] / pairs.predicted[known]))
     text = (
         f"differences of near rows against their derivatives: median relative residual {median:.3f}, "
         f"median slope {np.median(pairs.slope[known]):.3f} ({known.sum()} pairs)"
     )
-    return Finding("derivatives", "error" if median > 0.7 else "warning" if median > 0.4 else "ok", text)
+    return CheckResult("derivatives", "error" if median > 0.7 else "warning" if median > 0.4 else "ok", text)
 
 
-def _outliers(sketch: Sketch, departure: Array, limits: tuple[float, float]) -> Finding:
+def _outliers(sketch: Sketch, departure: Array, limits: tuple[float, float]) -> CheckResult:
     if not len(departure):
-        return Finding("outliers", "warning", f"{len(sketch.rows)} rows are too few to compare with each other")
+        return CheckResult("outliers", "warning", f"{len(sketch.rows)} rows are too few to compare with each other")
     worst = [k for k in np.argsort(-departure) if departure[k] > limits[0]]
     if not worst:
-        return Finding("outliers", "ok", "no row departs from its neighbours")
+        return CheckResult("outliers", "ok", "no row departs from its neighbours")
     listed = ", ".join(f"{sketch.rows[k]} ({departure[k]:.0f} times the usual)" for k in worst[:8])
     level = "error" if departure[worst[0]] > limits[1] else "warning"
-    return Finding("outliers", level, f"{len(worst)} rows depart from their neighbours: {listed}")
+    return CheckResult("outliers", level, f"{len(worst)} rows depart from their neighbours: {listed}")
 
 
 def _slopes(
     sketch: Sketch, jacobian: NDArray[np.float32], pairs: Pairs, chosen: NDArray[np.int64]
-) -> Finding:
+) -> CheckResult:
     """By what factor the differences between rows follow the derivatives of each label: 1, if they are right.
 
     Least squares over all pairs and bins, weighted with what such differences leave; the errors are those of a
@@ -175,9 +175,9 @@ def _slopes(
     wrong = [k for k in np.argsort(-off) if off[k] > max(SLOPE_ERROR, SLOPE_SIGMA * error[k])]
     if not wrong:
         span = f"factors {slope.min():.2f} to {slope.max():.2f}"
-        return Finding("slopes", "ok", f"differences follow the derivatives of all {len(live)} labels, {span}")
+        return CheckResult("slopes", "ok", f"differences follow the derivatives of all {len(live)} labels, {span}")
     listed = ", ".join(f"{sketch.label_names[live[k]]} {slope[k]:.2f} ± {error[k]:.2f}" for k in wrong[:8])
-    return Finding("slopes", "error", f"differences over derivatives are not 1 for {len(wrong)} labels: {listed}")
+    return CheckResult("slopes", "error", f"differences over derivatives are not 1 for {len(wrong)} labels: {listed}")
 
 
 def _linear_departures(sketch: Sketch) -> Array:

@@ -20,7 +20,7 @@ from phdlspec.likelihood import Likelihood
 
 
 class Model(Protocol):
-    """What the fitter asks of an emulator (see `phdlspec.emulator.Emulator`)."""
+    """What the fitter asks of an emulator (see `phdlspec.Emulator`)."""
 
     labels: LabelSet
 

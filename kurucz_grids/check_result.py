@@ -1,4 +1,4 @@
-"""What one check of a grid found."""
+"""The result of one check of a grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One check: its name, level ("ok", "warning" or "error") and a sentence with figures."""
 
     check: str
@@ -14,7 +14,7 @@ class Finding:
     text: str
 
     @classmethod
-    def of_rows(cls, check: str, rows: list[int], wrong: str, right: str) -> Finding:
+    def of_rows(cls, check: str, rows: list[int], wrong: str, right: str) -> CheckResult:
         """An error that names the rows, or, if there are none, that it is right."""
         if not rows:
             return cls(check, "ok", right)
