@@ -11,7 +11,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = "phdlspec", "kurucz_grids", "calibration"
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 _PATH = re.compile(r"`(?:python )?((?:[a-z_]+/)+[a-z_0-9]+\.py)\b")
-_NAME = re.compile(r"`((?:phdlspec|kurucz_grids|calibration)(?:\.(?!json|html)[A-Za-z_]\w*)+)")
+_NAME = re.compile(r"`((?:phdlspec|kurucz_grids|calibration)(?:\.(?!json|html|evidence)[A-Za-z_]\w*)+)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

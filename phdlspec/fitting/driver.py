@@ -40,6 +40,7 @@ from phdlspec.spectrum import Spectrum
 
 log = logging.getLogger(__name__)
 
+CPU_ALLOCATOR = "DefaultCPUAllocator"
 AT_ONCE = {"cpu": 64, "cuda": 2048}  # model spectra
 
 
@@ -115,9 +116,12 @@ def _fit_group(
 
 
 def out_of_memory(error: Exception) -> bool:
-    """True where a smaller batch may succeed: torch has an exception of its own for GPUs only."""
-    lacks = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return lacks or (isinstance(error, RuntimeError) and "memory" in str(error))
+    """True where a smaller batch may succeed."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # On a CPU torch raises a plain RuntimeError; that its allocator speaks is all there is to tell it by. Other errors
+    # of memory, as an illegal access on a GPU, are none of a batch's size.
+    return type(error) is RuntimeError and CPU_ALLOCATOR in str(error)
 
 
 def _fit_together(

@@ -188,3 +188,18 @@ def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_t
     assert (inside.mode, outside.mode) == ("hmc", "fast")
     assert inside.flag & StarFlag.FELL_BACK
     assert outside.flag & StarFlag.OUTSIDE_GRID
+
+
+def test_only_a_lack_of_memory_halves_a_batch():
+    def raised(allocate):
+        try:
+            allocate()
+        except (RuntimeError, MemoryError) as error:
+            return error
+        raise AssertionError("this machine has too much memory")
+
+    assert driver.out_of_memory(raised(lambda: torch.empty(2**58)))
+    assert driver.out_of_memory(MemoryError())
+    assert driver.out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not driver.out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not driver.out_of_memory(ValueError("memory"))
