@@ -147,75 +147,92 @@ def wave_in_vacuum(
     return air_to_vacuum(values) if medium == "air" and low > 2000 and high < 30000 else values
 
 
+class _Columns:
+    """The columns of a spectrum's table, found whatever their capitals; `where` names it in messages."""
+
+    def __init__(self, table: Table, where: str):
+        self.table, self.where = table, where
+        self.names = {name.lower(): name for name in table.colnames}
+
+    def find(self, wanted: tuple[str, ...]) -> str | None:
+        """The first of the wanted names that the table has."""
+        return next((self.names[name] for name in wanted if name in self.names), None)
+
+    def require(self, name: str | None, what: str, example: str) -> str:
+        """The name; `UserError` where there is none."""
+        if name is None:
+            columns = ", ".join(repr(column) for column in self.table.colnames[:8]) or "none"
+            raise UserError(f"{self.where}: no {what} column; its columns are {columns}, name one {example}")
+        return name
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """A column (P,), NaN where it is masked."""
+        column = self.table[name]
+        try:
+            return np.asarray(np.ma.filled(np.ma.asarray(column).astype(float), np.nan), dtype=float)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.where}: the column {name} does not hold numbers") from error
+
+    def ivar(self) -> NDArray[np.float64]:
+        """Inverse variances (P,), from the column of them or of errors."""
+        name = self.find(IVAR_NAMES)
+        if name is not None:
+            return self.values(name)
+        error = self.values(self.require(self.find(ERROR_NAMES), "uncertainty", "err or ivar"))
+        with np.errstate(divide="ignore"):
+            return np.where(error > 0, error**-2.0, 0.0)
+
+
 def from_table(
     table: Table, path: str = "", medium: str | None = None, resolving_power: ResolvingPower | None = None
 ) -> Spectrum:
     """The spectrum of an astropy table. Raises `UserError` for a missing column, unit, medium or resolving
     power."""
-    where = path or "table"
-    names = {name.lower(): name for name in table.colnames}
-
-    def find(wanted: tuple[str, ...]) -> str | None:
-        return next((names[name] for name in wanted if name in names), None)
-
-    wave_name = _wave_name(set(names))
-    flux_name, ivar_name, error_name = find(FLUX_NAMES), find(IVAR_NAMES), find(ERROR_NAMES)
-    for found, what, example in (
-        (wave_name, "wavelength", "wave"),
-        (flux_name, "flux", "flux"),
-        (ivar_name or error_name, "uncertainty", "err or ivar"),
-    ):
-        if found is None:
-            columns = ", ".join(repr(name) for name in table.colnames[:8]) or "none"
-            raise UserError(f"{where}: no {what} column; its columns are {columns}, name one {example}")
-    assert wave_name is not None
+    columns = _Columns(table, path or "table")
+    wave_name = columns.require(_wave_name(set(columns.names)), "wavelength", "wave")
+    flux_name = columns.require(columns.find(FLUX_NAMES), "flux", "flux")
+    columns.require(columns.find((*IVAR_NAMES, *ERROR_NAMES)), "uncertainty", "err or ivar")
     if not len(table):
-        raise UserError(f"{where}: the table has no rows, expected one a pixel")
-    medium = _medium(wave_name, table.meta, medium, where)
-
-    def values(name: str | None) -> NDArray[np.float64]:
-        column = table[name]
-        try:
-            return np.asarray(np.ma.filled(np.ma.asarray(column).astype(float), np.nan), dtype=float)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: the column {name} does not hold numbers") from error
-
-    wave = values(names[wave_name])
-    if wave_name.startswith("log"):
-        wave = wave_in_vacuum(10.0**wave, None, medium, where)
-    else:
-        wave = wave_in_vacuum(wave, table[names[wave_name]].unit, medium, where)
-    flux = values(flux_name)
-    if ivar_name is not None:
-        ivar = values(ivar_name)
-    else:
-        error = values(error_name)
-        with np.errstate(divide="ignore"):
-            ivar = np.where(error > 0, error**-2.0, 0.0)
-    mask_name, power_name = find(MASK_NAMES), find(RESOLVING_POWER_NAMES)
-    mask = np.zeros(len(wave), dtype=bool)
-    if mask_name is not None:
-        mask = values(mask_name) != 0
-
+        raise UserError(f"{columns.where}: the table has no rows, expected one a pixel")
+    wave = _wave(columns, wave_name, _medium(wave_name, table.meta, medium, columns.where))
+    flux, ivar = columns.values(flux_name), columns.ivar()
+    mask_name = columns.find(MASK_NAMES)
+    mask = np.zeros(len(wave), dtype=bool) if mask_name is None else columns.values(mask_name) != 0
     meta = {str(key).upper(): value for key, value in table.meta.items() if np.isscalar(value)}
-    power: float | NDArray[np.float64]
-    if resolving_power is not None:
-        power = resolving_power_at(resolving_power, wave)
-    elif power_name is not None:
-        power = values(power_name)
-    elif "RESOLVING_POWER" in meta:
-        try:
-            power = float(str(meta["RESOLVING_POWER"]))
-        except ValueError as error:
-            stated = meta["RESOLVING_POWER"]
-            raise UserError(f"{where}: RESOLVING_POWER in its metadata is {stated!r}, expected a number") from error
-    else:
-        raise UserError(
-            f"{where}: the resolving power is not given; add a column resolving_power or "
-            "RESOLVING_POWER to the table's metadata, or pass it as an argument"
-        )
+    power = _resolving_power(columns, meta, wave, resolving_power)
     order = np.argsort(wave, kind="stable")
     if isinstance(power, np.ndarray):
         power = power[order]
     meta["OBSID"] = str(meta.get("OBSID", ""))
     return Spectrum(wave[order], flux[order], ivar[order], mask[order], power, meta, path)
+
+
+def _wave(columns: _Columns, name: str, medium: str) -> NDArray[np.float64]:
+    """Wavelengths (P,), vacuum Å, of the column with this lower-case name."""
+    values = columns.values(columns.names[name])
+    if name.startswith("log"):
+        return wave_in_vacuum(10.0**values, None, medium, columns.where)
+    return wave_in_vacuum(values, columns.table[columns.names[name]].unit, medium, columns.where)
+
+
+def _resolving_power(
+    columns: _Columns, meta: Mapping[str, object], wave: NDArray[np.float64], given: ResolvingPower | None
+) -> float | NDArray[np.float64]:
+    """Of the argument, a column or the metadata, in this order."""
+    if given is not None:
+        return resolving_power_at(given, wave)
+    name = columns.find(RESOLVING_POWER_NAMES)
+    if name is not None:
+        return columns.values(name)
+    if "RESOLVING_POWER" not in meta:
+        raise UserError(
+            f"{columns.where}: the resolving power is not given; add a column resolving_power or "
+            "RESOLVING_POWER to the table's metadata, or pass it as an argument"
+        )
+    stated = meta["RESOLVING_POWER"]
+    try:
+        return float(str(stated))
+    except ValueError as error:
+        raise UserError(
+            f"{columns.where}: RESOLVING_POWER in its metadata is {stated!r}, expected a number"
+        ) from error
