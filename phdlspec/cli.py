@@ -25,6 +25,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "fit": Command("phdlspec.commands.fit", "fit single spectra"),
     "catalog": Command("phdlspec.commands.catalog", "fit many spectra into a catalogue"),
+    "ages": Command("phdlspec.commands.ages", "ages and masses of the stars of a catalogue, from isochrones"),
     "calibrate": Command("calibration.command", "learn, apply and report calibrations of catalogues"),
     "emulate": Command("phdlspec.commands.emulate", "emulate spectra of given labels"),
     "grid": Command(
@@ -45,9 +46,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"phdlspec {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        subparser = subparsers.add_parser(name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:
             module = importlib.import_module(command.module)
             subparser.description = module.__doc__

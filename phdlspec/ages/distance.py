@@ -180,7 +180,8 @@ def distance_tables(photometry: Photometry, own_errors: dict[str, float], device
 
     m = np.where(known, photometry.magnitudes, 0.0)
     x = w / total[:, None] / u_step[:, None]
-    y = np.where(colour[:, None] > 0, w * levers * sigma_v[:, None] ** 2 / v_step[:, None], 0.0)
+    variance_v = np.where(colour > 0, sigma_v, 0.0) ** 2
+    y = w * levers * (variance_v / v_step)[:, None]
     x0, y0 = (x * m).sum(axis=1) - u_low / u_step, (y * m).sum(axis=1) - v_low / v_step
     y0 = np.where(colour > 0, y0, 0.5 * N_V)
     kernel_a = _extinction_kernel(put(v_low), put(v_step), put(edges), put(extinction_prior), put(sigma_v))

@@ -71,7 +71,7 @@ def _without_repetition(parts: list[Rows], files: list[Path]) -> Rows:
     # Two files with the same isochrone would double its weight.
     seen: dict[tuple[float, float], Path] = {}
     for part, path in zip(parts, files):
-        for mh, age in {(float(m), float(a)) for m, a in zip(np.round(part.mh, 3), np.round(part.log_age, 3))}:
+        for mh, age in np.unique(np.round(np.column_stack([part.mh, part.log_age]), 3), axis=0).tolist():
             if (mh, age) in seen:
                 raise UserError(
                     f"{path}: has the isochrone of [M/H] {mh:+.2f}, log age {age:.2f} that {seen[mh, age].name} has "

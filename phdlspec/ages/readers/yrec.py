@@ -32,7 +32,8 @@ def read_yrec(path: str | Path) -> Rows:
     lines = path.read_text(errors="replace").splitlines()
     names = lines[0].split(",")
     try:
-        values = np.array([line.split(",") for line in lines[1:] if line.strip(", ")], dtype=float)
+        rows = [[cell or "nan" for cell in line.split(",")] for line in lines[1:] if line.strip(", ")]
+        values = np.array(rows, dtype=float)
     except ValueError as error:
         raise UserError(f"{path}: has a row that is not {len(names)} numbers; the file is damaged") from error
     if values.ndim != 2 or values.shape[1] != len(names):
