@@ -1,6 +1,7 @@
 from .catalog import fit_many as fit_many
 from .catalog import read_catalog as read_catalog
 from .default_emulator import load_emulator as load_emulator
+from .direct_synthesis import load_direct_synthesis as load_direct_synthesis
 from .emulator.emulator import Emulator as Emulator
 from .errors import UserError as UserError
 from .fitting.driver import fit as fit

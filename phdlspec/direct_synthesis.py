@@ -31,7 +31,7 @@ class DirectSynthesis(Protocol):
         ...
 
 
-def direct_synthesis(
+def load_direct_synthesis(
     atmospheres: str | None, line_list: Sequence[str] | None, made_with: Mapping[str, Any]
 ) -> DirectSynthesis:
     """Direct synthesis from files of model atmospheres and of one or more line lists.

@@ -20,7 +20,7 @@ from mock_study import choose
 from tqdm import tqdm
 
 from phdlspec import load_emulator
-from phdlspec.direct_synthesis import direct_synthesis
+from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
@@ -45,7 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
-    direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
+    direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
     stars: list[tuple[Spectrum, np.ndarray]] = []
     for i, row in enumerate(choose(grid, args.split, args.n)):

@@ -22,7 +22,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from phdlspec.default_emulator import load_emulator
-from phdlspec.direct_synthesis import direct_synthesis
+from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
@@ -111,7 +111,7 @@ def _labels(args: argparse.Namespace, emulator: Emulator) -> np.ndarray:
 
 
 def _ab_initio(args: argparse.Namespace, emulator: Emulator, theta: np.ndarray) -> np.ndarray:
-    direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
+    direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     of_grid, broadening = emulator.labels.place(*GRID_ROLES), emulator.labels.place(Role.BROADENING)
     rows = []
     for row in theta:

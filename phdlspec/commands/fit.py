@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from phdlspec.default_emulator import load_emulator
-from phdlspec.direct_synthesis import direct_synthesis
+from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import FitResult
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     settings = replace(settings_of(args), refine=args.refine)
     direct = None
     if args.verify or args.refine:
-        direct = direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
+        direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -57,9 +57,22 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def fit(spectrum: Spectrum, emulator: Emulator, mode: str = "full", seed: int = 1, **settings: Any) -> FitResult:
-    """Fit one spectrum; `settings` are those of `FitSettings`. Raises `UserError` where that is impossible."""
-    result = fit_batch([spectrum], emulator, FitSettings(mode=mode, seed=seed, **settings), keep=True)[0]
+def fit(
+    spectrum: Spectrum,
+    emulator: Emulator,
+    mode: str = "full",
+    seed: int = 1,
+    *,
+    direct: DirectSynthesis | None = None,
+    **settings: Any,
+) -> FitResult:
+    """Fit one spectrum; `settings` are those of `FitSettings`.
+
+    With `direct` (`phdlspec.load_direct_synthesis`) the best model is verified by direct synthesis and, with
+    `refine=True`, refined. Raises `UserError` where the fit is impossible.
+    """
+    chosen = FitSettings(mode=mode, seed=seed, **settings)
+    result = fit_batch([spectrum], emulator, chosen, keep=True, direct=direct)[0]
     if result.flag & StarFlag.FAILED:
         raise UserError(result.reason)
     return result
@@ -76,8 +89,10 @@ def fit_batch(
 
     A spectrum that cannot be fitted gives a result with a reason, never an exception. `keep` adds the best model and
     draws from the posterior to the results. With `direct` the best models are verified by direct synthesis and, where
-    `settings.refine` says so, refined.
+    `settings.refine` says so, refined; `UserError` where it says so without `direct`.
     """
+    if settings.refine and direct is None:
+        raise UserError("refine needs direct synthesis: give what phdlspec.load_direct_synthesis makes as `direct`")
     results: list[FitResult | None] = [None] * len(spectra)
     prepared: list[Prepared | None] = []
     for i, spectrum in enumerate(spectra):

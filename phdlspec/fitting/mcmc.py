@@ -12,7 +12,6 @@ unit width comes out 6% to 22% too narrow in 2 to 10 dimensions, narrower ones m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import emcee
 import numpy as np
@@ -53,7 +52,6 @@ def sample_emcee(
     seed: int,
     min_ess: float = 400.0,
     max_steps: int = 4000,
-    backend: str | Path | None = None,
 ) -> Ensemble:
     """Sample the posterior of one star.
 
@@ -61,7 +59,7 @@ def sample_emcee(
     ----------
     problem : of one star; draws : (N, D) coordinates to start from, N at least the number of walkers
     min_ess : effective sample size of the worst parameter at which to stop
-    max_steps : at which to stop anyway; backend : HDF5 file that keeps the chain, None for memory
+    max_steps : at which to stop anyway
     """
     n_dim = draws.shape[1]
     walkers = 2 * ((WALKERS_PER_DIMENSION * n_dim + 1) // 2)
@@ -75,17 +73,15 @@ def sample_emcee(
     stream = StarRandom(seed, ["linear proposals"], draws.device)
     proposals = LinearProposals.around(problem, draws.mean(0, keepdim=True), stream)
     moves = [(_linear_move(proposals), LINEAR_SHARE), (emcee.moves.DEMove(), 1.0 - LINEAR_SHARE)]
-    store = emcee.backends.HDFBackend(str(backend)) if backend is not None else None
-    if store is not None:
-        store.reset(walkers, n_dim)
-    sampler = emcee.EnsembleSampler(walkers, n_dim, log_posterior, moves=moves, vectorize=True, backend=store)
+    sampler = emcee.EnsembleSampler(walkers, n_dim, log_posterior, moves=moves, vectorize=True)
     sampler.random_state = np.random.RandomState(seed).get_state()  # noqa: NPY002 (what emcee takes)
     chosen = draws[torch.as_tensor(random.choice(len(draws), walkers, replace=len(draws) < walkers))]
     # Repeated draws would leave the ensemble in a subspace.
     state = chosen.cpu().numpy() + 1e-3 * random.normal(size=(walkers, n_dim))
     while sampler.iteration < max_steps:
         # A look costs more the longer the chain is.
-        state = sampler.run_mcmc(state, max(CHECK_EVERY, sampler.iteration // 5), skip_initial_state_check=False)
+        steps = min(max(CHECK_EVERY, sampler.iteration // 5), max_steps - sampler.iteration)
+        state = sampler.run_mcmc(state, steps, skip_initial_state_check=False)
         result = _summary(sampler, min_ess)
         if result.converged and result.ess >= min_ess:
             break

@@ -51,7 +51,7 @@ def sample_posteriors(
     if todo and full and settings.sampler == "emcee":
         sampled = [_by_emcee(problem, sample, random, star, settings.max_steps) for star in todo]
     else:
-        sampled = _by_hmc(problem, best, random, todo, full) if todo else []
+        sampled = _by_hmc(problem, best, random, todo, full, settings.max_steps) if todo else []
     for star, chain in zip(todo, sampled):
         found[star] = replace(chain, diagnostics=found[star].diagnostics | chain.diagnostics)
     return found
@@ -76,12 +76,12 @@ def _by_emcee(
 
 
 def _by_hmc(
-    problem: Problem, best: Optimum, random: StarRandom, stars: list[int], full: bool
+    problem: Problem, best: Optimum, random: StarRandom, stars: list[int], full: bool, max_steps: int
 ) -> list[PosteriorSample]:
     these = torch.tensor(stars, device=problem.device)
     chains = sample_hmc(
         problem.select(these), best.z[these], best.expansion.hessian[these], random.select(stars),
-        FULL_ESS if full else FALLBACK_ESS, FULL_DRAWS if full else FALLBACK_DRAWS,
+        FULL_ESS if full else FALLBACK_ESS, min(FULL_DRAWS if full else FALLBACK_DRAWS, max_steps),
     )  # fmt: skip
     diagnostics = [
         {name: float(getattr(chains, name)[i]) for name in ("ess", "rhat", "acceptance", "steps")}

@@ -23,7 +23,8 @@ class FitSettings:
         random. priors : names of `phdlspec.fitting.priors`. masks : wavelengths left out. resolution_width : standard
         deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
-        ab initio spectra, where they are at hand. max_steps : of the samplers.
+        ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
+        most.
     """
 
     mode: str = "full"

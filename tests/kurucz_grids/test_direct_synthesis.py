@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kurucz_grids import direct_synthesis as provider
-from phdlspec.direct_synthesis import DirectSynthesis, direct_synthesis
+from phdlspec.direct_synthesis import DirectSynthesis, load_direct_synthesis
 from phdlspec.errors import UserError
 from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid
@@ -38,7 +38,7 @@ def _fake(monkeypatch):
 
 
 def test_flux_and_derivatives_come_on_the_native_grid():
-    found: DirectSynthesis = direct_synthesis("atmospheres.npz", ["lines.npz"], PROVENANCE)
+    found: DirectSynthesis = load_direct_synthesis("atmospheres.npz", ["lines.npz"], PROVENANCE)
     theta = GRID_LABELS.complete({})
     flux, jacobian = found.native_flux_and_jacobian(theta, NATIVE)
     assert flux.numpy() == pytest.approx(np.full(NATIVE.size, 0.8))
@@ -48,13 +48,13 @@ def test_flux_and_derivatives_come_on_the_native_grid():
 
 def test_other_physics_than_the_emulators_is_told(caplog):
     with caplog.at_level(logging.WARNING):
-        direct_synthesis("atmospheres.npz", ["lines.npz"], PROVENANCE)
+        load_direct_synthesis("atmospheres.npz", ["lines.npz"], PROVENANCE)
         assert not caplog.records
-        direct_synthesis("atmospheres.npz", ["lines.npz"], {**PROVENANCE, "line_list_checksum": "another"})
+        load_direct_synthesis("atmospheres.npz", ["lines.npz"], {**PROVENANCE, "line_list_checksum": "another"})
     assert "in its line list:" in caplog.text
 
 
 @pytest.mark.parametrize(("atmospheres", "lines"), [(None, ["lines.npz"]), ("atmospheres.npz", None)])
 def test_missing_files_are_asked_for(atmospheres, lines):
     with pytest.raises(UserError, match="needs --atmospheres and --line-list"):
-        direct_synthesis(atmospheres, lines, PROVENANCE)
+        load_direct_synthesis(atmospheres, lines, PROVENANCE)

@@ -95,7 +95,7 @@ def test_low_resolution_keeps_away_from_the_ends_of_the_grid(options, tmp_path, 
 
 
 def test_the_difference_to_direct_synthesis(options, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(emulate, "direct_synthesis", lambda *arguments: ToySynthesis())
+    monkeypatch.setattr(emulate, "load_direct_synthesis", lambda *arguments: ToySynthesis())
     out = tmp_path / "a.h5"
     assert main(["emulate", "--set", "TEFF=5200", "LOGG=3", "--ab-initio", "--out", str(out), *options]) == 0
     assert "emulator minus ab initio" in capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_a_star_without_an_atmosphere_keeps_the_emulators_labels(toy_emulator):
 
     star = mock(toy_emulator)
     plain, refined = (
-        fit_batch([star], toy_emulator, FitSettings(mode="fast", refine=True), direct=direct)[0]
+        fit_batch([star], toy_emulator, FitSettings(mode="fast", refine=direct is not None), direct=direct)[0]
         for direct in (None, NoAtmosphere())
     )
     assert np.array_equal(plain.value, refined.value)

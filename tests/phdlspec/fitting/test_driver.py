@@ -10,7 +10,7 @@ import torch
 
 import phdlspec
 from phdlspec.errors import UserError
-from phdlspec.fitting import driver, posteriors, summary
+from phdlspec.fitting import driver, hmc, posteriors, summary
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.laplace import importance_sample
 from phdlspec.fitting.settings import FitSettings
@@ -203,3 +203,17 @@ def test_only_a_lack_of_memory_halves_a_batch():
     assert driver.out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert not driver.out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert not driver.out_of_memory(ValueError("memory"))
+
+
+def test_refining_without_direct_synthesis_is_refused(toy_emulator, stars):
+    with pytest.raises(UserError, match="refine needs direct synthesis"):
+        phdlspec.fit(stars[0], toy_emulator, mode="fast", refine=True)
+
+
+def test_the_limit_of_steps_holds_for_both_samplers(toy_emulator, stars):
+    for sampler, warm_up in (("emcee", 0), ("hmc", hmc.WARM_UP)):
+        settings = FitSettings(mode="full", sampler=sampler, seed=2, max_steps=10)
+        result = fit_batch(stars[:1], toy_emulator, settings)[0]
+        assert result.mode == sampler
+        assert result.diagnostics["steps"] == warm_up + 10
+        assert result.flag & StarFlag.NOT_CONVERGED

@@ -108,12 +108,10 @@ def test_trajectories_alone_mend_a_hessian_that_is_far_off(monkeypatch):
 
 
 @pytest.mark.parametrize("linear_share", [0.5, 1.0])
-def test_emcee_samples_the_posterior_with_each_of_its_moves(tmp_path, monkeypatch, linear_share):
+def test_emcee_samples_the_posterior_with_each_of_its_moves(monkeypatch, linear_share):
     monkeypatch.setattr(mcmc, "LINEAR_SHARE", linear_share)
-    chain = tmp_path / "chain.h5"
-    ensemble = sample_emcee(Skewed(), starting_draws(1.0), seed=1, min_ess=800.0, backend=chain)
+    ensemble = sample_emcee(Skewed(), starting_draws(1.0), seed=1, min_ess=800.0)
     assert ensemble.converged
-    assert chain.exists()
     assert ensemble.ess >= 800.0
     check_moments(ensemble.z)
 
