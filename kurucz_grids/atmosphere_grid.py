@@ -1,7 +1,7 @@
 """A grid of model atmospheres and smooth interpolation in Teff, logg and [M/H].
 
 ATLAS9 models share one scale of Rosseland optical depth (log tau = -6.875 + 0.125 i), so that models are
-interpolated layer by layer, in the logarithm of every positive quantity. In each label the interpolant is a
+interpolated layer by layer, in the logarithm of every positive quantity and of the steps in column mass. In each label the interpolant is a
 cubic Hermite polynomial whose slopes are those of the parabola through a node and its two neighbours
 (Catmull-Rom on uneven nodes); where a neighbour does not exist the parabola is one-sided. Slopes and cross
 slopes belong to the nodes, so that value *and first derivatives are continuous* across cells, along a
@@ -194,6 +194,12 @@ class AtmosphereGrid:
         params = np.array([[m.teff, m.logg, m.mh, m.vturb_kms] for m in models])
         return cls(params, structure, [m.source for m in models], source)
 
+    def save(self, path: str | Path) -> None:
+        """Write the grid to an npz file that `load` reads."""
+        arrays = {"params": self.params, "structure": self.structure, "titles": self.titles}
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, param_names=PARAMS, columns=COLUMNS, **arrays)
+
     @cached_property
     def checksum(self) -> str:
         digest = hashlib.sha256(self.params.astype("<f8").tobytes())
@@ -229,8 +235,8 @@ class AtmosphereGrid:
             )
         nodes, weights = cell
         # (corners, kinds) weights against (corners, kinds, quantities, layers) node data.
-        values = np.tensordot(weights.ravel(), self._hermite[nodes].reshape(weights.size, -1), axes=1)
-        values = np.exp(values.reshape(_QUANTITIES, -1))
+        logs = np.tensordot(weights.ravel(), self._hermite[nodes].reshape(weights.size, -1), axes=1)
+        values = from_logs(logs.reshape(_QUANTITIES, -1).T).T
         vturb = float(weights[:, 0] @ self.params[nodes, 3])
         return _atmosphere(float(teff), float(logg), float(mh), vturb, values, f"{self.source} interpolated")
 
@@ -271,9 +277,9 @@ class AtmosphereGrid:
 
     @cached_property
     def _hermite(self) -> NDArray[np.float64]:
-        """(N, 8, quantities, D) ln of the structure at the nodes with its slopes: kinds value, c, b, bc, a,
+        """(N, 8, quantities, D) `to_logs` of the structure at the nodes with its slopes: kinds value, c, b, bc, a,
         ac, ab, abc for the axes a = Teff, b = logg, c = [M/H]."""
-        logs = np.log(np.maximum(self.structure[:, :, :_QUANTITIES], 1e-30)).transpose(0, 2, 1)
+        logs = to_logs(self.structure[:, :, :_QUANTITIES]).transpose(0, 2, 1)
         dense = np.zeros((*self._exists.shape, 2, 2, 2, *logs.shape[1:]))
         dense[self._exists, 0, 0, 0] = logs[self._node[self._exists]]
         dense[:, :, :, 1, 0, 0] = self._slopes(dense[:, :, :, 0, 0, 0], 0)
@@ -311,6 +317,20 @@ class AtmosphereGrid:
                 slope = (h1 * secant(i - 1, i) + h0 * secant(i, i + 1)) / (h0 + h1)
                 slopes[i] = np.where(_wide(left & right, f.ndim - 1), slope, slopes[i])
         return np.moveaxis(slopes, 0, axis)
+
+
+def to_logs(structure: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms of a structure (…, D, quantities): of the column mass those of its steps, which keep it increasing."""
+    logs = np.log(np.maximum(structure, 1e-30))
+    logs[..., 1:, 0] = np.log(np.maximum(np.diff(structure[..., 0], axis=-1), 1e-30))
+    return logs
+
+
+def from_logs(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of `to_logs`."""
+    structure = np.exp(logs)
+    structure[..., 0] = np.cumsum(structure[..., 0], axis=-1)
+    return structure
 
 
 def _in_order(

@@ -6,7 +6,7 @@ the inverse of a distribution function, so that the low discrepancy survives:
 
 * Teff, logg, [Fe/H]: 65% of the rows follow the Kiel diagram (lower main sequence 30% of these, turn-off and
   subgiant branch 25%, giant branch 30%, clump and horizontal branch 15%) for ages of 0.5-13 Gyr, log-uniform,
-  with a scatter of 150 K and 0.2 dex; 35% are uniform over the box. [Fe/H] of the first kind is 70% a
+  with a scatter of 150 K and 0.2 dex; 35% are uniform over the box, but for [Fe/H] below -2.5 (15% of them). [Fe/H] of the first kind is 70% a
   Gaussian (-0.3 ± 0.45) and 30% uniform. The sequences are rough shapes of our own, good to some 150 K
   against isochrones: all that they do is to say where models are spent.
 * VMIC: 75% Gaussian around `phdlspec.labels.typical_vmic` with a scatter of 0.3 km/s, 25% uniform.
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 
+from kurucz_grids.bounds import MODEL_LABELS
 from phdlspec.errors import UserError
-from phdlspec.labels import ELEMENTS, GRID_LABELS, STRUCTURE, abundance_name, typical_vmic
+from phdlspec.labels import ELEMENTS, STRUCTURE, abundance_name, typical_vmic
 
 Array = NDArray[np.float64]
 Contains = Callable[[float, float, float], bool]
@@ -38,6 +39,7 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 ALPHA_ELEMENTS = ("O", "Mg", "Si", "S", "Ca", "Ti")
 KIEL_FRACTION = 0.65
+_POOR, _POOR_SHARE = -2.5, 0.15  # [Fe/H] below which lines are few, and the share of the box spent on it
 _TEFF_SCATTER, _LOGG_SCATTER = 150.0, 0.2  # K, dex
 _BRANCHES = np.cumsum([0.30, 0.25, 0.30])  # main sequence, turn-off and subgiants, giant branch; rest: clump
 _STRUCTURE = 7  # unit coordinates: kind, [Fe/H], branch, place on it, age, scatter in Teff and in logg
@@ -51,7 +53,7 @@ _FIRST_BLOCK, _FIRST_TEST, _NO_TEST_BEFORE, _BLOCK = 750, 150, 3000, 1000
 
 
 def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Array:
-    """Labels (n, 32) in the order of `GRID_LABELS`, units of the label table.
+    """Labels (n, 32) within the bounds of `MODEL_LABELS` and in their order, which is that of the label table.
 
     `contains(teff, logg, fe_h)` tells whether a model atmosphere exists there; by default all do. The first
     rows of a longer set with the same seed and atmospheres are these rows.
@@ -69,17 +71,17 @@ def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Ar
         stars[i] = _redraw(seed, int(i), contains)
     teff, logg, fe_h = stars.T
     shared = unit[:, _STRUCTURE : _STRUCTURE + _SHARED]
-    labels = np.empty((n, len(GRID_LABELS)))
+    labels = np.empty((n, len(MODEL_LABELS)))
     for name, values in zip(STRUCTURE, stars.T):
-        labels[:, GRID_LABELS.index(name)] = values
-    vmic = GRID_LABELS["VMIC"]
-    labels[:, GRID_LABELS.index("VMIC")] = _mixture(
+        labels[:, MODEL_LABELS.index(name)] = values
+    vmic = MODEL_LABELS["VMIC"]
+    labels[:, MODEL_LABELS.index("VMIC")] = _mixture(
         shared[:, 0], typical_vmic(teff, logg, fe_h), 0.3, vmic.lower, vmic.upper, 0.25
     )
     centres = _abundance_centres(logg, fe_h, shared[:, 1], shared[:, 2])
     for k, element in enumerate(ELEMENTS):
-        label = GRID_LABELS[abundance_name(element)]
-        labels[:, GRID_LABELS.index(label.name)] = _mixture(
+        label = MODEL_LABELS[abundance_name(element)]
+        labels[:, MODEL_LABELS.index(label.name)] = _mixture(
             unit[:, _STRUCTURE + _SHARED + k],
             centres.get(element, np.zeros(n)),
             0.25 if element in ("C", "N") else 0.2,
@@ -118,8 +120,8 @@ def _hash(seed: int, i: int) -> int:
 
 
 def _allowed(stars: Array, contains: Contains | None) -> NDArray[np.bool_]:
-    columns = [GRID_LABELS.index(name) for name in STRUCTURE]
-    inside = (stars >= GRID_LABELS.lower[columns]) & (stars <= GRID_LABELS.upper[columns])
+    columns = [MODEL_LABELS.index(name) for name in STRUCTURE]
+    inside = (stars >= MODEL_LABELS.lower[columns]) & (stars <= MODEL_LABELS.upper[columns])
     allowed: NDArray[np.bool_] = np.array(inside.all(axis=1))
     if contains is not None:
         for i in np.flatnonzero(allowed):
@@ -142,13 +144,13 @@ def _redraw(seed: int, i: int, contains: Contains | None) -> Array:
 def _stellar(unit: Array) -> Array:
     """Teff, logg, [Fe/H] (n, 3) from unit coordinates (n, 7), possibly outside the bounds."""
     kind, u_fe_h, u_branch, place, u_age, u_teff, u_logg = unit.T
-    bounds = {name: (GRID_LABELS[name].lower, GRID_LABELS[name].upper) for name in STRUCTURE}
+    bounds = {name: (MODEL_LABELS[name].lower, MODEL_LABELS[name].upper) for name in STRUCTURE}
     kiel = kind < KIEL_FRACTION
     fe_h_low, fe_h_high = bounds["FE_H"]
     fe_h = np.where(
         kiel,
         _mixture(u_fe_h, np.full(len(unit), -0.3), 0.45, fe_h_low, fe_h_high, 0.3),
-        fe_h_low + (fe_h_high - fe_h_low) * u_fe_h,
+        np.interp(u_fe_h, (0.0, _POOR_SHARE, 1.0), (fe_h_low, _POOR, fe_h_high)),
     )
     teff_k, logg_k = _kiel_diagram(fe_h, u_branch, place, 0.5 * 26.0**u_age)
     teff_k = teff_k + _TEFF_SCATTER * ndtri(u_teff)
@@ -171,14 +173,14 @@ def _kiel_diagram(fe_h: Array, u_branch: Array, place: Array, age: Array) -> tup
     base_logg = np.full_like(fe_h, 3.6)
     base_teff = _giant_teff(base_logg, fe_h)
 
-    dwarf_teff = 4000.0 + place * (turnoff_teff - 4000.0)
-    dwarf_logg = 4.68 + (turnoff_logg - 4.68) * place**2.2
+    dwarf_teff = 3600.0 + place * (turnoff_teff - 3600.0)
+    dwarf_logg = 4.75 + (turnoff_logg - 4.75) * place**2.2
 
     # A subgiant leaves the turn-off upwards and reaches the base of the giant branch on a parabola.
     subgiant_teff = turnoff_teff + (base_teff - turnoff_teff) * place**1.5
     subgiant_logg = turnoff_logg + (base_logg - turnoff_logg) * np.sqrt(place)
 
-    giant_logg = 3.6 + (0.5 - 3.6) * place
+    giant_logg = 3.6 * (1.0 - place)
     giant_teff = _giant_teff(giant_logg, fe_h)
 
     clump_logg = 2.3 + 0.4 * place

@@ -1,7 +1,8 @@
 """Models of stars for the transfer: atmosphere, chemistry and background opacity, and what each label changes in them.
 
 Populations, electrons and continuum answer linearly to single abundances (`chemistry`). Teff, log g and [Fe/H] change
-the atmosphere itself: there the gas is solved again a small step along each. All of it are plain arrays, made on the
+the atmosphere itself, and so does the enrichment in electron donors, through which single abundances act on it
+(`structure_response`): there the gas is solved again a small step along each. All of it are plain arrays, made on the
 CPU; lines and transfer come after (`synthesis`).
 """
 
@@ -16,10 +17,12 @@ from scipy.interpolate import CubicSpline
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
+from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.chemistry import Chemistry, Continuum, Equilibrium
 from kurucz_grids.hydrogen import hydrogen_lines, interpolation_weights, sampling_nodes
+from kurucz_grids.structure_response import StructureResponse, response_at
 from phdlspec.errors import UserError
-from phdlspec.labels import GRID_LABELS
+from phdlspec.labels import GRID_LABELS, STRUCTURE, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES
 
 Array = NDArray[np.float64]
@@ -29,7 +32,9 @@ LN10 = float(np.log(10.0))
 NO_OPACITY = 1e-30  # cm2/g
 TINY = 1e-60  # cm2/g or 1/cm3: what is below does not count as changed
 METAL_STEP = 0.05  # dex, to the gas that tells what electrons do to hydrogen lines
-LABEL_STEPS = {"TEFF": 3.0, "LOGG": 0.006, "FE_H": 0.006}  # to the neighbouring atmospheres
+DONORS = "electron donors"  # the direction in which single abundances change the atmosphere
+LABEL_STEPS = {"TEFF": 3.0, "LOGG": 0.006, "FE_H": 0.006, DONORS: 0.01}  # to the neighbouring atmospheres
+HALF_LAYER = 0.06  # dex: layers lie at the same depths in all atmospheres but for rounding
 THINNED = 3  # neighbouring states of the gas are solved in every third layer
 UNEVEN = -1.2, 0.7  # and in all between these log10 of the Rosseland depth, where convection sets in
 HYDROGEN_LINES = hydrogen_lines(3600.0, 9400.0)
@@ -37,12 +42,12 @@ HYDROGEN_LINES = hydrogen_lines(3600.0, 9400.0)
 
 @dataclass(frozen=True)
 class BackgroundTangents:
-    """Logarithmic changes along the K labels of what makes the background opacity.
+    """Logarithmic changes along the K directions of `Answers` of what makes the background opacity.
 
     absorption, scattering : (K, M, D) changes of the continuum nodes (cm2/g).
     hydrogen : (K, D) of the hydrogen-line opacity by its populations, along abundances.
     electrons, atoms : (K, D) ln n_e and ln n(H I) along abundances, which broaden hydrogen lines.
-    neighbours : labels (indices) whose neighbouring atmospheres were solved; neighbour_hydrogen (len, H, D) change of
+    neighbours : directions (indices) whose neighbouring atmospheres were solved; neighbour_hydrogen (len, H, D) change of
     ln(hydrogen-line opacity) along them.
     """
 
@@ -57,12 +62,12 @@ class BackgroundTangents:
 
 @dataclass(frozen=True)
 class _Neighbour:
-    """The gas a small step along a label that changes the atmosphere, with its opacities at nodes of wavelength.
+    """The gas a small step along a direction that changes the atmosphere, with its opacities at nodes of wavelength.
 
     It is known in some of the layers, `layers`.
     """
 
-    label: int
+    direction: int
     step: float
     layers: Indices
     gas: Equilibrium
@@ -70,7 +75,7 @@ class _Neighbour:
     hydrogen: Array
 
     def change(self, here: Array, base: Array) -> Array:
-        """d ln(a quantity) / d label in all layers (..., D), from its value here and in all layers of the base."""
+        """d ln(a quantity) / d direction in all layers (..., D), from its value here and in all layers of the base."""
         there = base[..., self.layers]
         known = np.minimum(here, there) > TINY
         change = np.log(np.divide(here, there, out=np.ones_like(there), where=known)) / self.step
@@ -79,7 +84,8 @@ class _Neighbour:
 
 @dataclass(frozen=True)
 class Answers:
-    """What changes in a star along the K labels of `GRID_LABELS`.
+    """What changes in a star along K directions: the labels of `GRID_LABELS`, at a fixed structure where they are single
+    abundances, and, if these change the structure, one more: the enrichment in electron donors.
 
     Attributes
     ----------
@@ -88,6 +94,7 @@ class Answers:
     vmic : (K,) km/s
     background : continuum and hydrogen lines; hydrogen_by_electrons, hydrogen_by_atoms (H, D) : derivatives of
     ln(hydrogen-line opacity) with respect to ln n_e and ln n(H I), both through broadening alone
+    enrichment : (labels,) change of the enrichment along each label, in dex
     """
 
     populations: Array
@@ -99,6 +106,16 @@ class Answers:
     background: BackgroundTangents
     hydrogen_by_electrons: Array
     hydrogen_by_atoms: Array
+    enrichment: Array
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """An atmosphere as the labels have it, and its answer to electron donors."""
+
+    atmosphere: Atmosphere
+    response: StructureResponse
+    enrichment: float
 
 
 @dataclass(frozen=True)
@@ -155,21 +172,19 @@ class ModelMaker:
         if theta.shape != (len(GRID_LABELS),) or not np.isfinite(theta).all():
             raise UserError(f"labels have shape {theta.shape}, expected {len(GRID_LABELS)} finite numbers")
         values = dict(zip(GRID_LABELS.names, theta.tolist()))
-        for label in GRID_LABELS:
+        for label in MODEL_LABELS:
             if not label.lower <= values[label.name] <= label.upper:
                 raise UserError(
                     f"{label.name} is {values[label.name]:g}, expected {label.lower:g} to {label.upper:g} {label.unit}"
                 )
-        centre = (values["TEFF"], values["LOGG"], values["FE_H"])
-        atmosphere = self.atmospheres.interpolate(*centre)
-        slopes = {}
+        structure = self._structure(values)
+        slopes, by_element = {}, {}
         if derivatives:
-            keep = self._layers(atmosphere)
-            slopes = {
-                name: self._atmosphere_slope(centre, axis, LABEL_STEPS[name], keep)
-                for axis, name in enumerate(("TEFF", "LOGG", "FE_H"))
-            }
-        return self._model(atmosphere, _abundances(values), values["VMIC"], slopes, derivatives)
+            keep = self._layers(structure.atmosphere)
+            slopes = {name: self._atmosphere_slope(values, name, LABEL_STEPS[name], keep) for name in STRUCTURE}
+            slopes[DONORS] = self._donors_slope(structure, keep)
+            by_element = structure.response.by_element(_ratios(values))
+        return self._model(structure.atmosphere, _abundances(values), values["VMIC"], slopes, derivatives, by_element)
 
     def of_atmosphere(
         self, atmosphere: Atmosphere, abundances: Mapping[str, float], vmic: float, derivatives: bool
@@ -183,32 +198,40 @@ class ModelMaker:
             raise UserError(f"the abundances lack {', '.join(missing)}; expected A(X) of all of the solar scale")
         if not vmic >= 0.0:
             raise UserError(f"vmic is {vmic:g} km/s, expected a number that is not negative")
-        return self._model(atmosphere, dict(abundances), vmic, {}, derivatives)
+        return self._model(atmosphere, dict(abundances), vmic, {}, derivatives, {})
+
+    def _structure(self, values: Mapping[str, float]) -> _Structure:
+        assert self.atmospheres is not None
+        solar = self.atmospheres.interpolate(*(values[name] for name in STRUCTURE))
+        response = response_at(solar.teff, solar.logg, solar.mh, np.log10(solar.tau_rosseland))
+        enrichment = response.enrichment(_ratios(values))
+        return _Structure(response.applied(solar, enrichment), response, enrichment)
 
     def _atmosphere_slope(
-        self, centre: tuple[float, ...], axis: int, step: float, keep: slice
+        self, values: Mapping[str, float], name: str, step: float, keep: slice
     ) -> tuple[Array, Array, Array]:
         # d(ln T, ln P, ln column) by a central difference, one-sided at the edge of the grid.
         assert self.atmospheres is not None
         ends = []
         for offset in (-step, step):
-            point = list(centre)
-            point[axis] += offset if self.atmospheres.contains(*np.add(centre, np.eye(3)[axis] * offset)) else 0.0
-            ends.append((point[axis], self.atmospheres.interpolate(*point)))
+            there = {**values, name: values[name] + offset}
+            if not self.atmospheres.contains(*(there[other] for other in STRUCTURE)):
+                there = dict(values)
+            ends.append((there[name], self._structure(there).atmosphere))
         (x0, low), (x1, high) = ends
         if x1 == x0:
-            raise UserError(f"no atmospheres around Teff {centre[0]:g}, logg {centre[1]:g}, [M/H] {centre[2]:g}")
-        return tuple(
-            np.log(a / b) / (x1 - x0)
-            for a, b in (
-                (high.temperature[keep], low.temperature[keep]),
-                (high.gas_pressure[keep], low.gas_pressure[keep]),
-                (column_steps(high.rhox[keep]), column_steps(low.rhox[keep])),
+            raise UserError(
+                f"no atmospheres around Teff {values['TEFF']:g}, logg {values['LOGG']:g}, [M/H] {values['FE_H']:g}"
             )
-        )  # type: ignore[return-value]
+        return _log_slope(low, high, x1 - x0, keep)
+
+    def _donors_slope(self, structure: _Structure, keep: slice) -> tuple[Array, Array, Array]:
+        step = LABEL_STEPS[DONORS]
+        low, high = (structure.response.applied(structure.atmosphere, sign * step) for sign in (-1.0, 1.0))
+        return _log_slope(low, high, 2.0 * step, keep)
 
     def _layers(self, atmosphere: Atmosphere) -> slice:
-        first = int(np.searchsorted(np.log10(atmosphere.tau_rosseland), self._top_log_tau))
+        first = int(np.searchsorted(np.log10(atmosphere.tau_rosseland), self._top_log_tau - HALF_LAYER))
         return slice(min(first, len(atmosphere.rhox) - 20), None)
 
     def _model(
@@ -218,6 +241,7 @@ class ModelMaker:
         vmic: float,
         slopes: dict[str, tuple[Array, Array, Array]],
         derivatives: bool,
+        by_element: Mapping[str, float],
     ) -> StellarModel:
         self.chemistry.self_broadening  # noqa: B018 (measured before SMElib holds this model)
         keep = self._layers(atmosphere)
@@ -243,11 +267,15 @@ class ModelMaker:
             mixture = _enriched(abundances, step) if name == "FE_H" else abundances
             gas = solve(t * np.exp(by_t * step), p * np.exp(by_p * step), mixture, thinned)
             opacities = self.chemistry.continuum(self._nodes, parts=False), self.chemistry.hydrogen_opacity(sparse)
-            neighbours.append(_Neighbour(GRID_LABELS.index(name), step, thinned, gas, *opacities))
+            direction = len(GRID_LABELS) if name == DONORS else GRID_LABELS.index(name)
+            neighbours.append(_Neighbour(direction, step, thinned, gas, *opacities))
         rich = solve(t, p, _enriched(abundances, METAL_STEP), thinned)
         rich_hydrogen = self.chemistry.hydrogen_opacity(sparse)
         by_electrons = self._by_electrons(rich, base, rich_hydrogen, model.hydrogen, nodes, sparse, thinned)
-        return replace(model, answers=self._answers(model, slopes, neighbours, by_electrons, sparse))
+        enrichment = np.zeros(len(GRID_LABELS))
+        for element, change in by_element.items():
+            enrichment[GRID_LABELS.index(abundance_name(element))] = change
+        return replace(model, answers=self._answers(model, slopes, neighbours, by_electrons, sparse, enrichment))
 
     def _answers(
         self,
@@ -256,15 +284,16 @@ class ModelMaker:
         neighbours: Sequence[_Neighbour],
         by_electrons: Array,
         sparse: Array,
+        enrichment: Array,
     ) -> Answers:
         base = model.equilibrium
         response = base.response
         inputs = {name: i for i, name in enumerate(response.inputs)}
-        depth, n_labels = len(base.temperature), len(GRID_LABELS)
-        direction = np.zeros((n_labels, len(inputs), depth))  # change of each abundance along each label
-        d_temperature = np.zeros((n_labels, depth))
-        log_column = np.zeros((n_labels, depth))
-        vmic_tangent = np.zeros(n_labels)
+        depth, size = len(base.temperature), len(GRID_LABELS) + (DONORS in slopes)
+        direction = np.zeros((size, len(inputs), depth))  # change of each abundance along each direction
+        d_temperature = np.zeros((size, depth))
+        log_column = np.zeros((size, depth))
+        vmic_tangent = np.zeros(size)
         for k, label in enumerate(GRID_LABELS):
             if label.element in inputs:
                 direction[k, inputs[label.element]] = LN10
@@ -276,12 +305,14 @@ class ModelMaker:
                 vmic_tangent[k] = 1.0
             if label.name in slopes:
                 d_temperature[k], _, log_column[k] = slopes[label.name]
+        if DONORS in slopes:
+            d_temperature[-1], _, log_column[-1] = slopes[DONORS]
 
         def along(answer: Array, here: Callable[[Equilibrium], Array]) -> Array:
-            # (K, D) changes along the labels, from the answer to single abundances and from the neighbours.
+            # (K, D) changes along the directions, from the answer to single abundances and from the neighbours.
             change = np.einsum("kid,id->kd", direction, answer)
             for neighbour in neighbours:
-                change[neighbour.label] = neighbour.change(here(neighbour.gas), here(base))
+                change[neighbour.direction] = neighbour.change(here(neighbour.gas), here(base))
             return change
 
         d_density = along(response.density, lambda gas: gas.density)
@@ -304,6 +335,7 @@ class ModelMaker:
             background=self._background_tangents(model, direction, neighbours, sparse),
             hydrogen_by_electrons=by_electrons,
             hydrogen_by_atoms=self._self_broadening(model.hydrogen_wave, by_electrons, base),
+            enrichment=enrichment,
         )
 
     def _self_broadening(self, nodes: Array, by_electrons: Array, base: Equilibrium) -> Array:
@@ -342,7 +374,7 @@ class ModelMaker:
             for species, part in parts:
                 answer = answer + part * product(species)[:, None]
             for neighbour in neighbours:
-                answer[neighbour.label] = total * neighbour.change(here(neighbour.continuum), total)
+                answer[neighbour.direction] = total * neighbour.change(here(neighbour.continuum), total)
             return answer
 
         position = np.searchsorted(nodes, sparse)
@@ -353,7 +385,7 @@ class ModelMaker:
             hydrogen=atoms - density,
             electrons=electrons,
             atoms=atoms,
-            neighbours=tuple(n.label for n in neighbours),
+            neighbours=tuple(n.direction for n in neighbours),
             neighbour_hydrogen=np.array(by_label).reshape(len(neighbours), *hydrogen.shape),
         )
 
@@ -390,6 +422,15 @@ def column_steps(rhox: Array) -> Array:
     return np.concatenate([rhox[:1], np.diff(rhox)])
 
 
+def _log_slope(low: Atmosphere, high: Atmosphere, step: float, keep: slice) -> tuple[Array, Array, Array]:
+    # d(ln T, ln P, ln column) from two atmospheres a step apart.
+    return (
+        np.log(high.temperature[keep] / low.temperature[keep]) / step,
+        np.log(high.gas_pressure[keep] / low.gas_pressure[keep]) / step,
+        np.log(column_steps(high.rhox[keep]) / column_steps(low.rhox[keep])) / step,
+    )
+
+
 def _thinned(tau_rosseland: Array) -> Indices:
     # Layers that tell what a label changes, the last one among them: that is smooth but where convection sets in.
     log_tau = np.log10(tau_rosseland)
@@ -400,6 +441,11 @@ def _thinned(tau_rosseland: Array) -> Indices:
 def _in_all_layers(layers: Indices, values: Array) -> Array:
     # Values (..., len(layers)) at some layers, the last of all among them, to all (..., D).
     return CubicSpline(layers, values, axis=-1)(np.arange(layers[-1] + 1))
+
+
+def _ratios(values: Mapping[str, float]) -> dict[str, float]:
+    # [X/Fe] by element.
+    return {label.element: values[label.name] for label in GRID_LABELS if label.element}
 
 
 def _abundances(values: Mapping[str, float]) -> dict[str, float]:

@@ -5,6 +5,8 @@ One backward sweep through the transfer gives its derivative with respect to eac
 contracted with how each answers to a label, that is the differential spectrum of the label:
 
 * abundances, with electrons and molecules in equilibrium: populations of all species answer linearly (`chemistry`);
+* single abundances also through the structure of the atmosphere, which answers to the electrons that they give: one
+  direction for all elements (`structure_response`);
 * TEFF, LOGG, FE_H: the interpolated atmosphere changes with the label as well, and with it excitation, Doppler
   widths, damping and the source function; populations and background opacities are solved a small step away;
 * VMIC: Doppler widths.
@@ -201,7 +203,7 @@ class Synthesizer:
         rhox = self._put(model.equilibrium.rhox)
         response = None if model.answers is None else _Response(self, model.answers, background, layers, state)
         flux = torch.empty(self.grid.size, device=self.device)
-        jacobian = torch.empty(0 if response is None else len(GRID_LABELS), self.grid.size, device=self.device)
+        jacobian = torch.empty(0 if response is None else len(response.populations), self.grid.size, device=self.device)
         for first in range(0, self.grid.size, self.settings.block):
             last = min(first + self.settings.block, self.grid.size)
             wings = block_wings(self.lines, state, first, last)
@@ -220,7 +222,7 @@ class Synthesizer:
             return SyntheticSpectrum(self.wave, flux / continuum, continuum, None, GRID_LABELS.names, len(state.index))
         continuum, d_continuum = response.continuum(rhox)
         flux /= continuum
-        jacobian = jacobian / continuum - flux * d_continuum
+        jacobian = response.by_label(jacobian / continuum - flux * d_continuum)
         return SyntheticSpectrum(self.wave, flux, continuum, jacobian, GRID_LABELS.names, len(state.index))
 
     def synthesize(self, labels: ArrayLike | Mapping[str, float], derivatives: bool = True) -> SyntheticSpectrum:
@@ -304,6 +306,15 @@ class _Response:
             (put(answers.hydrogen_by_atoms), put(parts.atoms)),
         )
         self.neighbours, self.neighbour_hydrogen = parts.neighbours, put(parts.neighbour_hydrogen)
+        self.enrichment = put(answers.enrichment)
+
+    def by_label(self, directions: Tensor) -> Tensor:
+        """Derivatives (K, P) along the directions of `Answers` to those by label: single abundances change the structure
+        through the electrons that they give."""
+        labels = directions[: len(self.enrichment)]
+        if len(directions) > len(labels):
+            labels = labels + self.enrichment[:, None] * directions[-1]
+        return labels
 
     def of_lines(
         self, first: int, last: int, adjoint: Adjoint, active: Tensor, by_species: Tensor, wings: Wings | None

@@ -77,6 +77,10 @@ def test_what_is_no_star_is_refused(lines, synthesizer):
     of_labels = Synthesizer(small_grid(), lines, synthesizer.settings)
     with pytest.raises(UserError, match="MG_FE is 8, expected -0.5 to 0.5 dex"):
         of_labels.prepare({"TEFF": 5000.0, "LOGG": 3.5, "MG_FE": 8.0})
+    with pytest.raises(UserError, match="TEFF is 3500, expected 3600 to 8000 K"):
+        of_labels.prepare({"TEFF": 3500.0, "LOGG": 3.5})
+    with pytest.raises(UserError, match="no atmosphere at Teff 7900, logg 3.5"):
+        of_labels.prepare({"TEFF": 7900.0, "LOGG": 3.5})
 
 
 def test_spectrum_is_normalised_and_lines_sit_at_their_centres(spectrum):
@@ -137,7 +141,9 @@ def test_electrons_of_an_element_broaden_the_wings_of_another():
     assert float((ours - numeric).norm() / numeric.norm()) < 0.05
 
 
-@pytest.mark.parametrize(("label", "step"), [("TEFF", 10.0), ("LOGG", 0.02), ("FE_H", 0.02)])
+@pytest.mark.parametrize(
+    ("label", "step"), [("TEFF", 10.0), ("LOGG", 0.02), ("FE_H", 0.02), ("MG_FE", 0.05), ("SI_FE", 0.05), ("NA_FE", 0.05)]
+)
 def test_derivative_along_the_atmosphere_is_the_finite_difference(lines, label, step):
     # Hbeta, whose wings are the hardest, and the lines around 5155 Å.
     settings = Settings(wave_min=4850.0, wave_max=5160.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
