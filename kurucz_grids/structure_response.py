@@ -60,13 +60,14 @@ class StructureResponse:
 
     def applied(self, atmosphere: Atmosphere, enrichment: float) -> Atmosphere:
         """The atmosphere with its temperature, gas pressure and column mass changed; its optical depths stay."""
-        column = np.exp(enrichment * self.column)
+        log_column = np.log(atmosphere.rhox) + enrichment * self.column
+        stretched = np.gradient(log_column, np.log(atmosphere.rhox))  # d tau = opacity d column stays
         return replace(
             atmosphere,
             temperature=atmosphere.temperature * np.exp(enrichment * self.temperature),
             gas_pressure=atmosphere.gas_pressure * np.exp(enrichment * self.gas_pressure),
-            rhox=atmosphere.rhox * column,
-            rosseland=atmosphere.rosseland / column,
+            rhox=np.exp(log_column),
+            rosseland=atmosphere.rosseland * np.exp(-enrichment * self.column) / stretched,
         )
 
 

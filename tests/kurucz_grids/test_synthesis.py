@@ -152,7 +152,7 @@ def test_derivative_along_the_atmosphere_is_the_finite_difference(lines, label, 
     spectrum = synthesizer.synthesize(star)
     ours = spectrum.jacobian[GRID_LABELS.index(label)]
     low, high = (
-        synthesizer.synthesize({**star, label: star[label] + sign * step}, derivatives=False).flux for sign in (-1, 1)
+        synthesizer.synthesize({**star, label: star.get(label, 0.0) + sign * step}, derivatives=False).flux for sign in (-1, 1)
     )
     numeric = (high - low) / (2 * step)
     distance = (spectrum.wave - 4862.7).abs()  # nearer to the core SMElib's profile jumps with temperature
