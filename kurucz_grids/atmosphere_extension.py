@@ -69,7 +69,7 @@ def with_one_microturbulence(grid: AtmosphereGrid) -> AtmosphereGrid:
             log.warning("%s: the models of [M/H] %g have a microturbulence of their own", grid.source, mh)
             continue
         rows = np.flatnonzero(params[:, 2] == mh)
-        sources = [[_row(grid, *params[row, :2], m) for m in neighbours] for row in rows]
+        sources = [[_row(grid, params[row, 0], params[row, 1], m) for m in neighbours] for row in rows]
         known = np.array([None not in source for source in sources])
         logs = to_logs(structure[:, :, :_POSITIVE])
         there = logs[np.array([source for source in sources if None not in source], dtype=int)]
@@ -97,11 +97,12 @@ def with_fewer_metals(grid: AtmosphereGrid, metal_poor: AtmosphereGrid) -> Atmos
     if depth.shape != _depth(metal_poor).shape or not np.allclose(depth, _depth(metal_poor), atol=0.05):
         raise UserError(f"{metal_poor.source}: its layers are not those of {grid.source}; take sets of one depth scale")
     params, structure, titles = [grid.params], [grid.structure], [grid.titles]
-    for index, (teff, logg, mh, vturb) in enumerate(metal_poor.params):
+    for index, (teff, logg, mh) in enumerate(metal_poor.params[:, :3]):
         here, there = _row(grid, teff, logg, start), _row(metal_poor, teff, logg, start)
         if mh >= start or mh < LOWEST_METALS or here is None or there is None:
             continue
-        change = to_logs(metal_poor.structure[index, :, :_POSITIVE]) - to_logs(metal_poor.structure[there, :, :_POSITIVE])
+        poorer, richer = (to_logs(metal_poor.structure[row, :, :_POSITIVE]) for row in (index, there))
+        change = poorer - richer
         offset = np.log(metal_poor.structure[there, :, _T] / grid.structure[here, :, _T])
         change[:, _T] = _without_overshoot(depth, change[:, _T], offset)
         model = grid.structure[here].copy()
@@ -121,8 +122,8 @@ def with_higher_gravity(grid: AtmosphereGrid, logg: float = HIGHEST_LOGG) -> Atm
     weights = _lagrange(highest, logg)
     params, structure, titles = [grid.params], [grid.structure], [grid.titles]
     for teff, g, mh, vturb in grid.params:
-        rows = [_row(grid, teff, node, mh) for node in highest]
-        if g != highest[-1] or None in rows:
+        rows = [row for node in highest if (row := _row(grid, teff, node, mh)) is not None]
+        if g != highest[-1] or len(rows) < len(highest):
             continue
         model = grid.structure[rows[-1]].copy()
         model[:, :_POSITIVE] = from_logs(np.tensordot(weights, to_logs(grid.structure[rows, :, :_POSITIVE]), axes=1))
@@ -133,7 +134,7 @@ def with_higher_gravity(grid: AtmosphereGrid, logg: float = HIGHEST_LOGG) -> Atm
 
 
 def _without_overshoot(depth: Array, change: Array, offset: Array) -> Array:
-    # Change of ln T (D,) by [M/H] in a set that has overshooting where `offset` (D,), its ln T over the other's, shows it.
+    # Change of ln T (D,) by [M/H] in a set that has overshooting where `offset` (D,) from the other set's ln T shows it.
     inside = (depth > OVERSHOOT[0]) & (depth < OVERSHOOT[1])
     above, below = (depth <= OVERSHOOT[0]), (depth >= OVERSHOOT[1])
     x = np.concatenate([depth[above], [0.0], depth[below]])

@@ -1,11 +1,11 @@
 """A grid of model atmospheres and smooth interpolation in Teff, logg and [M/H].
 
 ATLAS9 models share one scale of Rosseland optical depth (log tau = -6.875 + 0.125 i), so that models are
-interpolated layer by layer, in the logarithm of every positive quantity and of the steps in column mass. In each label the interpolant is a
-cubic Hermite polynomial whose slopes are those of the parabola through a node and its two neighbours
-(Catmull-Rom on uneven nodes); where a neighbour does not exist the parabola is one-sided. Slopes and cross
-slopes belong to the nodes, so that value *and first derivatives are continuous* across cells, along a
-ragged edge too, and finite differences with small steps mean something.
+interpolated layer by layer, in the logarithm of every positive quantity and of the steps in column mass. In
+each label the interpolant is a cubic Hermite polynomial whose slopes are those of the parabola through a node
+and its two neighbours (Catmull-Rom on uneven nodes); where a neighbour does not exist the parabola is
+one-sided. Slopes and cross slopes belong to the nodes, so that value *and first derivatives are continuous*
+across cells, along a ragged edge too, and finite differences with small steps mean something.
 
 The grid has an end: outside the cells whose eight corners exist, `interpolate` raises.
 """
@@ -196,9 +196,11 @@ class AtmosphereGrid:
 
     def save(self, path: str | Path) -> None:
         """Write the grid to an npz file that `load` reads."""
-        arrays = {"params": self.params, "structure": self.structure, "titles": self.titles}
         with Path(path).open("wb") as file:
-            np.savez_compressed(file, param_names=PARAMS, columns=COLUMNS, **arrays)
+            np.savez_compressed(
+                file, params=self.params, structure=self.structure, titles=self.titles, param_names=PARAMS,
+                columns=COLUMNS,
+            )  # fmt: skip
 
     @cached_property
     def checksum(self) -> str:

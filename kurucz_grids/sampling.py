@@ -6,9 +6,9 @@ the inverse of a distribution function, so that the low discrepancy survives:
 
 * Teff, logg, [Fe/H]: 65% of the rows follow the Kiel diagram (lower main sequence 30% of these, turn-off and
   subgiant branch 25%, giant branch 30%, clump and horizontal branch 15%) for ages of 0.5-13 Gyr, log-uniform,
-  with a scatter of 150 K and 0.2 dex; 35% are uniform over the box, but for [Fe/H] below -2.5 (15% of them). [Fe/H] of the first kind is 70% a
-  Gaussian (-0.3 ± 0.45) and 30% uniform. The sequences are rough shapes of our own, good to some 150 K
-  against isochrones: all that they do is to say where models are spent.
+  with a scatter of 150 K and 0.2 dex; 35% are uniform over the box, but for [Fe/H] below -2.5, where 15% of them
+  lie. [Fe/H] of the first kind is 70% a Gaussian (-0.3 ± 0.45) and 30% uniform. The sequences are rough shapes
+  of our own, good to some 150 K against isochrones: all that they do is to say where models are spent.
 * VMIC: 75% Gaussian around `phdlspec.labels.typical_vmic` with a scatter of 0.3 km/s, 25% uniform.
 * [X/Fe]: 60% Gaussian (0.2 dex, C and N 0.25 dex) around a centre, 40% uniform, all within the bounds. The
   centres of O Mg Si S Ca Ti rise from 0 to +0.3 between [Fe/H] = 0 and -1 with a spread common to the six; in

@@ -47,8 +47,8 @@ class BackgroundTangents:
     absorption, scattering : (K, M, D) changes of the continuum nodes (cm2/g).
     hydrogen : (K, D) of the hydrogen-line opacity by its populations, along abundances.
     electrons, atoms : (K, D) ln n_e and ln n(H I) along abundances, which broaden hydrogen lines.
-    neighbours : directions (indices) whose neighbouring atmospheres were solved; neighbour_hydrogen (len, H, D) change of
-    ln(hydrogen-line opacity) along them.
+    neighbours : directions (indices) whose neighbouring atmospheres were solved; neighbour_hydrogen (len, H, D) change
+    of ln(hydrogen-line opacity) along them.
     """
 
     absorption: Array
@@ -84,8 +84,8 @@ class _Neighbour:
 
 @dataclass(frozen=True)
 class Answers:
-    """What changes in a star along K directions: the labels of `GRID_LABELS`, at a fixed structure where they are single
-    abundances, and, if these change the structure, one more: the enrichment in electron donors.
+    """What changes in a star along K directions: the labels of `GRID_LABELS`, single abundances at a fixed structure, and,
+    where abundances change the structure, one more: the enrichment in electron donors.
 
     Attributes
     ----------

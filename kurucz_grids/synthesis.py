@@ -309,8 +309,10 @@ class _Response:
         self.enrichment = put(answers.enrichment)
 
     def by_label(self, directions: Tensor) -> Tensor:
-        """Derivatives (K, P) along the directions of `Answers` to those by label: single abundances change the structure
-        through the electrons that they give."""
+        """Derivatives (labels, P) from those (K, P) along the directions of `Answers`.
+
+        Single abundances change the structure as well, through the electrons that they give.
+        """
         labels = directions[: len(self.enrichment)]
         if len(directions) > len(labels):
             labels = labels + self.enrichment[:, None] * directions[-1]

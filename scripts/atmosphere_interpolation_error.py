@@ -73,7 +73,8 @@ def table(name: str, found: Iterator[tuple[np.ndarray, tuple[float, float, float
             mine = (params[:, 0] >= low) & (params[:, 0] < high) & ((params[:, 1] < 3.5) == giant)
             if mine.sum() < 3:
                 continue
-            t, deep, p = (f"{np.median(x):{f}}, {np.percentile(x, 95):{f}}" for x, f in zip(rms[mine].T, (".1f", ".1f", ".3f")))
+            forms = zip(rms[mine].T, (".1f", ".1f", ".3f"))
+            t, deep, p = (f"{np.median(x):{form}}, {np.percentile(x, 95):{form}}" for x, form in forms)
             print(f"| {name} | {'giants' if giant else 'dwarfs'} {label} | {mine.sum()} | {t} | {deep} | {p} |")
 
 
@@ -86,7 +87,10 @@ def main() -> int:
     grid = AtmosphereGrid.load(args.atmospheres)
     metal_poor = AtmosphereGrid.load(args.metal_poor) if args.metal_poor else None
     whole = extended(grid, metal_poor)
-    head = "| {} | stars | models | T (K), log tau -4 to 0: median, 95% | T (K), 0 to 1 | ln P, -4 to 0 |\n|---|---|---|---|---|---|"
+    head = (
+        "| {} | stars | models | T (K), log tau -4 to 0: median, 95% | T (K), 0 to 1 | ln P, -4 to 0 |\n"
+        "|---|---|---|---|---|---|"
+    )
     print(head.format("plane left out"))
     for axis, name in enumerate(AXES):
         if name == "mh":

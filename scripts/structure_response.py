@@ -68,7 +68,7 @@ class Networks:
                 raise UserError(f"{path}: the network of {name} cannot be read ({error}); get atmosnet's") from error
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """ln of T, gas pressure and column mass (N, 3, `FINE`) at labels (N, 4), against log10 of the Rosseland depth."""
+        """ln of T, gas pressure and column mass (N, 3, `FINE`) at labels (N, 4), `FINE` the log Rosseland depth."""
         logs = {name: self._column(net, labels) for name, net in zip(NAMES, self._columns)}
         rhox, opacity = np.exp(logs["rhox"]), np.exp(logs["abross"])
         steps = 0.5 * (opacity[:, 1:] + opacity[:, :-1]) * np.diff(rhox, axis=1)
@@ -154,7 +154,9 @@ def tabulated(answers: np.ndarray, known: np.ndarray, nodes: np.ndarray) -> np.n
 def compare(networks: Networks) -> None:
     """Print the change of T and P for [alpha/Fe] = +0.4 of the networks and of the table that is shipped now."""
     depths = (-4.0, -3.0, -2.0, -1.0, 0.0)
-    print("| star | change of T (K) at log tau " + ", ".join(f"{d:g}" for d in depths) + ": networks | table | of ln P: networks | table |\n|---|---|---|---|---|")
+    places = ", ".join(f"{depth:g}" for depth in depths)
+    print(f"| star | change of T (K) at log tau {places}: networks | table | of ln P: networks | table |")
+    print("|---|---|---|---|---|")
     for teff, logg, mh in STARS:
         model = networks(np.array([[teff, logg, mh, a] for a in (0.0, 0.4)]))
         change = model[1] - model[0]

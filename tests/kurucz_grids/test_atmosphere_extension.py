@@ -40,7 +40,8 @@ def test_a_step_in_microturbulence_is_taken_out():
     stepped = grid_of(metals, lambda mh: -0.004 * (mh == 0.0), lambda mh: 2.0 * (mh != 0.0))
     even, truth = with_one_microturbulence(stepped), grid_of(metals)
     assert np.ptp(even.params[:, 3]) == 0.0
-    off, left = (np.abs(temperature(g, 5500, 4.0, 0.0) / temperature(truth, 5500, 4.0, 0.0) - 1) for g in (stepped, even))
+    expected = temperature(truth, 5500, 4.0, 0.0)
+    off, left = (np.abs(temperature(grid, 5500, 4.0, 0.0) / expected - 1) for grid in (stepped, even))
     assert off.max() > 0.0035
     assert left.max() < 1e-4
     np.testing.assert_allclose(temperature(even, 5500, 4.0, 0.2), temperature(stepped, 5500, 4.0, 0.2))
