@@ -134,7 +134,7 @@ def with_higher_gravity(grid: AtmosphereGrid, logg: float = HIGHEST_LOGG) -> Atm
 
 
 def _without_overshoot(depth: Array, change: Array, offset: Array) -> Array:
-    # Change of ln T (D,) by [M/H] in a set that has overshooting where `offset` (D,) from the other set's ln T shows it.
+    # Change of ln T (D,) by [M/H], without overshooting where `offset` (D,), ln T less that of the other set, shows it.
     inside = (depth > OVERSHOOT[0]) & (depth < OVERSHOOT[1])
     above, below = (depth <= OVERSHOOT[0]), (depth >= OVERSHOOT[1])
     x = np.concatenate([depth[above], [0.0], depth[below]])

@@ -84,8 +84,8 @@ class _Neighbour:
 
 @dataclass(frozen=True)
 class Answers:
-    """What changes in a star along K directions: the labels of `GRID_LABELS`, single abundances at a fixed structure, and,
-    where abundances change the structure, one more: the enrichment in electron donors.
+    """What changes in a star along K directions: the labels of `GRID_LABELS`, single abundances at a fixed structure,
+    and, where abundances change the structure, one more: the enrichment in electron donors.
 
     Attributes
     ----------
