@@ -50,10 +50,10 @@ def grids_of(data: Path, name: str, bands: tuple[str, ...] = (), prior: str = "f
 
 
 def mock_subgiants(grids: FineGrids, n: int, errors: Errors, seed: int) -> Mock:
-    """n simulated stars that the lines of phdlspec.ages.selection choose, by their observed labels."""
+    """n simulated stars of [M/H] > -1 that the lines of phdlspec.ages.selection choose, by their observed labels."""
     mock = simulate(grids, 60 * n, errors, seed)
     chosen, _ = subgiants(mock.stars.labels, mock.stars.photometry)
-    rows = np.flatnonzero(chosen)[:n]
+    rows = np.flatnonzero(chosen & (mock.stars.labels[:, 2] > -1.0))[:n]
     return Mock(
         mock.stars.take(rows), mock.age[rows], mock.modulus[rows], mock.extinction[rows], mock.stage[rows],
         mock.labels[rows],
@@ -124,7 +124,7 @@ def convergence(data: Path) -> None:
     for words, bands in (("labels", ()), ("parallax and Ks", ("KS",))):
         every, fine = grids_of(data, "mist", bands), grids_of(data, "mist", bands)
         fine.levels = LEVELS[:1]
-        for level, errors in ((1, Errors(45.0, 0.1, 0.05)), (2, Errors(100.0, 0.15, 0.1))):
+        for level, errors in ((1, Errors(31.0, 0.1, 0.036)), (2, Errors(100.0, 0.15, 0.1))):
             mock = mock_subgiants(grids_of(data, "mist", ("KS",)), 150, errors, seed=13)
             stars = mock.stars if bands else without_photometry(mock.stars)
             a, b = posteriors(stars, every), posteriors(stars, fine)
@@ -306,9 +306,8 @@ def speed(data: Path) -> None:
             start = time.process_time()
             found = posteriors(stars, grids)
             each = (time.process_time() - start) / len(stars)
-            print(
-                f"| {words}, {case} | {len(stars)} | {np.median(found.points):.0f} | {1e3 * each:.2f} | {1 / each:.0f} |"
-            )
+            count = np.median(found.points)
+            print(f"| {words}, {case} | {len(stars)} | {count:.0f} | {1e3 * each:.2f} | {1 / each:.0f} |")
 
 
 def memory(data: Path) -> None:
@@ -331,10 +330,8 @@ def memory(data: Path) -> None:
                 Path(folder) / f"{n}.fits", Path(folder) / f"{n}_ages.fits", AgeSettings(str(path)), progress=False
             )
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-            print(
-                f"{n} stars: {time.process_time() - start:.0f} s of CPU, {time.perf_counter() - wall:.0f} s by the clock, "
-                f"peak memory of the process so far {peak:.0f} MB"
-            )
+            spent, clock = time.process_time() - start, time.perf_counter() - wall
+            print(f"{n} stars: {spent:.0f} s of CPU, {clock:.0f} s by the clock, peak memory so far {peak:.0f} MB")
 
 
 PARTS: dict[str, Callable[[Path], None]] = {

@@ -6,8 +6,9 @@ the giant branch), at its [M/H], by a margin that keeps most of the main sequenc
     log g < h0 + h1 t + h2 t^2 + h3 [M/H] - margin,    t = (Teff - 6000 K) / 1000 K
     Teff > c0 + c1 b + c2 [M/H] + c3 [M/H]^2 + margin,    b = log g - 3.7
 
-and the same with M_Ks for log g and b = M_Ks - 2.0. The coefficients were fitted by `scripts/subgiant_lines.py` to the
-MIST 2.5 isochrones of 1-14 Gyr.
+and the same with M_Ks for log g and b = M_Ks - 2.0; and log g < 4.1 (M_Ks < 2.7), so that the hot line, carried on
+beyond the oldest turn-off, does not take cool dwarfs in. The coefficients were fitted by `scripts/subgiant_lines.py`
+to the MIST 2.5 isochrones of 1-14 Gyr.
 """
 
 from __future__ import annotations
@@ -28,25 +29,26 @@ LEAST_PARALLAX = 10.0  # errors, for M_Ks to be used
 
 @dataclass(frozen=True)
 class Lines:
-    """The two lines with their margins: `hot` in dex (mag), `cool` in K; `centre` of log g (M_Ks)."""
+    """The two lines with their margins: `hot` in dex (mag), `cool` in K; `centre` and `faintest` of log g (M_Ks)."""
 
     hot: tuple[float, ...]
     cool: tuple[float, ...]
     centre: float
     hot_margin: float
     cool_margin: float
+    faintest: float
 
     def inside(self, teff: ArrayLike, brightness: ArrayLike, mh: ArrayLike) -> NDArray[np.bool_]:
         """True where a star of this Teff, log g (M_Ks) and [M/H] lies between the lines."""
         teff, brightness, mh = (np.asarray(x, dtype=float) for x in (teff, brightness, mh))
-        upper = hot_terms(teff, mh) @ np.array(self.hot) - self.hot_margin
+        upper = np.minimum(hot_terms(teff, mh) @ np.array(self.hot) - self.hot_margin, self.faintest)
         lower = cool_terms(brightness - self.centre, mh) @ np.array(self.cool) + self.cool_margin
         with np.errstate(invalid="ignore"):
             return np.asarray((brightness < upper) & (teff > lower) & (teff < HOTTEST))
 
 
-GRAVITY_LINES = Lines((4.097, -0.419, 0.154, -0.195), (5149.8, -298.6, -284.5, -70.1), 3.7, 0.12, 50.0)
-MAGNITUDE_LINES = Lines((2.286, -1.780, 0.524, -0.924), (5105.8, -73.4, -315.2, -70.2), 2.0, 0.45, 50.0)
+GRAVITY_LINES = Lines((4.097, -0.419, 0.154, -0.195), (5149.8, -298.6, -284.5, -70.1), 3.7, 0.12, 50.0, 4.1)
+MAGNITUDE_LINES = Lines((2.286, -1.780, 0.524, -0.924), (5105.8, -73.4, -315.2, -70.2), 2.0, 0.45, 50.0, 2.7)
 
 
 def hot_terms(teff: Array, mh: Array) -> Array:
