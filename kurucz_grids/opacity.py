@@ -441,6 +441,51 @@ def block_response(
     return answer
 
 
+def block_line_responses(
+    data: LineData,
+    layers: Layers,
+    state: LineState,
+    profiles: Profiles,
+    wings: Wings | None,
+    adjoint: Tensor,
+    first: int,
+    last: int,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Change of the flux in a block with the strength and the van der Waals width of every single line.
+
+    Parameters
+    ----------
+    adjoint : (P, D) derivative of the flux with respect to the absorption
+
+    Yields
+    ------
+    lines (n,) : indices into the line list; pixels (n, W) : within the block; d F / d ln gf and d F / d ln gamma_vdw :
+    (n, W), zero outside the block
+    """
+    size = last - first
+    for group in state.groups:
+        for chunk in _chunks(data, state, first, last, group):
+            which = state.index[chunk.lines]
+            row = chunk.row.clamp(0, size - 1)
+            damping, inverse = state.damping[chunk.lines], state.inverse_doppler[chunk.lines]
+            _, vdw, gamma = _widths(data, layers, which)
+            one, none = torch.ones_like(damping), torch.zeros_like(damping)
+            by_gf, by_vdw = profiles.response[group[0]](
+                chunk.offsets, inverse, damping, state.strength[chunk.lines], adjoint[row],
+                torch.stack([one, none]), torch.stack([none, vdw / gamma]), torch.stack([none, none]),
+            ) * chunk.inside  # fmt: skip
+            yield which, row, by_gf, by_vdw
+    if wings is not None:
+        which = state.index[wings.lines]
+        _, vdw, gamma = _widths(data, layers, which)
+        by_gf, by_vdw = (
+            wings.square * ((factor2 * share) @ adjoint.T) + wings.fourth * ((factor4 * share) @ adjoint.T)
+            for share in (1.0, vdw / gamma)
+            for factor2, factor4 in [(wings.factor2, wings.factor4)]
+        )
+        yield which, torch.arange(size, device=data.device).expand(len(which), -1), by_gf, by_vdw
+
+
 def electron_broadening(data: LineData, layers: Layers, state: LineState, wings: Wings) -> Tensor:
     """(P, D) change of the opacity of wings (cm2/g) with ln n_e, as electrons broaden the lines (Stark effect)."""
     stark, _, gamma = _widths(data, layers, state.index[wings.lines])

@@ -23,6 +23,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
@@ -38,6 +39,7 @@ from kurucz_grids.opacity import (
     Profiles,
     Tangents,
     Wings,
+    block_line_responses,
     block_opacity,
     block_response,
     block_wings,
@@ -225,6 +227,46 @@ class Synthesizer:
         jacobian = response.by_label(jacobian / continuum - flux * d_continuum)
         return SyntheticSpectrum(self.wave, flux, continuum, jacobian, GRID_LABELS.names, len(state.index))
 
+    @torch.no_grad()
+    def line_responses(self, model: StellarModel, operator: csr_array) -> tuple[csr_array, csr_array]:
+        """How an observed spectrum answers to every single line of `line_list`.
+
+        The adjoint of the transfer knows dF/dkappa at every wavelength and depth already: contracted with the profile
+        of one line instead of the opacity of a species it is the response to that line.
+
+        Parameters
+        ----------
+        operator : (M, P) from the normalised flux on the fine grid to M observed pixels
+
+        Returns
+        -------
+        (N, M) derivatives of the normalised flux with respect to ln gf and to ln of the van der Waals width of N lines
+        """
+        layers, background, rhox = self._line_layers(model), _Background(self, model), self._put(model.equilibrium.rhox)
+        state = select_lines(
+            self.lines, layers, background.total, torch.unique(self._layers_at(model, REFERENCE_LOG_TAU)),
+            self.settings.line_cut, self.settings.window_cut,
+        )  # fmt: skip
+        to_observed = csr_array(operator.T)
+        continuum = background.continuum_flux(rhox)
+        found: list[list[coo_array]] = [[], []]
+        for first in range(0, self.grid.size, self.settings.block):
+            last = min(first + self.settings.block, self.grid.size)
+            observed = to_observed[first:last]
+            if not observed.nnz:
+                continue
+            wings = block_wings(self.lines, state, first, last)
+            absorption, scattering, hydrogen = background.block(first, last)
+            _, by_species = block_opacity(self.lines, state, self.profiles, wings, first, last)
+            b, _ = planck(self.wave[first:last], layers.temperature)
+            _, adjoint = flux_and_adjoint(absorption + hydrogen + by_species.sum(0), scattering, b, rhox)
+            seen = adjoint.absorption / continuum[first:last, None]
+            pieces = block_line_responses(self.lines, layers, state, self.profiles, wings, seen, first, last)
+            for lines, pixels, *changes in pieces:
+                for which, change in zip(found, changes):
+                    which.append(_observed_response(lines, pixels, change, observed, len(self.line_list)))
+        return tuple(_sum_of(pieces) for pieces in found)  # type: ignore[return-value]
+
     def synthesize(self, labels: ArrayLike | Mapping[str, float], derivatives: bool = True) -> SyntheticSpectrum:
         """`solve(prepare(labels, derivatives))`."""
         return self.solve(self.prepare(labels, derivatives))
@@ -367,6 +409,25 @@ class _Response:
         change += torch.einsum("kmd,md->km", self.scattering, adjoint.scattering)
         change += self.temperature @ (adjoint.planck * b * b_by_t).T + self.log_column @ adjoint.log_column.T
         return torch.exp(background.spread(torch.log(flux))), background.spread(change / flux)
+
+
+def _observed_response(
+    lines: Tensor, pixels: Tensor, change: Tensor, operator: csr_array, count: int
+) -> coo_array:
+    # Responses (n, W) of lines at fine pixels of a block, brought to observed pixels: (count, M).
+    rows = np.repeat(np.arange(len(lines)), pixels.shape[1])
+    fine = coo_array(
+        (change.reshape(-1).cpu().numpy(), (rows, pixels.reshape(-1).cpu().numpy())),
+        shape=(len(lines), operator.shape[0]),
+    )
+    seen = coo_array(csr_array(fine) @ operator)
+    return coo_array((seen.data, (lines.cpu().numpy()[seen.row], seen.col)), shape=(count, operator.shape[1]))
+
+
+def _sum_of(pieces: list[coo_array]) -> csr_array:
+    joined = (np.concatenate([getattr(p, name) for p in pieces]) for name in ("data", "row", "col"))
+    data, row, col = joined
+    return csr_array(coo_array((data, (row, col)), shape=pieces[0].shape))
 
 
 def _is_followed(species: str) -> bool:

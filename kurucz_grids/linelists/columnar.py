@@ -6,7 +6,8 @@ Traps that this reader knows (they are those of the compilation, told apart by i
   isotope and get the isotope's solar fraction here; those of VALD and GALAH are scaled already;
 * `vdw` of a VALD row is Turbospectrum's: a factor on the Unsöld width where positive, the logarithm of the width at
   10^4 K where negative; ABO columns take precedence;
-* linemake states no damping: the classical radiative width, Cowley's Stark width and Unsöld's are used;
+* linemake states no damping: radiative widths come from lines that share the upper level (`damping.radiative`), Stark
+  widths from a rule, and Unsöld's van der Waals widths are used;
 * lines of H I are left out: hydrogen has profiles of its own.
 """
 
@@ -25,6 +26,7 @@ from kurucz_grids.linelists.damping import (
     MOLECULE_STARK,
     UNSOLD_EXPONENT,
     classical_radiative,
+    radiative,
     stark,
     unsold_vdw,
     upper_level_ev,
@@ -37,8 +39,9 @@ from phdlspec.wavelength import air_to_vacuum
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha").split()
+COLUMNS = ("wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha abo_gamrad").split()
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+LEAST_RADIATIVE = 3.0  # log10 of a width (1/s); smaller ones are no widths
 MOLECULE_VDW = 1e-8  # cm3/s; molecular lines are too faint for it to matter
 # Mass numbers of the atoms of a molecule, by the code of its isotopes; where only one atom is coded the other is H.
 _MOLECULE_CODES = {
@@ -135,11 +138,18 @@ def _isotope_fractions(rows: NDArray, path: str) -> NDArray[np.float64]:
 
 
 def _radiative(rows: NDArray, wave: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Some rows of GALAH state the width itself instead of its logarithm.
+    # Some rows of GALAH state the width itself instead of its logarithm; Turbospectrum's 1e5 means unknown.
     given = rows["log_gamrad"].astype(float)
     logarithm = np.where(given > 15, np.log10(np.maximum(given, 1.0)), given)
-    known = np.isfinite(logarithm) & (logarithm > 5) & (logarithm < 11)
-    return np.where(known, 10.0 ** np.where(known, logarithm, 0.0), classical_radiative(wave))
+    known = np.isfinite(logarithm) & (logarithm > LEAST_RADIATIVE) & (logarithm < 11) & (logarithm != 5.0)
+    width = np.where(known, 10.0 ** np.where(known, logarithm, 0.0), np.nan)
+    calculated = rows["abo_gamrad"].astype(float)
+    width = np.where(calculated > 10.0**LEAST_RADIATIVE, calculated, width)
+    atoms = rows["z2"] == 0
+    answer = classical_radiative(wave)
+    z, charge, lower = (rows[name][atoms] for name in ("z1", "ion", "elow_ev"))
+    answer[atoms] = radiative(z.astype(int), charge.astype(int), wave[atoms], lower.astype(float), width[atoms])
+    return answer
 
 
 def _stark(rows: NDArray, wave: NDArray[np.float64]) -> NDArray[np.float64]:
