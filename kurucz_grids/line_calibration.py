@@ -29,6 +29,7 @@ LIGHT_KM_S = 299792.458
 FWHM = 2.3548200450309493
 HUBER = 2.0  # residuals beyond so many sigma count linearly
 VELOCITY_KNOTS = 400.0  # Å between knots of the velocity's spline
+VELOCITY_ERROR, WIDTH_ERROR = 3.0, 0.3  # km/s and relative: how well both are known beforehand
 LEAST_RESPONSE = 0.002  # of the flux to a factor e in gf, anywhere in any star, for a line to be free
 
 
@@ -174,8 +175,8 @@ class Calibration:
             solution = scale * lsmr(matrix @ diags_array(scale), target, atol=1e-7, btol=1e-7, maxiter=600)[0]
             begin = len(free[0]) + len(free[1])
             for i, part in enumerate(parts):
-                shift = sum((r[i][f].T @ x for r, f, x in zip(responses, free, self._shared(solution, free))), 0.0)
-                part.update(shift, solution[begin : begin + part.own.shape[1]])
+                shifts = [r[i][f].T @ x for r, f, x in zip(responses, free, self._shared(solution, free))]
+                part.update(shifts[0] + shifts[1], solution[begin : begin + part.own.shape[1]])
                 begin += part.own.shape[1]
         return self._result(solution, free, parts, matrix)
 
@@ -244,8 +245,10 @@ class _StarSystem:
         curvature = np.gradient(np.gradient(model.flux, star.wave), star.wave)
         self._by_velocity = csr_array(diags_array(-slope / LIGHT_KM_S) @ self._velocities)
         self._by_width = (star.gaussian / FWHM) ** 2 * curvature  # by d ln FWHM
-        widths = [star.label_errors, np.full(self._velocities.shape[1], 3.0), [0.3], np.full(self._basis.shape[1], np.inf)]
-        self.prior = np.concatenate(widths)
+        velocities, knots = self._velocities.shape[1], self._basis.shape[1]
+        self.prior: Array = np.concatenate(
+            [star.label_errors, np.full(velocities, VELOCITY_ERROR), [WIDTH_ERROR], np.full(knots, np.inf)]
+        )
         self._build()
 
     def _build(self) -> None:

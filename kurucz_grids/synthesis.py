@@ -54,7 +54,7 @@ from phdlspec.solar import SOLAR_SCALE
 
 Array = NDArray[np.float64]
 
-SYNTHESIS_VERSION = 3  # counted up when spectra or derivatives change: a grid begun with another is not gone on with
+SYNTHESIS_VERSION = 4  # counted up when spectra or derivatives change: a grid begun with another is not gone on with
 WING = 150.0  # Å beyond the range from which lines still reach into it
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed

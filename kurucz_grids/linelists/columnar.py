@@ -14,6 +14,7 @@ Traps that this reader knows (they are those of the compilation, told apart by i
 from __future__ import annotations
 
 import logging
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -39,8 +40,13 @@ from phdlspec.wavelength import air_to_vacuum
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha abo_gamrad").split()
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+COLUMNS = (
+    "wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha abo_gamrad".split()
+)
+_DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 LEAST_RADIATIVE = 3.0  # log10 of a width (1/s); smaller ones are no widths
 MOLECULE_VDW = 1e-8  # cm3/s; molecular lines are too faint for it to matter
 # Mass numbers of the atoms of a molecule, by the code of its isotopes; where only one atom is coded the other is H.

@@ -16,7 +16,7 @@ UNSOLD_EXPONENT = 0.3  # of the temperature, for a width per perturber
 # those that Kurucz's reader of gfall has for molecules; the one of his lists of molecules has others (`molecules`).
 MOLECULE_VDW = 1e-7
 MOLECULE_STARK = 1e-5
-STARK_RULE = (-7.61, 2.43), (-7.85, 1.97)  # of atoms and of ions: log10 width = a + b log10 n*^2
+STARK_RULE = (-7.59, 2.41), (-7.94, 2.01)  # of atoms and of ions: log10 width = a + b log10 n*^2
 LEVEL_TOLERANCE = 0.0015  # eV between levels of a species
 NEAREST_OF_SPECIES, NEAREST_OF_ALL = 11, 101  # known levels that stand for an unknown one
 _RYDBERG_EV = 13.605693
@@ -39,8 +39,10 @@ def _binding_ev(z: NDArray[np.int_], charge: NDArray[np.int_], level_ev: NDArray
     return np.where(np.isfinite(ionisation), ionisation, 10.0) - level_ev
 
 
-def _n_star_squared(z: NDArray[np.int_], charge: NDArray[np.int_], level_ev: NDArray[np.float64],
-                    ) -> NDArray[np.float64]:
+def effective_quantum_number_squared(
+    z: NDArray[np.int_], charge: NDArray[np.int_], level_ev: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Rydberg (of the particle's charge) over the binding energy of levels, at most 25."""
     binding = _binding_ev(z, charge, level_ev)
     rydberg = _RYDBERG_EV * (charge + 1.0) ** 2
     return np.where(binding > rydberg / _MAX_N_STAR_SQUARED, rydberg / np.maximum(binding, 1e-3), _MAX_N_STAR_SQUARED)
@@ -53,7 +55,7 @@ def stark(z: NDArray[np.int_], charge: NDArray[np.int_], eup_ev: NDArray[np.floa
     is bound by more than a 24th of the Rydberg (`scripts/line_widths.py`); half of them lie within a factor of 2. The
     widths of Cowley (1971, Observatory 91, 139) are two to four times as large for atoms, ten times for ions.
     """
-    log_n_star_squared = np.log10(_n_star_squared(z, charge, eup_ev))
+    log_n_star_squared = np.log10(effective_quantum_number_squared(z, charge, eup_ev))
     neutral, ion = (10.0 ** (a + b * log_n_star_squared) for a, b in STARK_RULE)
     return np.where(charge == 0, neutral, ion)
 
@@ -135,7 +137,7 @@ def unsold_vdw(z: NDArray[np.int_], charge: NDArray[np.int_], elow_ev: NDArray[n
                eup_ev: NDArray[np.float64]) -> NDArray[np.float64]:
     """Van der Waals width per hydrogen atom at 10^4 K (cm3/s), 17 C6^0.4 v^0.6, in the hydrogenic approximation of
     Unsöld (1955, Physik der Sternatmosphären, p. 332) for the mean square radii of the levels."""
-    low, up = _n_star_squared(z, charge, elow_ev), _n_star_squared(z, charge, eup_ev)
+    low, up = effective_quantum_number_squared(z, charge, elow_ev), effective_quantum_number_squared(z, charge, eup_ev)
     # C6 = 0.3e-30 Z^2 [1/(I - E_up)^2 - 1/(I - E_low)^2] with the binding energies in eV.
     c6 = 0.3e-30 * np.maximum(up**2 - low**2, 0.25) / (_RYDBERG_EV**2 * (charge + 1.0) ** 2)
     speed = 1.4527e6 * np.sqrt(1.0 / 1.008 + 1.0 / ATOMIC_WEIGHT[z])  # sqrt(8 k T / pi mu) at 10^4 K, cm/s

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array, eye_array
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
@@ -204,3 +205,19 @@ def test_one_spectrum_with_its_derivatives_in_one_call(lines, tmp_path):
     assert jacobian.shape == (len(GRID_LABELS), len(wave))
     with pytest.raises(UserError, match="no such"):
         synthesize(star, atmospheres=tmp_path / "none.npz", line_list=lines)
+
+
+def test_responses_to_single_lines_are_what_finite_differences_say(synthesizer, lines):
+    model = synthesizer.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), 1.5, derivatives=False)
+    size = synthesizer.grid.size
+    everywhere = csr_array(eye_array(size))
+    by_gf, by_vdw = synthesizer.line_responses(model, everywhere)
+    base, step = synthesizer.solve(model).flux.double().numpy(), 0.02
+    for kind, response in (("loggf", by_gf), ("gamma_vdw", by_vdw)):
+        for line in (1, 3):
+            changed = getattr(lines, kind).astype(float)
+            changed[line] = changed[line] + step / np.log(10) if kind == "loggf" else changed[line] * np.exp(step)
+            other = Synthesizer(None, replace(lines, **{kind: changed}), synthesizer.settings)
+            difference = (other.solve(model).flux.double().numpy() - base) / step
+            ours = response[[line]].toarray()[0]
+            assert np.abs(ours - difference).max() < 0.03 * np.abs(difference).max() + 2e-4

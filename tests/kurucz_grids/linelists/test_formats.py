@@ -124,9 +124,9 @@ def test_moog_unknown_species_and_isotope(tmp_path):
 
 
 def columnar_rows() -> np.ndarray:
-    dtype = [(n, "S8" if n == "src" else "f8") for n in
-             "wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha".split()]
-    return np.array([(5000.0, 26, 0, 0, 0, 1.0, -1.0, 8.0, -5.0, 2.0, b"VALD", np.nan, np.nan)], dtype=dtype)
+    names = "wl_air z1 z2 ion iso elow_ev loggf log_gamrad log_gamstark vdw src abo_loggam1e4K abo_alpha abo_gamrad"
+    dtype = [(n, "S8" if n == "src" else "f8") for n in names.split()]
+    return np.array([(5000.0, 26, 0, 0, 0, 1.0, -1.0, 8.0, -5.0, 2.0, b"VALD", np.nan, np.nan, np.nan)], dtype=dtype)
 
 
 def test_columnar_hdf5(tmp_path):
