@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kurucz_grids.linelists.columnar import read_columnar
+from kurucz_grids.linelists.forest import forests_thinned
 from kurucz_grids.linelists.kurucz import is_gfall, read_gfall
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.merging import Part, merged
@@ -22,11 +23,14 @@ from phdlspec.errors import UserError, first_line
 __all__ = ["LineList", "read_line_list"]
 
 
-def read_line_list(paths: str | Path | Sequence[str | Path], medium: str | None = None) -> LineList:
+def read_line_list(
+    paths: str | Path | Sequence[str | Path], medium: str | None = None, *, thin_forests: bool = True
+) -> LineList:
     """Read a line list, or several files, and folders of them, as one; each format is told by the file's structure.
 
     Columnar npz or HDF5, Kurucz gfall and molecular `.asc`, VALD short or long, MOOG; texts may be gzipped. What
-    several lists have in common counts once (`merging`). `medium` ("air" or "vacuum") is checked against what each file
+    several lists have in common counts once (`merging`), and a molecule of a million lines becomes fewer that absorb
+    the same (`forest`) unless `thin_forests` is false. `medium` ("air" or "vacuum") is checked against what each file
     says of itself and against its levels or strong lines in it; only MOOG files that hold none of these lines, and
     whose title names no medium, need it.
     Raises `UserError` where a file does not exist, cannot be read, is of no known format, in the other medium, or named
@@ -45,7 +49,8 @@ def read_line_list(paths: str | Path | Sequence[str | Path], medium: str | None 
     for file in files:
         with _told_if_unreadable(file):
             parts.append(_read_file(file, medium))
-    return merged(parts, " + ".join(str(path) for path in named))
+    lines = merged(parts, " + ".join(str(path) for path in named))
+    return forests_thinned(lines) if thin_forests else lines
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from kurucz_grids.linelists.elements import ATOMIC_WEIGHT, IONISATION_ENERGY
 
 UNSOLD_EXPONENT = 0.3  # of the temperature, for a width per perturber
-# Widths (cm3/s) of molecular lines of which a list says nothing, per hydrogen atom and per electron. They are guesses,
-# those that Kurucz's reader of gfall has for molecules; the one of his lists of molecules has others (`molecules`).
-MOLECULE_VDW = 1e-7
+# Widths (cm3/s) of molecular lines of which a list says nothing, per hydrogen atom and per electron. The first is twice
+# ExoMol's default (Tennyson et al. 2016, J. Mol. Spectrosc. 327, 73: 0.07 1/cm/bar at 296 K, for H2) brought to 10^4 K;
+# Kurucz's readers have 1e-7, which gives the TiO of cool dwarfs wings of an ångström. The second is Kurucz's guess.
+MOLECULE_VDW = 1e-8
 MOLECULE_STARK = 1e-5
 STARK_RULE = (-7.59, 2.41), (-7.94, 2.01)  # of atoms and of ions: log10 width = a + b log10 n*^2
 LEVEL_TOLERANCE = 0.0015  # eV between levels of a species

@@ -2,15 +2,19 @@
 
 The medium is told by the energies of the levels. gf are those of the pure isotopologue and get its solar fraction here:
 the product of its atoms' fractions, level by level, as in Kurucz's own reading program (rmolecasc), which also has the
-collisional widths, guesses for all lines alike. Format: http://kurucz.harvard.edu/linelists.html
+widths by electrons, guesses for all lines alike. Lines of levels that fall apart before they vibrate (predissociation;
+the CH list of Masseron et al. 2014 has widths up to 1e16 1/s) are no lines, and are left out.
+Format: http://kurucz.harvard.edu/linelists.html
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
+from kurucz_grids.linelists.damping import MOLECULE_VDW
 from kurucz_grids.linelists.elements import species_name
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.rows import (
@@ -24,12 +28,15 @@ from kurucz_grids.linelists.rows import (
 )
 from phdlspec.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _WAVE, _LOGGF, _LOWER, _UPPER = slice(0, 10), slice(10, 17), slice(22, 32), slice(37, 48)
 _CODE, _UPPER_LABEL, _ISOTOPE, _LOG_GAMMA_RAD = slice(48, 52), slice(60, 68), slice(68, 70), slice(70, 74)
 _CARBON_MASSES = {12: (12, 12), 13: (12, 13), 33: (13, 13)}  # of C2, by its isotope code
 # log10 of the widths (cm3/s) per electron and per hydrogen atom: electronic transitions, those within the state X.
-_ELECTRONIC = np.log10([3e-5, 1e-7])
-_VIBRATIONAL = np.log10([3e-8, 1e-8])
+_ELECTRONIC = np.log10([3e-5, MOLECULE_VDW])
+_VIBRATIONAL = np.log10([3e-8, MOLECULE_VDW])
+_WIDEST = 13.0  # log10 of a radiative width (1/s) that is ten ångströms
 
 
 def is_molecular(line: str) -> bool:
@@ -66,4 +73,8 @@ def read_molecular(source: str | Path, medium: str | None = None) -> LineList:
                 masses = _CARBON_MASSES.get(isotope, (isotope,)) if code == 606 else (isotope,)
                 fractions[code, isotope] = molecule_fraction(path, atoms, masses, either_order=False)
             rows.fraction[i] = fractions[code, isotope]
+    wide = rows.rad > _WIDEST
+    if wide.any():
+        log.info("%s: %d lines wider than 10^%g 1/s are left out", path, wide.sum(), _WIDEST)
+        rows = Rows(**{name: values[~wide] for name, values in vars(rows).items()})
     return assemble(path, rows, "Kurucz molecules", medium)

@@ -39,7 +39,13 @@ def test_kurucz_molecules_have_the_widths_of_their_reader(tmp_path):
     lines = read_line_list(write(tmp_path / "m.asc", electronic + "\n" + within_x))
     np.testing.assert_allclose(lines.gamma_rad, [2.2236e15 / lines.wave_vacuum[0] ** 2, 10**6.17], rtol=1e-5)
     np.testing.assert_allclose(lines.gamma_stark, [3e-5, 3e-8], rtol=1e-6)
-    np.testing.assert_allclose(lines.gamma_vdw, [1e-7, 1e-8], rtol=1e-6)
+    np.testing.assert_allclose(lines.gamma_vdw, [1e-8, 1e-8], rtol=1e-6)
+
+
+def test_molecular_lines_wider_than_ten_angstroms_are_left_out(tmp_path):
+    row = "  500.0010 -1.505  9.5  4666.690  8.5  24661.070 106                12"
+    lines = read_line_list(write(tmp_path / "m.asc", f"{row}1309\n{row}1290"))
+    np.testing.assert_allclose(lines.gamma_rad, 10**12.9, rtol=1e-5)
 
 
 @pytest.mark.parametrize("end", [40, 69, 73])
