@@ -4,7 +4,7 @@ Opacities add up, so that lines of one species at nearly one wavelength are as g
 with temperature as theirs together. All lines within a column of `COLUMN` km/s become two at most: the two-point Gauss
 quadrature of their excitation energies, weighted with their strengths at `TEMPERATURE`, which has the first four
 moments right. The sum of exp(-E/kT) over a column is so kept to some 1e-4 from 2500 to 5000 K, and no line is dropped.
-What remains is that a column's lines share two centres: its absorption is narrower by a twentieth than it was. The
+What remains is that a column's lines share two centres: its absorption is a little narrower than it was. The
 error of spectra, and what it saves, are in docs/real_stars.md.
 """
 
@@ -22,7 +22,7 @@ from kurucz_grids.linelists.linelist import LineList
 
 log = logging.getLogger(__name__)
 
-COLUMN = 1.0  # km/s; molecules as heavy as TiO have Doppler widths of 1.3 km/s and more
+COLUMN = 1.5  # km/s; molecules as heavy as TiO have Doppler widths of 1.3 km/s and more
 DEEP = 2.0  # mean number of lines a column from which on a molecule is a forest
 TEMPERATURE = 3500.0  # K, of the layers in which forests are seen
 _SAME_ENERGY = 0.02  # eV; lines of a column whose energies scatter less become one

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kurucz_grids.linelists.elements import isotope_fraction, species_name
 from kurucz_grids.linelists.linelist import LineList
+from kurucz_grids.linelists import titanium
 from kurucz_grids.linelists.rows import (
     EV_PER_INVERSE_CM,
     UNKNOWN,
@@ -29,6 +30,7 @@ from kurucz_grids.linelists.rows import (
 from phdlspec.errors import UserError
 
 _VDW = slice(40, 50)
+_TIO = {mass: f"822.016{mass}" for mass in (47, 48, 49)}
 
 
 def is_moog(lines: list[str]) -> bool:
@@ -57,7 +59,7 @@ def read_moog(source: str | Path, medium: str | None = None) -> LineList:
     rows.vdw = np.where(vdw < -5, vdw, np.nan)
     known = [_identify(path, lines[k][0], code) for code, k in first.items()]
     rows.species = np.array([name for name, _ in known], dtype=rows.species.dtype)[which]
-    rows.fraction = np.array(_with_missing_titanium(list(first), [fraction for _, fraction in known]))[which]
+    rows.fraction = np.array([fraction for _, fraction in known])[which]
     if not (rows.loggf < 0).any():
         raise UserError(
             f"{path}: no gf of this list is negative, and MOOG takes such a list for gf instead of log gf; "
@@ -65,23 +67,24 @@ def read_moog(source: str | Path, medium: str | None = None) -> LineList:
         )
     if rows.elow_ev.max() > 50:  # MOOG's own rule: then all are in 1/cm
         rows.elow_ev *= EV_PER_INVERSE_CM
+    isotopes = {mass: which == list(first).index(code) for mass, code in _TIO.items() if code in first}
+    if set(isotopes) == {47, 49}:
+        rows = _with_titanium_48(rows, isotopes[47], isotopes[49])
     return assemble(path, rows, "MOOG", medium, stated)
 
 
-def _with_missing_titanium(codes: list[str], fractions: list[float]) -> list[float]:
-    # linemake's TiO lacks 48Ti, three quarters of titanium. Its lines lie half-way between those of 47 and 49, for
-    # shifts go with the reduced mass: each gets half of its share.
-    have = {isotope: k for isotope in (47, 48, 49) if (k := _find(codes, f"822.016{isotope}")) is not None}
-    if set(have) != {47, 49}:
-        return fractions
-    fractions = list(fractions)
-    for k in have.values():
-        fractions[k] += isotope_fraction(22, 48) * isotope_fraction(8, 16) / 2.0
-    return fractions
-
-
-def _find(codes: list[str], code: str) -> int | None:
-    return codes.index(code) if code in codes else None
+def _with_titanium_48(rows: Rows, light: NDArray[np.bool_], heavy: NDArray[np.bool_]) -> Rows:
+    # linemake's TiO lacks 48Ti, three quarters of titanium: its lines are made from those of 47TiO and 49TiO that belong
+    # together. What is left over of these two has half of its share each, for its lines lie between.
+    share = isotope_fraction(22, 48) * isotope_fraction(8, 16)
+    ends = [np.flatnonzero(light), np.flatnonzero(heavy)]
+    columns = np.stack([rows.wave, rows.elow_ev, rows.loggf], axis=1)
+    pairs = [end[pair] for end, pair in zip(ends, titanium.paired(*(columns[end] for end in ends)))]
+    made = Rows(**{name: values[pairs[0]] for name, values in vars(rows).items()})
+    made.wave, made.elow_ev, made.loggf = titanium.between(*(columns[pair] for pair in pairs)).T
+    made.fraction = np.full(len(pairs[0]), share)
+    rows.fraction[np.setdiff1d(np.concatenate(ends), np.concatenate(pairs))] += share / 2.0
+    return Rows(**{name: np.concatenate([values, getattr(made, name)]) for name, values in vars(rows).items()})
 
 
 def _is_title(line: str) -> bool:

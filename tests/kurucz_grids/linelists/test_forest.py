@@ -9,7 +9,7 @@ from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.forest import forests_thinned
 
 EV_OVER_BOLTZMANN = 11604.518
-COLUMNS = 1200  # of 1 km/s, from 5400 Å
+COLUMNS = 1200  # of 1 km/s, from 5400 Å; those of the forest are wider
 
 
 def lines_of(species: str, number: int, seed: int = 3) -> LineList:
@@ -39,7 +39,7 @@ def test_a_forest_absorbs_the_same(temperature):
     assert abs(after.sum() / before.sum() - 1.0) < 1e-3
     for depth in (0.3, 1.0, 3.0):
         flux = np.exp(-depth * np.stack([before, after]) / before.mean()).mean(axis=1)
-        assert abs(flux[1] - flux[0]) < 1.5e-3
+        assert abs(flux[1] - flux[0]) < 3e-3
 
 
 def test_widths_shares_and_range_stay():

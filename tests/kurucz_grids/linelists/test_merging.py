@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from kurucz_grids.linelists import read_line_list
+from kurucz_grids.linelists.titanium import paired
 from phdlspec.errors import UserError
+from phdlspec.wavelength import vacuum_to_air
 
 MGH_ASC = """  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   24
   510.0010 -1.000  9.5  4666.690  8.5  24269.200 112X03F2   B03F2   24"""
@@ -29,9 +31,10 @@ SODIUM_MOOG = """a compilation
   5895.924   11.0     2.100    -0.500
   6000.000   11.0     0.000    -3.000"""
 TIO = """titanium oxide, air
-  5448.100 822.01646     0.100    -0.100
-  5448.200 822.01647     0.100    -0.100
-  5448.300 822.01649     0.100    -0.100"""
+  5448.100 822.01646     0.600    -0.100
+  5448.200 822.01647     0.600    -0.150
+  5448.900 822.01649     0.595    -0.149
+  5450.000 822.01649     0.900    -0.500"""
 F46, F47, F48, F49 = (f * 0.997621 for f in (0.0825, 0.0744, 0.7372, 0.0541))
 
 
@@ -97,11 +100,46 @@ def test_the_medium_in_a_title_is_believed(tmp_path):
         read_line_list(write(tmp_path / "n.moog", MGH_MOOG.replace("air", "air or vacuum")))
 
 
-def test_titanium_48_that_a_list_lacks_is_shared_by_its_neighbours(tmp_path):
+def test_titanium_48_that_a_list_lacks_is_made_from_its_neighbours(tmp_path):
     lines = read_line_list(write(tmp_path / "t.moog", TIO))
-    np.testing.assert_allclose(lines.isotope_fraction, [F46, F47 + F48 / 2, F49 + F48 / 2], rtol=1e-6)
-    np.testing.assert_allclose(lines.loggf, -0.1 + np.log10(lines.isotope_fraction), atol=1e-6)
-    whole = read_line_list(write(tmp_path / "w.moog", TIO + "\n  5448.250 822.01648     0.100    -0.100"))
-    np.testing.assert_allclose(whole.isotope_fraction, [F46, F47, F48, F49], rtol=1e-6)
+    air = vacuum_to_air(lines.wave_vacuum)
+    np.testing.assert_allclose(air, [5448.1, 5448.2, 5448.2 + 0.5088 * 0.7, 5448.9, 5450.0], atol=2e-4)
+    np.testing.assert_allclose(lines.isotope_fraction, [F46, F47, F48, F49, F49 + F48 / 2], rtol=1e-6)
+    pure = [-0.1, -0.15, -0.1495, -0.149, -0.5]
+    np.testing.assert_allclose(lines.loggf, pure + np.log10(lines.isotope_fraction), atol=1e-4)
+    np.testing.assert_allclose(lines.elow_ev[2], 0.5975, atol=1e-4)
+
+
+def test_titanium_48_that_a_list_has_is_left_alone(tmp_path):
+    whole = read_line_list(write(tmp_path / "w.moog", TIO + "\n  5448.250 822.01648     0.600    -0.100"))
+    np.testing.assert_allclose(whole.isotope_fraction, [F46, F47, F48, F49, F49], rtol=1e-6)
     alone = read_line_list(write(tmp_path / "a.moog", "\n".join(TIO.splitlines()[:3])))
     np.testing.assert_allclose(alone.isotope_fraction, [F46, F47], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("heavy", "found"), [
+    ((5448.9, 0.595, -0.149), True), ((5448.9, 0.601, -0.149), False), ((5448.9, 0.580, -0.149), False),
+    ((5448.9, 0.595, -0.130), False), ((5456.0, 0.595, -0.149), False),
+])  # fmt: skip
+def test_lines_of_two_isotopologues_belong_together(heavy, found):
+    light, others = np.array([[5448.2, 0.6, -0.15], [5600.0, 1.0, -1.0]]), np.array([heavy])
+    ours, theirs = paired(light, others)
+    assert (ours.tolist(), theirs.tolist()) == (([0], [0]) if found else ([], []))
+
+
+def test_made_titanium_48_is_where_vald_has_it(shared_data):
+    """Lines of 48TiO made from linemake's 47 and 49 against VALD's own, the strongest of each 20 Å at 7300-8700 Å."""
+    with np.load(shared_data / "linelists" / "optical_3690_9300_air.npz") as archive:
+        rows = archive["lines"]
+    rows = rows[(rows["z1"] == 8) & (rows["z2"] == 22) & (rows["iso"] == 48)]
+    tio = read_line_list(shared_data / "linelists" / "moog_molecules" / "moogtio_3600_9300.gz", thin_forests=False)
+    made = tio.select(np.isclose(tio.isotope_fraction, F48, rtol=1e-5))
+    air = vacuum_to_air(made.wave_vacuum)
+    offsets = []
+    for low in range(7300, 8700, 20):
+        here = rows[(rows["wl_air"] >= low) & (rows["wl_air"] < low + 20)]
+        line = here[np.argmax(here["loggf"] - here["elow_ev"] * 5040.0 / 3500.0)]
+        near = (np.abs(air - line["wl_air"]) < 0.5) & (np.abs(made.elow_ev - line["elow_ev"]) < 0.004)
+        near &= np.abs(made.loggf - line["loggf"]) < 0.02
+        offsets.append(np.abs(air[near] - line["wl_air"]).min() if near.any() else np.inf)
+    assert np.mean(np.array(offsets) < 0.2) > 0.9
