@@ -114,10 +114,10 @@ def main() -> None:
         study_bands(args.data, atmospheres)
 
 
-def line_list(data: Path, molecules: bool, **options: bool) -> LineList:
+def line_list(data: Path, molecules: bool, thin_forests: bool = True) -> LineList:
     """The main list, with the lists of molecules or without."""
     paths = [data / "linelists" / "optical_3690_9300_air.npz", data / "linelists" / "moog_molecules"]
-    return with_solar_gf(read_line_list(paths if molecules else paths[:1], **options))
+    return with_solar_gf(read_line_list(paths if molecules else paths[:1], thin_forests=thin_forests))
 
 
 def computed(synthesizer: Synthesizer, atmospheres: AtmosphereGrid, star: Star) -> tuple[Array, Array]:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kurucz_grids.linelists import titanium
 from kurucz_grids.linelists.elements import isotope_fraction, species_name
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists import titanium
 from kurucz_grids.linelists.rows import (
     EV_PER_INVERSE_CM,
     UNKNOWN,
@@ -74,8 +74,8 @@ def read_moog(source: str | Path, medium: str | None = None) -> LineList:
 
 
 def _with_titanium_48(rows: Rows, light: NDArray[np.bool_], heavy: NDArray[np.bool_]) -> Rows:
-    # linemake's TiO lacks 48Ti, three quarters of titanium: its lines are made from those of 47TiO and 49TiO that belong
-    # together. What is left over of these two has half of its share each, for its lines lie between.
+    # linemake's TiO lacks 48Ti, three quarters of titanium: its lines are made from those of 47TiO and 49TiO that
+    # belong together. What is left over of these two has half of its share each, for its lines lie between.
     share = isotope_fraction(22, 48) * isotope_fraction(8, 16)
     ends = [np.flatnonzero(light), np.flatnonzero(heavy)]
     columns = np.stack([rows.wave, rows.elow_ev, rows.loggf], axis=1)

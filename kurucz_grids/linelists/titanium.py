@@ -34,7 +34,7 @@ def paired(light: Array, heavy: Array) -> tuple[Indices, Indices]:
 
 def between(light: Array, heavy: Array) -> Array:
     """Rows of 48TiO from paired rows (P, 3) of 47TiO and 49TiO."""
-    return (1.0 - BETWEEN) * light + BETWEEN * heavy
+    return np.asarray((1.0 - BETWEEN) * light + BETWEEN * heavy)
 
 
 def _nearest(rows: Array, others: Array, sign: float) -> Indices:
