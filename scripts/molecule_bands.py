@@ -246,7 +246,7 @@ def study_lines(data: Path, atmospheres: AtmosphereGrid) -> None:
 def study_forest(data: Path, atmospheres: AtmosphereGrid) -> None:
     """Print the error of the flux at R = 1800 that thinning makes, by width of the columns."""
     whole = line_list(data, True, thin_forests=False)
-    lists = {0.0: whole}
+    lists: dict[float, LineList] = {0.0: whole}
     for column in (1.0, forests.COLUMN, 2.0):
         forests.COLUMN = column
         lists[column] = forests.forests_thinned(whole)
