@@ -226,7 +226,7 @@ def print_bands(stars: Sequence[Star], depths: dict[str, dict[str, list[float]]]
 def study_lines(data: Path, atmospheres: AtmosphereGrid) -> None:
     """Print how single lines of α Tau agree: slope of observed on computed ln flux, correlation, rms that is left."""
     print("| window (Å) | before: slope, correlation, rms | after |\n|---|---|---|")
-    rows: dict[tuple[float, float], list[str]] = {window: [] for window in FULL_RESOLUTION}
+    rows: dict[tuple[int, int], list[str]] = {window: [] for window in FULL_RESOLUTION}
     for molecules in (False, True):
         synthesizer = Synthesizer(None, line_list(data, molecules), Settings(wave_min=4900.0, wave_max=6750.0))
         own = computed(synthesizer, atmospheres, ALDEBARAN)

@@ -102,7 +102,7 @@ def _lines(
     names = ("wave_vacuum", "vdw_exponent", "isotope_fraction")
     none = np.zeros(len(columns))
     return LineList.from_columns(
-        np.full(len(columns), lines.species[0]), elow_ev=energy, loggf=loggf, gamma_rad=none + NO_WINGS, gamma_stark=none, gamma_vdw=none,
-        medium=lines.medium, path=lines.path,
+        np.full(len(columns), lines.species[0]), elow_ev=energy, loggf=loggf, gamma_rad=none + NO_WINGS,
+        gamma_stark=none, gamma_vdw=none, medium=lines.medium, path=lines.path,
         **{name: mean(getattr(lines, name)) for name in names},
     )  # fmt: skip
