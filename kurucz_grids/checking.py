@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
+from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.check_result import CheckResult
 from kurucz_grids.neighbours import BINS, Sketch, binned, compare_neighbours
 from phdlspec.gridfile import Grid
+from phdlspec.labels import LabelSet
 from phdlspec.wavelength import vacuum_to_air
 
 Array = NDArray[np.float64]
@@ -110,10 +112,17 @@ def _completeness(grid: Grid) -> CheckResult:
 
 
 def _bounds(grid: Grid) -> CheckResult:
-    inside = grid.label_set.inside(grid.labels)
+    inside = _model_labels(grid).inside(grid.labels)
     if inside.all():
-        return CheckResult("bounds", "ok", "all labels lie within the bounds of the label table")
-    return CheckResult("bounds", "warning", f"{(~inside).sum()} rows lie outside the bounds of the label table")
+        return CheckResult("bounds", "ok", "all labels lie within the bounds of models")
+    return CheckResult("bounds", "warning", f"{(~inside).sum()} rows lie outside the bounds of models")
+
+
+def _model_labels(grid: Grid) -> LabelSet:
+    # The grid's labels with the bounds of models, which reach beyond those of fits.
+    return LabelSet(
+        tuple(MODEL_LABELS[name] if name in MODEL_LABELS else grid.label_set[name] for name in grid.label_set.names)
+    )
 
 
 def _split(grid: Grid) -> CheckResult:
@@ -125,11 +134,9 @@ def _split(grid: Grid) -> CheckResult:
 def _bins(grid: Grid, contains: Contains | None) -> CheckResult:
     """Empty cells of a Teff-logg-[Fe/H] lattice."""
     names = tuple(_BINS)
-    index = [grid.label_set.index(name) for name in names]
-    edges = [
-        np.linspace(grid.label_set.lower[i], grid.label_set.upper[i], _BINS[name] + 1)
-        for i, name in zip(index, names)
-    ]
+    labels = _model_labels(grid)
+    index = [labels.index(name) for name in names]
+    edges = [np.linspace(labels.lower[i], labels.upper[i], _BINS[name] + 1) for i, name in zip(index, names)]
     counts, _ = np.histogramdd(grid.labels[grid.rows()][:, index], bins=edges)
     centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
     empty = [tuple(float(c[k]) for c, k in zip(centres, cell)) for cell in np.argwhere(counts == 0)]
@@ -145,7 +152,7 @@ def _bins(grid: Grid, contains: Contains | None) -> CheckResult:
 def _spacing(grid: Grid) -> Iterator[CheckResult]:
     """Distance from random points to the nearest row, in units of the range, by region."""
     index = [grid.label_set.index(name) for name in ("TEFF", "LOGG", "FE_H")]
-    points = grid.label_set.to_unit(grid.labels)[grid.rows()][:, index]
+    points = _model_labels(grid).to_unit(grid.labels)[grid.rows()][:, index]
     random = np.random.default_rng(1).uniform(size=(4000, 3))
     distance = np.asarray(cKDTree(points).query(random)[0])
     expected = 0.554 * len(points) ** (-1 / 3)  # mean for as many uniform points
@@ -230,9 +237,7 @@ class _Scan:
             bins[:, 1:] if grid.has_jacobian else None,
         )
 
-    def _add_derivatives(
-        self, grid: Grid, jacobian: NDArray[Any], near: dict[str, NDArray[np.bool_]]
-    ) -> None:
+    def _add_derivatives(self, grid: Grid, jacobian: NDArray[Any], near: dict[str, NDArray[np.bool_]]) -> None:
         low, high = jacobian.min(axis=1), jacobian.max(axis=1)
         self.deepening += -low > high
         self.responding += (low < 0) | (high > 0)
@@ -244,9 +249,7 @@ class _Scan:
     def findings(self, grid: Grid) -> Iterator[CheckResult]:
         yield CheckResult.of_rows("finite", self.not_finite, "hold NaN or infinity", "all values are finite")
         low, high = self.extremes
-        yield CheckResult.of_rows(
-            "flux", self.out_of_range, f"leave 0 to {MAX_FLUX}", f"from {low:.3f} to {high:.3f}"
-        )
+        yield CheckResult.of_rows("flux", self.out_of_range, f"leave 0 to {MAX_FLUX}", f"from {low:.3f} to {high:.3f}")
         if self.rows:
             yield self._normalisation()
             yield from self._wavelengths()
@@ -258,10 +261,7 @@ class _Scan:
         wrong = [
             f"{name} {share[k]:.2f}"
             for k, name in enumerate(grid.label_names)
-            if name.endswith("_FE")
-            and name not in MOLECULAR
-            and self.responding[k]
-            and share[k] < DEEPENING_SHARE
+            if name.endswith("_FE") and name not in MOLECULAR and self.responding[k] and share[k] < DEEPENING_SHARE
         ]
         dead = [name for k, name in enumerate(grid.label_names) if self.responding[k] == 0]
         text = "more of an element deepens its lines"

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.checking import KNOWN_LINES, check_grid, line_offset
 from kurucz_grids.sampling import sample_labels, split_rows
 from phdlspec.gridfile import Grid
@@ -29,10 +30,10 @@ PROFILES = _profiles(WAVE)
 
 def _model(labels, profiles=PROFILES):
     """A smooth toy: each label deepens its own lines, Teff a hundred."""
-    unit = GRID_LABELS.to_unit(labels)
+    unit = MODEL_LABELS.to_unit(labels)
     depth = 0.1 * 4.0**unit
     flux = np.exp(-(depth @ profiles))
-    slopes = np.log(4.0) / (GRID_LABELS.upper - GRID_LABELS.lower)
+    slopes = np.log(4.0) / (MODEL_LABELS.upper - MODEL_LABELS.lower)
     return flux, -flux * (depth * slopes)[:, None] * profiles
 
 
@@ -182,7 +183,7 @@ def test_rows_without_derivatives_are_held_against_their_neighbours():
     labels[:, [0, 1, 3]] = sample_labels(N, 1)[:, [0, 1, 3]]
 
     def relabel(told):
-        told[9, 0] += 1500 if told[9, 0] < 5750 else -1500
+        told[9, 0] += 2200 if told[9, 0] < 5800 else -2200
 
     assert _levels(make(derivatives=False, labels=labels))["outliers"].level == "ok"
     found = _levels(make(derivatives=False, labels=labels, relabel=relabel))["outliers"]
