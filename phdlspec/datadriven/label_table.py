@@ -1,0 +1,173 @@
+"""Tables of labels to learn from: any column X with a column of errors X_ERR beside it, found by FILE, OBSID or position.
+
+A missing value is NaN and stays one. Units and the solar scale are kept as the table states them (column units, SOLSCALE
+in the header); a column STAR says which spectra are of one star.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.errors import UserError
+from phdlspec.labels import LABELS, ELEMENTS, abundance_name
+from phdlspec.tables import find_column, number_column, read_any_table, text_column
+
+MATCH_ARCSEC = 3.0
+NOT_STATED = "not stated"
+_NEEDING_ERRORS = {label.name for label in LABELS}
+_UNITS = {label.name: label.unit for label in LABELS}
+_ABUNDANCES = {"FE_H", *map(abundance_name, ELEMENTS)}
+_OTHER_SUFFIXES = ("_ERR", "_FLAG", "_RAW", "_CRLB", "_CALFLAG")
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """One label of one set: its name there, the set, its unit, and the solar scale of the set."""
+
+    name: str
+    set_name: str
+    unit: str
+    solar_scale: str
+
+    @property
+    def is_abundance(self) -> bool:
+        """True where the value depends on the solar scale."""
+        return self.name in _ABUNDANCES
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of stars as a table gives them.
+
+    path : for messages. infos : of the L labels. values, errors : (n, L), NaN where missing.
+    files, obsids, stars : (n,) text or None. ra, dec : (n,) degrees or None.
+    """
+
+    path: str
+    infos: tuple[LabelInfo, ...]
+    values: Array
+    errors: Array
+    files: NDArray[np.str_] | None
+    obsids: NDArray[np.str_] | None
+    stars: NDArray[np.str_] | None
+    ra: Array | None
+    dec: Array | None
+
+
+def read_label_table(source: str | Path | Table, solar_scale: str | None = None, name: str | None = None) -> LabelTable:
+    """Read a table of labels.
+
+    Parameters
+    ----------
+    source : FITS, ECSV, CSV or VOTable file, `SET=PATH`, or an astropy Table.
+    solar_scale : of tables that do not state theirs.
+    name : of the set; by default what stands before `=`, else the file's stem.
+    """
+    if isinstance(source, Table):
+        table, path, name = source, name or "labels", name or "labels"
+    else:
+        given, separator, rest = str(source).partition("=")
+        if separator and not Path(str(source)).exists():
+            name, source = name or given, rest
+        path = str(source)
+        table = read_any_table(path)
+        name = name or Path(path).name.split(".")[0]
+    where = [find_column(table, *names) for names in (("FILE",), ("OBSID", "ID"), ("STAR",), ("RA",), ("DEC",))]
+    file, obsid, star, ra, dec = where
+    if file is None and obsid is None and (ra is None or dec is None):
+        raise UserError(f"{path}: no column FILE, OBSID, or RA and DEC says which star a row is")
+    header = {str(key).upper(): value for key, value in table.meta.items()}
+    scale = str(header.get("SOLSCALE") or solar_scale or NOT_STATED)
+    columns = _label_columns(table, path)
+    values = [_values(table, column, path) for column in columns]
+    infos = tuple(LabelInfo(c.upper(), name, _unit(table, c), scale) for c in columns)
+
+    def text(column: str | None) -> NDArray[np.str_] | None:
+        return None if column is None else text_column(table, column)
+
+    return LabelTable(
+        path, infos, np.column_stack([v for v, _ in values]), np.column_stack([e for _, e in values]),
+        text(file), text(obsid), text(star),
+        None if ra is None else number_column(table, ra, path), None if dec is None else number_column(table, dec, path),
+    )  # fmt: skip
+
+
+def _label_columns(table: Table, path: str) -> list[str]:
+    found = []
+    for column in table.colnames:
+        name = column.upper()
+        if name.endswith(_OTHER_SUFFIXES):
+            continue
+        if find_column(table, f"{name}_ERR"):
+            found.append(column)
+        elif name in _NEEDING_ERRORS:
+            raise UserError(f"{path}: column {column} has no column of errors {name}_ERR beside it")
+    if not found:
+        raise UserError(f"{path}: no labels in it, expected columns such as TEFF with TEFF_ERR beside them")
+    return found
+
+
+def _unit(table: Table, column: str) -> str:
+    return str(table[column].unit or _UNITS.get(column.upper(), ""))
+
+
+def _values(table: Table, column: str, path: str) -> tuple[Array, Array]:
+    value = number_column(table, column, path)
+    error = number_column(table, find_column(table, f"{column}_ERR") or "", path)
+    bad = ~(np.isfinite(value) & (error > 0) & np.isfinite(error))
+    flag = find_column(table, f"{column}_FLAG")
+    if flag:
+        bad |= np.nan_to_num(number_column(table, flag, path), nan=1.0) != 0
+    return np.where(bad, np.nan, value), np.where(bad, np.nan, error)
+
+
+def match(table: LabelTable, files: list[str], obsids: list[str], ra: Array, dec: Array) -> NDArray[np.intp]:
+    """Row of the table for each of N spectra, -1 where there is none: by FILE (path, else name), OBSID, position.
+
+    Raises `UserError` where two rows claim one spectrum, or none claims any.
+    """
+    rows = np.full(len(files), -1, dtype=np.intp)
+    for known, wanted in (
+        (table.files, files),
+        (None if table.files is None else np.array([Path(f).name for f in table.files]), [Path(f).name for f in files]),
+        (table.obsids, obsids),
+    ):
+        if known is not None:
+            rows = np.where(rows >= 0, rows, _look_up(table.path, known, wanted))
+    if table.ra is not None and table.dec is not None:
+        rows = np.where(rows >= 0, rows, _by_position(table.ra, table.dec, ra, dec))
+    if (rows < 0).all():
+        raise UserError(f"{table.path}: none of its rows is one of the spectra, neither by FILE, OBSID nor position")
+    return rows
+
+
+def _look_up(path: str, known: NDArray[np.str_], wanted: list[str]) -> NDArray[np.intp]:
+    places: dict[str, list[int]] = {}
+    for i, one in enumerate(known):
+        if one:
+            places.setdefault(str(one), []).append(i)
+    twice = next((w for w in wanted if len(places.get(w, ())) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: {twice} stands in {len(places[twice])} rows; keep one row a spectrum")
+    return np.array([places.get(w, [-1])[0] for w in wanted], dtype=np.intp)
+
+
+def _by_position(known_ra: Array, known_dec: Array, ra: Array, dec: Array) -> NDArray[np.intp]:
+    rows = np.full(len(ra), -1, dtype=np.intp)
+    known = np.flatnonzero(np.isfinite(known_ra) & np.isfinite(known_dec))
+    wanted = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    if len(known) and len(wanted):
+        sky = SkyCoord(known_ra[known] * u.deg, known_dec[known] * u.deg)
+        nearest, separation, _ = SkyCoord(ra[wanted] * u.deg, dec[wanted] * u.deg).match_to_catalog_sky(sky)
+        close = separation.arcsec <= MATCH_ARCSEC
+        rows[wanted[close]] = known[nearest[close]]
+    return rows
