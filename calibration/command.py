@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--diagnostics", type=Path, help="HDF5 of fits with Jacobians (docs/calibration.md)")
 
 
+    report.add_argument("--second-opinion", type=Path, metavar="MODEL",
+                        help="a model of phdlspec lux train: its labels of the same spectra beside ours")  # fmt: skip
+    report.add_argument("--catalog", type=Path, help="for --second-opinion; by default the one calibrated")
+
+
 def run(args: argparse.Namespace) -> int:
     """Run one action; 0 when done."""
     return {"learn": _learn, "apply": _apply, "report": _report}[args.action](args)

@@ -38,8 +38,15 @@ td:first-child,th:first-child{text-align:left}img{max-width:100%}
 summary{cursor:pointer;font-weight:bold;margin:.5em 0}"""
 
 
-def write_report(calibration: Calibration, folder: str | Path, diagnostics: str | Path | None = None) -> Path:
+def write_report(
+    calibration: Calibration,
+    folder: str | Path,
+    diagnostics: str | Path | None = None,
+    opinion: Table | None = None,
+) -> Path:
     """Write `calibration.html` into a folder and return its path.
+
+    `opinion` is the table of `calibration.second_opinion`; it is written beside the page as `second_opinion.ecsv`.
 
     Raises `UserError` if the evidence of the calibration is not beside it.
     """
@@ -65,6 +72,10 @@ def write_report(calibration: Calibration, folder: str | Path, diagnostics: str 
         parts.append(_section(calibration, label, rows))
     if pixels is not None:
         parts.append(_influence_section(pixels))
+    if opinion is not None:
+        parts.append(_opinion_section(opinion))
+        with written_whole(folder / "second_opinion.ecsv") as part:
+            opinion.write(part, format="ascii.ecsv", overwrite=True)
     parts.append("</body></html>")
     path = folder / "calibration.html"
     with written_whole(path) as part:
@@ -276,3 +287,38 @@ def _influence_section(found: Diagnostics) -> str:
             f"{_image(figure)}{_table(('window', 'influence'), rows)}</details>"
         )
     return "\n".join(parts)
+
+
+def _opinion_section(opinion: Table) -> str:
+    """Physics minus data by label, and the stars that differ most."""
+    names = np.asarray(opinion["LABEL"]).astype(str)
+    usable = (np.asarray(opinion["LUX_FLAG"]) == 0) & np.isfinite(np.asarray(opinion["PULL"]))
+    rows = []
+    parts = []
+    for name in dict.fromkeys(names):
+        part = opinion[(names == name) & usable]
+        if len(part) == 0:
+            rows.append((name, 0, "", "", ""))
+            continue
+        difference, pull = np.asarray(part["DIFFERENCE"]), np.asarray(part["PULL"])
+        rows.append((name, len(part), f"{np.median(difference):+.3g}", f"{robust_scatter(difference):.3g}",
+                     f"{robust_scatter(pull):.2f}"))  # fmt: skip
+        figure, axes = _figure(1, 1, (6, 3.2))
+        at = _thin(len(part))
+        axes[0, 0].errorbar(
+            part["DATA"][at], difference[at], np.hypot(part["PHYSICS_ERR"], part["DATA_ERR"])[at], fmt=".", ms=3, lw=0.5
+        )
+        axes[0, 0].axhline(0, color="k", lw=0.6)
+        axes[0, 0].set_xlabel(f"{name} from data")
+        axes[0, 0].set_ylabel("physics minus data")
+        worst = part[np.argsort(-np.abs(pull))[:10]]
+        listed = _table(
+            ("star", "physics", "data", "difference / error"),
+            [(row["FILE"], f"{row['PHYSICS']:.4g}", f"{row['DATA']:.4g}", f"{row['PULL']:+.1f}") for row in worst],
+        )
+        parts.append(f"<details><summary>{html.escape(name)}</summary>{_image(figure)}{listed}</details>")
+    head = _table(("label", "stars", "median difference", "scatter", "scatter / error"), rows)
+    return (
+        "<h2>Second opinion</h2><p>Calibrated labels minus those of a model learned from data, for the stars that the "
+        f"model does not flag; all of them are in second_opinion.ecsv.</p>{head}{''.join(parts)}"
+    )

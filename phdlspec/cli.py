@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
         "kurucz_grids.command", "make, import, check and describe grids of synthetic spectra; fetch what they need"
     ),
     "train": Command("phdlspec.commands.train", "train an emulator on a grid"),
+    "lux": Command("phdlspec.commands.lux", "learn labels from stars whose labels are known, and apply them"),
     "info": Command("phdlspec.commands.info", "versions, and what made a file"),
 }
 

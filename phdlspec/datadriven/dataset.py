@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -64,8 +64,8 @@ class Dataset:
     snr: Array
     reasons: tuple[str, ...]
     infos: tuple[LabelInfo, ...] = ()
-    values: Array = np.empty((0, 0))
-    errors: Array = np.empty((0, 0))
+    values: Array = field(default_factory=lambda: np.empty((0, 0)))
+    errors: Array = field(default_factory=lambda: np.empty((0, 0)))
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,0 +1,398 @@
+"""Training: number of latents and label map by grouped cross-validation, errors on held-out stars, then the model of all.
+
+What is finished is kept in a folder (`MODEL.parts` of the command), so that a run that was stopped goes on:
+
+```
+job.json                     digest of data and settings
+state_KEY.safetensors        where the optimisation KEY stands, replaced after every sweep or block
+fold_KEY.npz                 what a finished fold says of its held-out stars
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from astropy.table import Table
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from phdlspec.datadriven.dataset import Dataset, read_dataset
+from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.datadriven.label_table import LabelInfo, LabelTable
+from phdlspec.datadriven.lux.held_out import ErrorModel, learn_errors
+from phdlspec.datadriven.lux.label_map import LabelMap, Shape, candidates
+from phdlspec.datadriven.lux.lux import Limits, Lux, read_safetensors
+from phdlspec.datadriven.lux.model import Parameters, Stars, infer
+from phdlspec.datadriven.lux.optimise import State, canonical, optimise
+from phdlspec.errors import UserError
+from phdlspec.files import replacing, write_text, writing
+from phdlspec.provenance import versions
+from phdlspec.spectrum import Spectrum
+
+FOLDS = 5
+HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
+CHOICE_STARS = 2500  # most that the number of latents is chosen with
+LATENTS = (6, 8, 12, 16, 24, 32, 48, 64, 96)
+STARS_PER_LATENT = 3  # least
+FEWEST_PER_LABEL = 10
+COVERED = 0.2  # of the stars that must have a pixel for it to be used
+BETTER = 0.01  # by which a freer map or more latents must lower the scatter to be taken
+LIMIT = 0.999
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """latents : number, or None for a choice by cross-validation. restarts : starts tried, the best goes on."""
+
+    latents: int | None = None
+    seed: int = 0
+    restarts: int = 1
+
+
+@dataclass(frozen=True)
+class _Training:
+    # Stars in internal units with what makes them so.
+    stars: Stars
+    groups: tuple[str, ...]
+    used: NDArray[np.bool_]
+    shift: Array
+    scale: Array
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A finished fold: rows of the held-out stars; of the training part latents (n, K) and label residuals (n, L) with
+    variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2; label loadings (L, K)."""
+
+    held: NDArray[np.int64]
+    z: Array
+    residual: Array
+    variance: Array
+    held_z: Array
+    held_covariance: NDArray[np.float32]
+    held_residual: Array
+    held_variance: Array
+    distance: Array
+    rchi2: Array
+    label_loadings: Array
+
+
+def train(
+    spectra: Dataset | Sequence[str | Path | Spectrum],
+    labels: Sequence[str | Path | Table | LabelTable] = (),
+    *,
+    latents: int | None = None,
+    seed: int = 0,
+    restarts: int = 1,
+    device: str = "cpu",
+    parts: str | Path | None = None,
+    progress: bool = False,
+    **reading: Any,
+) -> Lux:
+    """Learn labels from spectra.
+
+    Parameters
+    ----------
+    spectra, labels : a data set, or what `read_dataset` takes, of which `reading` are the options.
+    latents : number of latents, at least that of labels; by default chosen by cross-validation.
+    restarts : starts tried with a few sweeps each, of which the best goes on.
+    device : "cpu" or "cuda".
+    parts : folder in which finished work is kept, and from which a stopped run goes on.
+
+    Raises `UserError` for data from which nothing can be learned.
+    """
+    data = spectra if isinstance(spectra, Dataset) else read_dataset(spectra, labels, progress=progress, **reading)
+    if isinstance(spectra, Dataset) and labels:
+        data = data.with_labels([t for t in labels if isinstance(t, LabelTable)])
+    data = data.take(data.readable)
+    settings = TrainingSettings(latents, seed, restarts)
+    training = _prepare(data, device)
+    _check_size(data, settings)
+    with _Work(None if parts is None else Path(parts), _digest(data, settings), progress) as work:
+        began = time.perf_counter()
+        count = latents or _choose_latents(training, settings, work)
+        folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(len(data))]
+        shape, _ = _choose_map(folds, count)
+        final = _optimised(training.stars, count, settings, work, f"all_{count}")
+        metadata = {"settings": asdict(settings) | {"latents": count}, "versions": versions(), "stars": len(data), "files": data.files}
+        model = _assemble(data, training, final, folds, shape, metadata)
+        model.metadata["training_seconds"] = round(time.perf_counter() - began, 1)  # type: ignore[index]
+        return model
+
+
+def _check_size(data: Dataset, settings: TrainingSettings) -> None:
+    labels = len(data.infos)
+    least = settings.latents or labels
+    if settings.latents is not None and settings.latents < labels:
+        raise UserError(
+            f"{settings.latents} latents cannot carry {labels} labels: give --latents {labels} or more, or fewer labels"
+        )
+    if len(data) < STARS_PER_LATENT * least:
+        raise UserError(
+            f"{len(data)} stars are too few for {least} latents ({labels} labels), expected at least "
+            f"{STARS_PER_LATENT * least}; add stars, or take fewer labels"
+        )
+
+
+def _prepare(data: Dataset, device: str) -> _Training:
+    if not data.infos:
+        raise UserError("no labels to learn from: give a table of labels")
+    known = np.isfinite(data.values)
+    for info, count in zip(data.infos, known.sum(0)):
+        if count < FEWEST_PER_LABEL:
+            raise UserError(
+                f"{info.name} of {info.set_name} is known for {count} of the {len(data)} spectra, expected at least "
+                f"{FEWEST_PER_LABEL}; leave the column out or match more stars"
+            )
+    used = (data.ivar > 0).mean(0) >= COVERED
+    if used.sum() < 2 * len(data.infos):
+        raise UserError(f"only {used.sum()} pixels are usable in {100 * COVERED:.0f}% of the stars: nothing to learn from")
+    shift, scale = np.nanmedian(data.values, axis=0), np.nanstd(data.values, axis=0)
+    constant = np.flatnonzero(~(scale > 0))
+    if len(constant):
+        info = data.infos[constant[0]]
+        raise UserError(f"{info.name} of {info.set_name} has one value for all stars: nothing to learn from")
+    label = np.where(known, (data.values - shift) / scale, 0.0)
+    label_ivar = np.where(known, (scale / np.where(known, data.errors, 1.0)) ** 2, 0.0)
+    stars = Stars(
+        torch.as_tensor(np.ascontiguousarray(data.flux[:, used]), device=device),
+        torch.as_tensor(np.ascontiguousarray(data.ivar[:, used]), device=device),
+        torch.as_tensor(label, device=device), torch.as_tensor(label_ivar, device=device),
+    )  # fmt: skip
+    return _Training(stars, data.stars, used, shift, scale)
+
+
+def _fold_numbers(stars: int) -> range:
+    return range(min(FOLDS, -(-HELD_OUT * FOLDS // stars)))
+
+
+def _choose_latents(training: _Training, settings: TrainingSettings, work: _Work) -> int:
+    """The number of latents with the least held-out scatter of labels; more only where they lower it."""
+    names = np.unique(training.groups)
+    if len(training.groups) > CHOICE_STARS:
+        share = CHOICE_STARS / len(training.groups)
+        kept = np.random.default_rng(settings.seed).permutation(names)[: max(int(share * len(names)), 1)]
+        rows = np.flatnonzero(np.isin(training.groups, kept))
+        taken = tuple(training.groups[i] for i in rows)
+        training = replace(training, stars=training.stars.take(torch.as_tensor(rows)), groups=taken)
+    labels, stars = training.stars.label.shape[1], len(training.stars)
+    ladder = [k for k in LATENTS if labels <= k <= stars * (FOLDS - 1) // FOLDS // STARS_PER_LATENT] or [labels]
+    best, best_score, worse = ladder[0], np.inf, 0
+    for count in ladder:
+        folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(stars)]
+        _, score = _choose_map(folds, count)
+        if score < best_score - BETTER:
+            best, best_score, worse = count, score, 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
+    return best
+
+
+def _fold(training: _Training, count: int, number: int, settings: TrainingSettings, work: _Work) -> Fold:
+    """Train without one fold of the stars, and look at them."""
+    stars = training.stars
+    key = f"{len(stars)}_{count}_{number}"
+    finished = work.finished_fold(key)
+    if finished is not None:
+        return finished
+    fold = grouped_folds(training.groups, FOLDS, settings.seed)
+    kept, held = (torch.as_tensor(np.flatnonzero(x)) for x in (fold != number, fold == number))
+    part = stars.take(kept)
+    parameters = _optimised(part, count, settings, work, key)
+    z, covariance, residual, variance, chi2 = _seen_without_labels(parameters, part)
+    mean, spread = _latent_moments(z, covariance)
+    left = stars.take(held)
+    held_z, held_covariance, held_residual, held_variance, held_chi2 = _seen_without_labels(parameters, left)
+    wide = held_covariance.numpy() + spread
+    offset = held_z.numpy() - mean
+    distance = np.sqrt(np.einsum("nk,nk->n", offset, np.linalg.solve(wide, offset[..., None])[..., 0]) / count)
+    pixels = (left.ivar > 0).sum(1).cpu().numpy()
+    result = Fold(
+        held.numpy(), z.numpy(), residual.numpy(), variance.numpy(), held_z.numpy(), held_covariance.float().numpy(),
+        held_residual.numpy(), held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
+        parameters.label_loadings.cpu().numpy(),
+    )  # fmt: skip
+    work.keep_fold(key, result)
+    return result
+
+
+def _optimised(stars: Stars, count: int, settings: TrainingSettings, work: _Work, key: str) -> Parameters:
+    state = optimise(
+        stars, count, settings.seed, settings.restarts, work.state(key, stars.flux.device),
+        lambda state: work.keep_state(key, state), lambda stage, value: work.tell(f"{key}: {stage}", value),
+    )  # fmt: skip
+    return canonical(state.parameters, stars)
+
+
+def _seen_without_labels(parameters: Parameters, stars: Stars) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    # Latents and covariances from flux alone, what the straight map leaves of labels (NaN = missing), variances, chi2.
+    z, covariance, chi2 = (part.cpu() for part in infer(parameters, stars.without_labels()))
+    label, ivar = stars.label.cpu(), stars.label_ivar.cpu()
+    residual = label - parameters.label_mean.cpu() - z @ parameters.label_loadings.cpu().T
+    nan = torch.full_like(residual, torch.nan)
+    return z, covariance, torch.where(ivar > 0, residual, nan), torch.where(ivar > 0, 1.0 / ivar, nan), chi2
+
+
+def _latent_moments(z: Tensor, covariance: Tensor) -> tuple[Array, Array]:
+    # Mean and covariance of the stars' true latents.
+    spread = torch.cov(z.T).reshape(z.shape[1], z.shape[1]) + covariance.mean(0)
+    return z.mean(0).numpy(), spread.numpy()
+
+
+def _predicted(fold: Fold, shape: Shape) -> tuple[Array, LabelMap]:
+    # Held-out difference, predicted minus given (m, L), with a map learned from the fold's training part.
+    z, residual, variance = (torch.as_tensor(x) for x in (fold.z, fold.residual, fold.variance))
+    label_map = LabelMap.fit(shape, z, residual, variance)
+    return label_map.correction(torch.as_tensor(fold.held_z)).numpy() - fold.held_residual, label_map
+
+
+def _choose_map(folds: list[Fold], count: int) -> tuple[Shape, float]:
+    """The shape with the least held-out scatter, the straight one unless another is better by `BETTER`; its score."""
+    scores = {}
+    for shape in candidates(count):
+        difference = np.concatenate([_predicted(fold, shape)[0] for fold in folds])
+        scores[shape] = float(np.nanmean(np.log(_robust(difference))))
+    best = min(scores, key=lambda shape: scores[shape])
+    straight = next(iter(scores))
+    chosen = best if scores[best] < scores[straight] - BETTER else straight
+    return chosen, scores[chosen]
+
+
+def _robust(difference: Array) -> Array:
+    """Robust scatter about zero of each column, NaN left out."""
+    return np.asarray(1.4826 * np.nanmedian(np.abs(difference), axis=0) + 1e-12)
+
+
+def _assemble(
+    data: Dataset, training: _Training, parameters: Parameters, folds: list[Fold], shape: Shape, metadata: dict[str, Any]
+) -> Lux:
+    z, covariance, residual, variance, _ = _seen_without_labels(parameters, training.stars)
+    mean, spread = _latent_moments(z, covariance)
+    plain = Parameters(**{name: tensor.cpu() for name, tensor in parameters.tensors().items()})
+    errors, difference, held = _judge(folds, shape)
+    whole = errors.full(_label_spread(folds, shape))
+    metadata["held_out"] = _accuracy(data.infos, difference, whole, np.concatenate([f.held_variance for f in folds]), training.scale)
+    files = tuple(data.files[i] for i in held)
+    given = (data.values[held] - training.shift) / training.scale
+    return Lux(
+        data.wave, training.used, data.resolving_power, plain, LabelMap.fit(shape, z, residual, variance), errors,
+        data.infos, training.shift, training.scale, mean, spread,
+        Limits(
+            float(np.quantile(np.concatenate([f.distance for f in folds]), LIMIT)),
+            float(np.quantile(np.concatenate([f.rchi2 for f in folds]), LIMIT)),
+            np.nanmin(data.values, axis=0), np.nanmax(data.values, axis=0),
+        ),
+        metadata, files, training.shift + training.scale * (given + difference),
+    )  # fmt: skip
+
+
+def _judge(folds: list[Fold], shape: Shape) -> tuple[ErrorModel, Array, NDArray[np.int64]]:
+    difference = np.concatenate([_predicted(fold, shape)[0] for fold in folds])
+    error = np.sqrt(np.concatenate([fold.held_variance for fold in folds]))
+    held = np.concatenate([fold.held for fold in folds])
+    return learn_errors(difference, _label_spread(folds, shape), error), difference, held
+
+
+def _label_spread(folds: list[Fold], shape: Shape) -> Array:
+    parts = []
+    for fold in folds:
+        slope = fold.label_loadings + _predicted(fold, shape)[1].jacobian(torch.as_tensor(fold.held_z)).numpy()
+        parts.append(slope @ fold.held_covariance.astype(float) @ slope.transpose(0, 2, 1))
+    return np.concatenate(parts)
+
+
+def _accuracy(
+    infos: tuple[LabelInfo, ...], difference: Array, covariance: Array, own: Array, scale: Array
+) -> list[dict[str, Any]]:
+    """Of each label: held-out stars, robust scatter, and the scatter over the error with the table's own."""
+    pull = difference / np.sqrt(np.einsum("nll->nl", covariance) + own)
+    return [
+        {
+            "label": info.name, "set": info.set_name, "stars": int(np.isfinite(difference[:, i]).sum()),
+            "scatter": float(_robust(difference)[i] * scale[i]), "pull": float(_robust(pull)[i]),
+        }
+        for i, info in enumerate(infos)
+    ]  # fmt: skip
+
+
+def _digest(data: Dataset, settings: TrainingSettings) -> str:
+    found = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    for array in (data.wave, data.flux, data.ivar, data.values, data.errors):
+        found.update(np.ascontiguousarray(array).tobytes())
+    found.update("\n".join(data.stars).encode())
+    return found.hexdigest()
+
+
+class _Work:
+    # What is finished, on disk where there is a folder; and the progress bar.
+
+    def __init__(self, folder: Path | None, digest: str, progress: bool):
+        self.folder, self.digest = folder, digest
+        self.bar = tqdm(desc="training", unit="step", disable=not progress)
+
+    def __enter__(self) -> _Work:
+        if self.folder is not None:
+            job = self.folder / "job.json"
+            if job.is_file() and json.loads(job.read_text()).get("digest") != self.digest:
+                raise UserError(
+                    f"{self.folder}: was left by a training on other spectra, labels or settings; give the same again, "
+                    "choose another --out, or remove the folder"
+                )
+            if not job.is_file():
+                write_text(job, json.dumps({"digest": self.digest}))
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.bar.close()
+        if kind is None and self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tell(self, stage: str, value: float) -> None:
+        self.bar.set_postfix_str(f"{stage} {value:.1f}")
+        self.bar.update()
+
+    def state(self, key: str, device: torch.device) -> State | None:
+        path = None if self.folder is None else self.folder / f"state_{key}.safetensors"
+        if path is None or not path.is_file():
+            return None
+        header, tensors = read_safetensors(path, "phdlspec-lux-state", 1, "phdlspec lux train")
+        parameters = Parameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
+        return State(parameters, header["stage"], header["step"], tuple(header["values"]))
+
+    def keep_state(self, key: str, state: State) -> None:
+        if self.folder is None:
+            return
+        header = {"format": "phdlspec-lux-state", "version": 1, "stage": state.stage, "step": state.step, "values": state.values}
+        with replacing(self.folder / f"state_{key}.safetensors") as temporary:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in state.parameters.tensors().items()}
+            save_file(tensors, temporary, {"phdlspec": json.dumps(header)})
+
+    def finished_fold(self, key: str) -> Fold | None:
+        path = None if self.folder is None else self.folder / f"fold_{key}.npz"
+        if path is None or not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            return Fold(**{name: file[name] for name in file.files})
+
+    def keep_fold(self, key: str, fold: Fold) -> None:
+        if self.folder is None:
+            return
+        with writing(self.folder / f"fold_{key}.npz") as file:
+            np.savez(file, **vars(fold))
+        (self.folder / f"state_{key}.safetensors").unlink(missing_ok=True)
