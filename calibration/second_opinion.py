@@ -1,6 +1,7 @@
 """A second opinion on every calibrated label: what a model learned from data says of the same spectra.
 
-The catalogue is calibrated, the spectra that its column FILE names are given to a model of `phdlspec lux train`, and the
+The catalogue is calibrated, the spectra that its column FILE names are given to a model of `phdlspec lux train`, and
+the
 differences (physics, calibrated, minus data) are shown by label and, where they exceed their error most, by star.
 Abundances are brought to the calibration's solar scale.
 """

@@ -46,7 +46,10 @@ def main() -> None:
     start, cpu = time.perf_counter(), time.process_time()
 
     def tell(stage: str, value: float) -> None:
-        print(f"{time.perf_counter() - start:7.1f} s  {time.process_time() - cpu:7.1f} CPU s  {stage:8s} {value:.1f}", flush=True)
+        print(
+            f"{time.perf_counter() - start:7.1f} s  {time.process_time() - cpu:7.1f} CPU s  {stage:8s} {value:.1f}",
+            flush=True,
+        )
 
     state = optimise(stars, args.latents, report=tell)
     rises = np.diff(state.values)

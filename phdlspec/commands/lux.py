@@ -1,16 +1,18 @@
 """Labels learned from stars whose labels are known, by a latent vector that explains spectrum and labels (Lux).
 
   phdlspec lux train dr10/ --labels apogee.fits --out apogee.safetensors
-  phdlspec lux train dr10/ --labels APOGEE=apogee.fits GALAH=galah.fits --out both.safetensors    # two label sets at once
+  phdlspec lux train dr10/ --labels APOGEE=apogee.fits GALAH=galah.fits --out both.safetensors   # two sets
   phdlspec lux apply apogee.safetensors new_spectra/ --out labels.fits
   phdlspec lux check apogee.safetensors dr10/ --labels apogee.fits --out report/
 
-SPECTRA are files, folders, patterns, lists of paths, or packed HDF5, as for `phdlspec catalog`. A table of labels has FILE
+SPECTRA are files, folders, patterns, lists of paths, or packed HDF5, as for `phdlspec catalog`. A table of labels has
+FILE
 or OBSID (or RA and DEC), and any column X with its error X_ERR; an empty or NaN value is missing and stays so. Give the
 solar scale of its abundances in its header (SOLSCALE) or with --solar-scale; it is kept. STAR, where it is there, says
 which spectra are of one star.
 
-`train` chooses the number of latents by cross-validation that keeps the spectra of a star together, judges its errors on
+`train` chooses the number of latents by cross-validation that keeps the spectra of a star together, judges its errors
+on
 stars that it had not seen, and then learns from all. Stopped or killed, the same command goes on (MODEL.parts).
 `apply` looks at the flux alone. Its table has <LABEL>, <LABEL>_ERR, COVARIANCE, LATENTS, CHI2, DISTANCE and FLAG:
 1 outside the training set, 2 a poor fit, 4 labels outside those trained on, 8 few pixels, 16 no spectrum (REASON).
@@ -42,12 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learn.add_argument("--latents", default="auto", help="number of latents, at least that of labels (default auto)")
     learn.add_argument("--restarts", type=int, default=1, help="starts to try (default 1: principal components)")
     learn.add_argument("--seed", type=int, default=0, help="of the folds and the restarts")
-    learn.add_argument("--save-data", type=Path, metavar="HDF5", help="keep what was read, to be given as SPECTRA later")
+    learn.add_argument(
+        "--save-data", type=Path, metavar="HDF5", help="keep what was read, to be given as SPECTRA later"
+    )
     apply_ = actions.add_parser("apply", help="labels of spectra")
     apply_.add_argument("model", type=Path, metavar="MODEL")
     _add_spectra(apply_)
     apply_.add_argument("--out", required=True, type=Path, metavar="TABLE", help="FITS or ECSV table to write")
-    check = actions.add_parser("check", help="one page: held-out labels against the given ones, pulls, S/N, missing labels")
+    check = actions.add_parser(
+        "check", help="one page: held-out labels against the given ones, pulls, S/N, missing labels"
+    )
     check.add_argument("model", type=Path, metavar="MODEL")
     _add_spectra(check)
     _add_labels(check)
@@ -58,7 +64,9 @@ def _add_spectra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spectra", nargs="+", metavar="SPECTRA", help="files, folders, patterns, lists, packed HDF5")
     parser.add_argument("--velocity", choices=VELOCITIES, default="auto",
                         help="auto: of the header, else measured; zero: spectra are at rest")  # fmt: skip
-    parser.add_argument("--fits", type=Path, metavar="DIR", help="results of phdlspec fit: their velocity and continuum")
+    parser.add_argument(
+        "--fits", type=Path, metavar="DIR", help="results of phdlspec fit: their velocity and continuum"
+    )
     parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not state it")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
@@ -109,7 +117,10 @@ def _train(args: argparse.Namespace) -> int:
     count = model.metadata["settings"]["latents"]
     print(f"{args.out}: {model.metadata['stars']} spectra, {count} latents; held-out stars:")
     for row in model.metadata["held_out"]:
-        print(f"  {row['set']} {row['label']:8s} scatter {row['scatter']:.4g}, over its error {row['pull']:.2f} ({row['stars']})")
+        print(
+            f"  {row['set']} {row['label']:8s} scatter {row['scatter']:.4g}, over its error {row['pull']:.2f} "
+            f"({row['stars']})"
+        )
     return 0
 
 

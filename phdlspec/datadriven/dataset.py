@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -78,10 +79,12 @@ class Dataset:
     def take(self, rows: NDArray) -> Dataset:
         """Some of its spectra, by index or mask."""
         rows = np.arange(len(self))[rows]
-        texts = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("files", "obsids", "stars", "reasons")}
-        arrays = {name: getattr(self, name)[rows] for name in ("flux", "ivar", "ra", "dec", "velocity", "snr")}
-        labels = {name: getattr(self, name)[rows] for name in ("values", "errors")} if self.infos else {}
-        return replace(self, **texts, **arrays, **labels)
+        changes: dict[str, Any] = {
+            name: tuple(getattr(self, name)[i] for i in rows) for name in ("files", "obsids", "stars", "reasons")
+        }
+        names = ("flux", "ivar", "ra", "dec", "velocity", "snr", *(("values", "errors") if self.infos else ()))
+        changes |= {name: getattr(self, name)[rows] for name in names}
+        return replace(self, **changes)
 
     def with_labels(self, tables: Sequence[LabelTable]) -> Dataset:
         """The labels of these tables, one set each, in place of what it had."""
@@ -131,7 +134,9 @@ class Dataset:
                     group["value"][()], group["error"][()],
                 )  # fmt: skip
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: no data set of models from data, or a damaged one ({first_line(error)})") from error
+            raise UserError(
+                f"{path}: no data set of models from data, or a damaged one ({first_line(error)})"
+            ) from error
 
 
 def is_dataset(path: str | Path) -> bool:
@@ -213,16 +218,20 @@ def _gather(
     if grid is None or power is None or all(row.reason for row in rows):
         raise UserError(f"none of the {len(rows)} spectra can be used; the first: {rows[0].reason}")
     empty = np.zeros(len(grid), dtype=np.float32)
+    numbers: dict[str, Any] = {
+        name: np.array([getattr(row, name) for row in rows]) for name in ("ra", "dec", "velocity", "snr")
+    }
     return Dataset(
-        grid,
-        np.stack([empty if row.reason else row.flux for row in rows]),
-        np.stack([empty if row.reason else row.ivar for row in rows]),
-        power,
-        tuple(row.file for row in rows), tuple(row.obsid for row in rows),
-        tuple(row.obsid or row.file or f"spectrum {i}" for i, row in enumerate(rows)),
-        *(np.array([getattr(row, name) for row in rows]) for name in ("ra", "dec", "velocity", "snr")),
-        tuple(row.reason for row in rows),
-    )  # fmt: skip
+        wave=grid,
+        flux=np.stack([empty if row.reason else row.flux for row in rows]),
+        ivar=np.stack([empty if row.reason else row.ivar for row in rows]),
+        resolving_power=power,
+        files=tuple(row.file for row in rows),
+        obsids=tuple(row.obsid for row in rows),
+        stars=tuple(row.obsid or row.file or f"spectrum {i}" for i, row in enumerate(rows)),
+        reasons=tuple(row.reason for row in rows),
+        **numbers,
+    )
 
 
 def _fit_of(folder: Path | None, spectrum: Spectrum) -> PhysicsFit | None:
@@ -248,8 +257,8 @@ class _Row:
         inside = float(np.mean((grid >= low) & (grid <= high)))
         if inside < LEAST_COVER:
             raise UserError(
-                f"{name}: covers {low:.0f}-{high:.0f} Å, which is {100 * inside:.0f}% of the {grid[0]:.0f}-{grid[-1]:.0f} Å "
-                "in use; spectra must share their wavelengths"
+                f"{name}: covers {low:.0f}-{high:.0f} Å, which is {100 * inside:.0f}% of the "
+                f"{grid[0]:.0f}-{grid[-1]:.0f} Å in use; spectra must share their wavelengths"
             )
         self.velocity = velocity_of(spectrum, velocity) if fit is None else fit.velocity
         self.flux, self.ivar = at_rest(spectrum.wave, *normalised(spectrum, fit), self.velocity, grid)

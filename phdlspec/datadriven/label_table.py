@@ -1,6 +1,8 @@
-"""Tables of labels to learn from: any column X with a column of errors X_ERR beside it, found by FILE, OBSID or position.
+"""Tables of labels to learn from: any column X with a column of errors X_ERR beside it, found by FILE, OBSID or
+position.
 
-A missing value is NaN and stays one. Units and the solar scale are kept as the table states them (column units, SOLSCALE
+A missing value is NaN and stays one. Units and the solar scale are kept as the table states them (column units,
+SOLSCALE
 in the header); a column STAR says which spectra are of one star.
 """
 
@@ -16,7 +18,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
-from phdlspec.labels import LABELS, ELEMENTS, abundance_name
+from phdlspec.labels import ELEMENTS, LABELS, abundance_name
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 MATCH_ARCSEC = 3.0
@@ -97,7 +99,8 @@ def read_label_table(source: str | Path | Table, solar_scale: str | None = None,
     return LabelTable(
         path, infos, np.column_stack([v for v, _ in values]), np.column_stack([e for _, e in values]),
         text(file), text(obsid), text(star),
-        None if ra is None else number_column(table, ra, path), None if dec is None else number_column(table, dec, path),
+        None if ra is None else number_column(table, ra, path),
+        None if dec is None else number_column(table, dec, path),
     )  # fmt: skip
 
 

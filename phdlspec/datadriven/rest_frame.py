@@ -144,9 +144,14 @@ def at_rest(
     right = np.where(x > 0, np.minimum(left + 1, len(wave) - 1), left)
     good = (place >= 0) & (ivar[left] > 0) & (ivar[right] > 0)
     filled = np.where(ivar > 0, flux, 1.0)
-    weights = (-x * (x - 1) * (x - 2) / 6, (x + 1) * (x - 1) * (x - 2) / 2, -(x + 1) * x * (x - 2) / 2, (x + 1) * x * (x - 1) / 6)
+    weights = (
+        -x * (x - 1) * (x - 2) / 6,
+        (x + 1) * (x - 1) * (x - 2) / 2,
+        -(x + 1) * x * (x - 2) / 2,
+        (x + 1) * x * (x - 1) / 6,
+    )
     value = sum(w * filled[np.clip(left + k, 0, len(wave) - 1)] for k, w in zip((-1, 0, 1, 2), weights))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         variance = (1 - x) / ivar[left] + x / ivar[right]
     inverse = np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0)
     return np.where(good, value, 0.0).astype(np.float32), inverse.astype(np.float32)

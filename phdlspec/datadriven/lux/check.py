@@ -1,6 +1,7 @@
 """One page on how a model does: held-out labels against given ones, pulls, and curves by S/N and by missing labels.
 
-A star that the model was trained on is judged by the prediction of the fold that had not seen it; such a star without one
+A star that the model was trained on is judged by the prediction of the fold that had not seen it; such a star without
+one
 is left out. So nothing on the page is of a star that was learned from.
 """
 
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 DELETED = (0.0, 0.25, 0.5, 0.75)
 NOISE = (1.0, 2.0, 4.0)  # times the spectra's own
 MOST_STARS = 800  # of the trials with labels deleted
-_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}img{max-width:100%}td,th{padding:0 .8em}"
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
+    "img{max-width:100%}td,th{padding:0 .8em}"
+)
 
 Array = NDArray[np.float64]
 
@@ -41,11 +45,14 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
     _refuse_other_labels(model, data)
     values, errors, judged = _predictions(model, data)
     if judged.sum() < 5:
-        raise UserError(f"{name}: only {judged.sum()} spectra with labels are not of its training stars, expected 5 or more")
+        raise UserError(
+            f"{name}: only {judged.sum()} spectra with labels are not of its training stars, expected 5 or more"
+        )
     accuracy = _accuracy(model, data.take(judged), values[judged], errors[judged])
     by_noise = _by_noise(model, data)
     by_missing = _by_missing(model, data)
-    figures = [_one_to_one(model, data.take(judged), values[judged]), _curve(by_noise, "noise, times the spectra's own"),
+    figures = [_one_to_one(model, data.take(judged), values[judged]),
+               _curve(by_noise, "noise, times the spectra's own"),
                _curve(by_missing, "share of labels deleted")]  # fmt: skip
     parts = [
         f"<h1>{html.escape(name)}</h1><p>{int(judged.sum())} spectra that the model had not seen.</p>", _html(accuracy),
@@ -53,7 +60,8 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
           zip(("Held-out labels", "More noise added", "Labels deleted from the training"), figures)),
         _html(by_noise), _html(by_missing),
     ]  # fmt: skip
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(name)}</title><style>{_STYLE}</style>"
+    title = html.escape(name)
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
     write_text(Path(folder) / "check.html", page + "".join(parts) + "</html>")
     accuracy.write(Path(folder) / "check.ecsv", format="ascii.ecsv", overwrite=True)
     words = ", ".join(f"{row['label']} {row['scatter']:.3g} (pull {row['pull']:.2f})" for row in accuracy)
@@ -63,11 +71,18 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
 def _refuse_other_labels(model: Lux, data: Dataset) -> None:
     if len(data.infos) != len(model.infos) or [i.name for i in data.infos] != [i.name for i in model.infos]:
         theirs, ours = (" ".join(i.name for i in infos) for infos in (data.infos, model.infos))
-        raise UserError(f"the tables have the labels {theirs}, the model {ours}; give the same columns in the same order")
+        raise UserError(
+            f"the tables have the labels {theirs}, the model {ours}; give the same columns in the same order"
+        )
     for one, other in zip(data.infos, model.infos):
-        if one.is_abundance and NOT_STATED not in (one.solar_scale, other.solar_scale) and one.solar_scale != other.solar_scale:
+        if (
+            one.is_abundance
+            and NOT_STATED not in (one.solar_scale, other.solar_scale)
+            and one.solar_scale != other.solar_scale
+        ):
             raise UserError(
-                f"{one.name} is on the solar scale {one.solar_scale}, the model's on {other.solar_scale}; convert the labels first"
+                f"{one.name} is on the solar scale {one.solar_scale}, the model's on {other.solar_scale}; "
+                "convert the labels first"
             )
 
 
@@ -95,13 +110,15 @@ def _accuracy(model: Lux, data: Dataset, values: Array, errors: Array) -> Table:
     pull = difference / np.hypot(errors, data.errors)
     return Table({
         "label": list(model.names), "stars": np.isfinite(difference).sum(0), "bias": np.nanmedian(difference, axis=0),
-        "scatter": _scatter(difference), "error": np.nanmedian(errors, axis=0), "given error": np.nanmedian(data.errors, axis=0),
+        "scatter": _scatter(difference), "error": np.nanmedian(errors, axis=0),
+        "given error": np.nanmedian(data.errors, axis=0),
         "pull": 1.4826 * np.nanmedian(np.abs(pull), axis=0),
     })  # fmt: skip
 
 
 def _by_noise(model: Lux, data: Dataset) -> Table:
-    """What added noise does to the labels: scatter against those of the spectra as they are, over the change of the error."""
+    """What added noise does to the labels: scatter against those of the spectra as they are, over the change of the
+    error."""
     data = data.take(data.readable)
     random = np.random.default_rng(0)
     clean = model.predict(data)

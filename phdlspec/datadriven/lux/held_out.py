@@ -5,7 +5,8 @@ A held-out star's label differs from its prediction with the variance
     k^2 c + s^2 + e^2,
 
 c what the uncertainty of its latents gives, e the error of the table; k (near one) and s are found for each label by
-maximum likelihood. s is what the spectrum does not say and what the table's own errors do not own up to. The correlations
+maximum likelihood. s is what the spectrum does not say and what the table's own errors do not own up to. The
+correlations
 of s between labels are those of the held-out differences.
 """
 

@@ -1,11 +1,14 @@
-"""From latents to labels beyond the straight line: what a linear map leaves, by robust ridge regression on curved terms.
+"""From latents to labels beyond the straight line: what a linear map leaves, by robust ridge regression on curved
+terms.
 
-Spectra bend with the labels, so that labels are not quite linear in the latents. After the training the labels' residuals
+Spectra bend with the labels, so that labels are not quite linear in the latents. After the training the labels'
+residuals
 are regressed on the latents (from the flux alone, as at application) and on the products of the leading ones:
 
     y = label mean + A z + c + D z + sum_ij Q_ij (z_i z_j - [i = j]),     i <= j <= q,
 
-with a ridge on D and Q and weights of a Student t distribution, so that a wrong label in a table pulls little. Which q and
+with a ridge on D and Q and weights of a Student t distribution, so that a wrong label in a table pulls little. Which
+q and
 which ridge, or no such term at all, is chosen on stars that the model has not seen.
 """
 
@@ -23,7 +26,8 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """How free the map is: leading latents whose products count, and the ridge in stars' worth of data; 0, 0 for none."""
+    """How free the map is: leading latents whose products count, and the ridge in stars' worth of data; 0, 0 for
+    none."""
 
     leading: int
     ridge: float

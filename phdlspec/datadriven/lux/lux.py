@@ -87,7 +87,8 @@ class Lux:
         return tuple(i.name if i.set_name == first else f"{i.set_name.upper()}_{i.name}" for i in self.infos)
 
     def predict(self, data: Dataset, device: str | torch.device = "cpu") -> Prediction:
-        """Labels from flux alone. The latents are the solution of a linear equation: they start from nothing, and no label
+        """Labels from flux alone. The latents are the solution of a linear equation: they start from nothing, and no
+        label
         of these stars is looked at."""
         stars = self.stars_of(data, device)
         parameters = Parameters(**{name: t.to(device) for name, t in self.parameters.tensors().items()})
@@ -115,9 +116,7 @@ class Lux:
         empty = torch.zeros(len(data), len(self.infos), dtype=torch.float64, device=device)
         return Stars(flux, ivar, empty, empty)
 
-    def apply(
-        self, spectra: Dataset | Sequence[str | Path | Spectrum], device: str = "cpu", **reading: Any
-    ) -> Table:
+    def apply(self, spectra: Dataset | Sequence[str | Path | Spectrum], device: str = "cpu", **reading: Any) -> Table:
         """A table with one row a spectrum, in their order.
 
         spectra : a data set, or anything that `read_dataset` takes (`reading` are its options).
@@ -163,7 +162,10 @@ class Lux:
             "RCHI2": (np.where(lost, np.nan, found.chi2 / np.maximum(found.pixels, 1)), "CHI2 over pixels"),
             "NPIX": (found.pixels, "pixels used"),
             "LATENTS": (np.where(lost[:, None], np.nan, found.latents).astype(np.float32), "the star's latent vector"),
-            "DISTANCE": (np.where(lost, np.nan, found.distance), "from the training stars, rms of the latents in sigma"),
+            "DISTANCE": (
+                np.where(lost, np.nan, found.distance),
+                "from the training stars, rms of the latents in sigma",
+            ),
             "FLAG": (self.flags(data, found), "; ".join(f"{int(b)} {w}" for b, w in LUX_WORDS.items())),
             "REASON": (list(data.reasons), "why there is no result"),
         }
@@ -171,7 +173,10 @@ class Lux:
             table[column] = values
             table[column].description = words
         scales = {info.set_name: info.solar_scale for info in self.infos}
-        table.meta = {"SOLSCALE": next(iter(scales.values())), "LUXSETS": ", ".join(f"{k}: {v}" for k, v in scales.items())}
+        table.meta = {
+            "SOLSCALE": next(iter(scales.values())),
+            "LUXSETS": ", ".join(f"{k}: {v}" for k, v in scales.items()),
+        }
         return table
 
     def save(self, path: str | Path) -> None:
@@ -204,7 +209,8 @@ class Lux:
                 label_map=LabelMap(Shape(**header["shape"]), tensors["label_map"]),
                 errors=ErrorModel(tensors["error_factor"].numpy(), tensors["error_covariance"].numpy()),
                 infos=tuple(LabelInfo(**info) for info in header["infos"]),
-                limits=Limits(header["distance"], header["rchi2"], tensors["lowest"].numpy(), tensors["highest"].numpy()),
+                limits=Limits(header["distance"], header["rchi2"], *(tensors[n].numpy() for n in ("lowest",
+                "highest"))),
                 metadata=header["metadata"], held_out_files=tuple(header["held_out_files"]), **arrays,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
@@ -224,7 +230,9 @@ def read_safetensors(path: str | Path, kind: str, version: int, maker: str) -> t
             header = json.loads((file.metadata() or {}).get("phdlspec", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a model, or a damaged one ({first_line(error)}); expected that of {maker}") from error
+        raise UserError(
+            f"{path}: not a model, or a damaged one ({first_line(error)}); expected that of {maker}"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != kind:
         raise UserError(f"{path}: safetensors, but no file of `{maker}`")
     if header.get("version") != version:

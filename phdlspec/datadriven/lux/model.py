@@ -1,14 +1,19 @@
 r"""The model: spectrum and labels of a star as two linear outputs of one latent vector.
 
-For star n, latents z_n ~ N(0, 1) of K dimensions, f_n = mean + B z_n + noise, y_n = label mean + A z_n + noise; the noise
-of pixel p has the variance sigma^2_np + s^2_p, that of label l sigma^2_nl + t^2_l. A missing pixel or label has weight 0.
+For star n, latents z_n ~ N(0, 1) of K dimensions, f_n = mean + B z_n + noise, y_n = label mean + A z_n + noise; the
+noise
+of pixel p has the variance sigma^2_np + s^2_p, that of label l sigma^2_nl + t^2_l. A missing pixel or label has
+weight 0.
 Twice the negative logarithm of what is minimised (Horta et al. 2025 give the terms before the last two):
 
-    sum (y - A z)^2 / (sigma_y^2 + t^2) + ln(sigma_y^2 + t^2)  +  sum (f - B z)^2 / (sigma_f^2 + s^2) + ln(sigma_f^2 + s^2)
+    sum (y - A z)^2 / (sigma_y^2 + t^2) + ln(sigma_y^2 + t^2)  +  sum (f - B z)^2 / (sigma_f^2 + s^2) + ln(sigma_f^2 +
+    s^2)
     + sum z^2  +  sum_n ln |H_n|  +  sum A^2 + sum B^2,      H_n = 1 + B' V_n B + A' W_n A.
 
-Without ln |H_n| the sum has no minimum: z times c and A, B over c leave the data as they are and make sum z^2 as small as
-one likes. With it z is integrated out exactly, so that the scale is set, and a noisy star counts with the uncertainty of
+Without ln |H_n| the sum has no minimum: z times c and A, B over c leave the data as they are and make sum z^2 as
+small as
+one likes. With it z is integrated out exactly, so that the scale is set, and a noisy star counts with the uncertainty
+of
 its latents instead of as if they were known. The last two terms are a weak prior that only matters for a pixel or label
 with hardly any data (labels are scaled to unit variance, spectra to a continuum of one).
 
@@ -29,7 +34,8 @@ CHUNK = 512  # stars at once
 
 @dataclass(frozen=True)
 class Parameters:
-    """mean (P,), loadings (P, K), ln_scatter (P,) = ln s^2; label_mean (L,), label_loadings (L, K), ln_label_scatter (L,).
+    """mean (P,), loadings (P, K), ln_scatter (P,) = ln s^2; label_mean (L,), label_loadings (L, K), ln_label_scatter
+    (L,).
 
     float64; labels are in units of their spread.
     """
@@ -153,7 +159,9 @@ class Evaluator:
         label_residual = stars.label - p.label_mean
         z = torch.zeros(len(stars), p.latents, dtype=torch.float64, device=stars.flux.device)
         for _ in range(2):  # the second time with the residual itself: float32 products leave no error of first order
-            pull = ((weight * residual) @ self.loadings).double() + (label_weight * label_residual) @ p.label_loadings - z
+            pull = (
+                ((weight * residual) @ self.loadings).double() + (label_weight * label_residual) @ p.label_loadings - z
+            )
             z = z + torch.cholesky_solve(pull[..., None], factor)[..., 0]
             residual = stars.flux - self.mean - z.float() @ self.loadings.T
             label_residual = stars.label - p.label_mean - z @ p.label_loadings.T

@@ -23,7 +23,8 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class State:
-    """Where an optimisation stands. stage : "sweeps", "quasi-newton" or "done"; step within it; values: objective so far."""
+    """Where an optimisation stands. stage : "sweeps", "quasi-newton" or "done"; step within it; values: objective so
+    far."""
 
     parameters: Parameters
     stage: str
@@ -49,7 +50,7 @@ def start(stars: Stars, latents: int, seed: int) -> Parameters:
     loadings = (right * values)[:, :latents].double() / float(weight.square().sum().sqrt())
     kept = loadings.square().sum(1)
     total = centred.square().sum(0, dtype=torch.float64) / count
-    left = (total - kept - torch.where(good, stars.ivar, torch.inf).reciprocal().sum(0, dtype=torch.float64) / count)
+    left = total - kept - torch.where(good, stars.ivar, torch.inf).reciprocal().sum(0, dtype=torch.float64) / count
     zeros = torch.zeros(stars.label.shape[1], dtype=torch.float64, device=stars.flux.device)
     return Parameters(
         mean, loadings, torch.maximum(left, 0.05 * total).clamp(min=1e-8).log(),
@@ -145,7 +146,8 @@ def _shaped(flat: Tensor, like: Parameters) -> Parameters:
 
 
 def canonical(parameters: Parameters, stars: Stars) -> Parameters:
-    """The same model with its latents in order of what they do to the spectra of a mean star, and uncorrelated there."""
+    """The same model with its latents in order of what they do to the spectra of a mean star, and uncorrelated
+    there."""
     weight = torch.zeros_like(parameters.mean)
     for chunk in stars.chunks():
         weight += (chunk.ivar / (1.0 + chunk.ivar * parameters.ln_scatter.exp().float())).sum(0, dtype=torch.float64)

@@ -1,4 +1,5 @@
-"""Alternating exact steps: latents given loadings, loadings given latents, scatter given both. The objective never rises.
+"""Alternating exact steps: latents given loadings, loadings given latents, scatter given both. The objective never
+rises.
 
 A sweep finds the latents of every star by weighted least squares, with their covariance, and then what is best for all
 stars together: the loadings of each pixel and label by weighted least squares (the covariance of the latents is part of
@@ -28,8 +29,8 @@ class _Sums:
 
     @classmethod
     def empty(cls, rows: int, pairs: Pairs, device: torch.device) -> _Sums:
-        kind = {"dtype": torch.float64, "device": device}
-        return cls(torch.zeros(rows, len(pairs.first), **kind), torch.zeros(rows, pairs.size, **kind))
+        empty = torch.zeros(rows, len(pairs.first), dtype=torch.float64, device=device)
+        return cls(empty, empty.new_zeros(rows, pairs.size))
 
     def add(self, weight: Tensor, data: Tensor, extended: Tensor, moments: Tensor) -> None:
         kind = weight.dtype
@@ -79,7 +80,9 @@ def update_scatter(parameters: Parameters, stars: Stars) -> tuple[float, Paramet
         found = evaluator.posterior(chunk)
         value += found.value
         pixels += _by_trial(found.residual.square() + evaluator.spread(found), chunk.ivar, pixel_trials)
-        labels += _by_trial(found.label_residual.square() + evaluator.label_spread(found), chunk.label_ivar, label_trials)
+        labels += _by_trial(
+            found.label_residual.square() + evaluator.label_spread(found), chunk.label_ivar, label_trials
+        )
     return value, replace(
         parameters,
         ln_scatter=pixel_trials.gather(0, pixels.argmin(0)[None])[0],
@@ -97,7 +100,8 @@ def _by_trial(squares: Tensor, ivar: Tensor, ln_trials: Tensor) -> Tensor:
 
 
 def gradient(parameters: Parameters, stars: Stars) -> tuple[float, Parameters]:
-    """The objective and its derivatives, as `Parameters` of derivatives. The latents are at their best, so that only the
+    """The objective and its derivatives, as `Parameters` of derivatives. The latents are at their best, so that only
+    the
     explicit dependence counts."""
     evaluator = Evaluator(parameters)
     pairs = evaluator.pairs
@@ -123,7 +127,9 @@ def gradient(parameters: Parameters, stars: Stars) -> tuple[float, Parameters]:
             found.label_weight, found.label_residual.square() + evaluator.label_spread(found), evaluator.label_scatter
         )
     loadings += (pairs.unpack(packed) @ parameters.loadings[..., None])[..., 0] + parameters.loadings
-    label_loadings += (pairs.unpack(label_packed) @ parameters.label_loadings[..., None])[..., 0] + parameters.label_loadings
+    label_loadings += (pairs.unpack(label_packed) @ parameters.label_loadings[..., None])[
+        ..., 0
+    ] + parameters.label_loadings
     return value, Parameters(mean, loadings, ln_scatter, label_mean, label_loadings, ln_label)
 
 

@@ -1,4 +1,5 @@
-"""Training: number of latents and label map by grouped cross-validation, errors on held-out stars, then the model of all.
+"""Training: number of latents and label map by grouped cross-validation, errors on held-out stars, then the model of
+all.
 
 What is finished is kept in a folder (`MODEL.parts` of the command), so that a run that was stopped goes on:
 
@@ -76,7 +77,8 @@ class _Training:
 @dataclass(frozen=True)
 class Fold:
     """A finished fold: rows of the held-out stars; of the training part latents (n, K) and label residuals (n, L) with
-    variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2; label loadings (L, K)."""
+    variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2; label loadings (L,
+    K)."""
 
     held: NDArray[np.int64]
     z: Array
@@ -128,7 +130,12 @@ def train(
         folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(len(data))]
         shape, _ = _choose_map(folds, count)
         final = _optimised(training.stars, count, settings, work, f"all_{count}")
-        metadata = {"settings": asdict(settings) | {"latents": count}, "versions": versions(), "stars": len(data), "files": data.files}
+        metadata = {
+            "settings": asdict(settings) | {"latents": count},
+            "versions": versions(),
+            "stars": len(data),
+            "files": data.files,
+        }
         model = _assemble(data, training, final, folds, shape, metadata)
         model.metadata["training_seconds"] = round(time.perf_counter() - began, 1)  # type: ignore[index]
         return model
@@ -160,7 +167,9 @@ def _prepare(data: Dataset, device: str) -> _Training:
             )
     used = (data.ivar > 0).mean(0) >= COVERED
     if used.sum() < 2 * len(data.infos):
-        raise UserError(f"only {used.sum()} pixels are usable in {100 * COVERED:.0f}% of the stars: nothing to learn from")
+        raise UserError(
+            f"only {used.sum()} pixels are usable in {100 * COVERED:.0f}% of the stars: nothing to learn from"
+        )
     shift, scale = np.nanmedian(data.values, axis=0), np.nanstd(data.values, axis=0)
     constant = np.flatnonzero(~(scale > 0))
     if len(constant):
@@ -280,14 +289,21 @@ def _robust(difference: Array) -> Array:
 
 
 def _assemble(
-    data: Dataset, training: _Training, parameters: Parameters, folds: list[Fold], shape: Shape, metadata: dict[str, Any]
+    data: Dataset,
+    training: _Training,
+    parameters: Parameters,
+    folds: list[Fold],
+    shape: Shape,
+    metadata: dict[str, Any],
 ) -> Lux:
     z, covariance, residual, variance, _ = _seen_without_labels(parameters, training.stars)
     mean, spread = _latent_moments(z, covariance)
     plain = Parameters(**{name: tensor.cpu() for name, tensor in parameters.tensors().items()})
     errors, difference, held = _judge(folds, shape)
     whole = errors.full(_label_spread(folds, shape))
-    metadata["held_out"] = _accuracy(data.infos, difference, whole, np.concatenate([f.held_variance for f in folds]), training.scale)
+    metadata["held_out"] = _accuracy(
+        data.infos, difference, whole, np.concatenate([f.held_variance for f in folds]), training.scale
+    )
     files = tuple(data.files[i] for i in held)
     given = (data.values[held] - training.shift) / training.scale
     return Lux(
@@ -378,7 +394,13 @@ class _Work:
     def keep_state(self, key: str, state: State) -> None:
         if self.folder is None:
             return
-        header = {"format": "phdlspec-lux-state", "version": 1, "stage": state.stage, "step": state.step, "values": state.values}
+        header = {
+            "format": "phdlspec-lux-state",
+            "version": 1,
+            "stage": state.stage,
+            "step": state.step,
+            "values": state.values,
+        }
         with replacing(self.folder / f"state_{key}.safetensors") as temporary:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in state.parameters.tensors().items()}
             save_file(tensors, temporary, {"phdlspec": json.dumps(header)})

@@ -1,0 +1,123 @@
+"""Lux on a small linear world: monotone, unbiased, silent about test labels, and clear about bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from phdlspec.datadriven.dataset import Dataset
+from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.datadriven.label_table import LabelInfo
+from phdlspec.datadriven.lux import Lux, LuxFlag, train
+from phdlspec.datadriven.lux.model import objective
+from phdlspec.datadriven.lux.optimise import optimise, start
+from phdlspec.datadriven.lux.sweeps import gradient
+from phdlspec.datadriven.lux.training import _prepare
+from phdlspec.errors import UserError
+
+N, P, K = 240, 150, 4
+INFOS = (LabelInfo("TEFF", "apogee", "K", "Asplund2009"), LabelInfo("FE_H", "apogee", "dex", "Asplund2009"))
+
+
+def world(seed: int = 3) -> tuple[Dataset, np.ndarray]:
+    """A linear world with masked pixels, 40% of the labels missing, and the true labels (N, 2)."""
+    random = np.random.default_rng(seed)
+    z = random.normal(size=(N, K))
+    sigma = random.uniform(0.01, 0.05, size=(N, 1)) * np.ones((1, P))
+    flux = 1 + z @ random.normal(size=(K, P)) * 0.05 + sigma * random.normal(size=(N, P))
+    ivar = np.where(random.random((N, P)) < 0.1, 0.0, 1 / sigma**2)
+    truth = np.array([5000.0, -0.5]) + z @ random.normal(size=(K, 2)) * np.array([300.0, 0.2])
+    errors = np.ones((N, 2)) * np.array([30.0, 0.02])
+    values = truth + errors * random.normal(size=(N, 2))
+    missing = random.random((N, 2)) < 0.4
+    values[missing], errors[missing] = np.nan, np.nan
+    files = tuple(f"star{i}.fits" for i in range(N))
+    nan = np.full(N, np.nan)
+    return Dataset(
+        np.linspace(5000, 5300, P), np.where(ivar > 0, flux, 0).astype(np.float32), ivar.astype(np.float32),
+        np.full(P, 1800.0), files, files, files, nan, nan, np.zeros(N), np.full(N, 40.0), ("",) * N,
+        INFOS, values, errors,
+    ), truth  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Lux, Dataset, np.ndarray]:
+    data, truth = world()
+    held = grouped_folds(data.stars, 4, seed=1) == 0
+    return train(data.take(~held), latents=K), data.take(held), truth[held]
+
+
+def test_the_objective_never_rises_and_its_gradient_is_right():
+    stars = _prepare(world()[0], "cpu").stars
+    assert max(np.diff(optimise(stars, K).values)) <= 1e-6 * N
+    parameters = start(stars, K, 0)
+    _, slope = gradient(parameters, stars)
+    step = torch.randn(parameters.label_loadings.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    up, down = (
+        objective(dataclasses.replace(parameters, label_loadings=parameters.label_loadings + s * 1e-4 * step), stars)
+        for s in (1, -1)
+    )
+    assert (up - down) / 2e-4 == pytest.approx(float((slope.label_loadings * step).sum()), rel=0.02)
+
+
+def test_labels_and_errors_of_stars_not_seen(trained):
+    model, data, truth = trained
+    found = model.predict(data)
+    pull = (found.values - truth) / np.sqrt(np.einsum("nll->nl", found.covariance))
+    assert (np.std(found.values - truth, axis=0) < np.array([90.0, 0.06])).all()
+    assert (np.abs(pull.mean(0)) < 0.4).all()
+    assert ((pull.std(0) > 0.6) & (pull.std(0) < 1.5)).all()
+
+
+def test_labels_of_test_stars_change_nothing(trained):
+    model, data, _ = trained
+    shuffled = dataclasses.replace(data, values=data.values[::-1].copy(), errors=data.errors[::-1].copy())
+    np.testing.assert_array_equal(model.predict(shuffled).values, model.predict(data).values)
+
+
+def test_a_strange_spectrum_is_flagged_and_a_file_holds_the_model(trained, tmp_path):
+    model, data, _ = trained
+    model.save(tmp_path / "m.safetensors")
+    again = Lux.load(tmp_path / "m.safetensors")
+    np.testing.assert_allclose(again.predict(data).values, model.predict(data).values)
+    strange = dataclasses.replace(data, flux=(data.flux * np.linspace(0.2, 3, P)).astype(np.float32))
+    assert (again.apply(strange)["FLAG"] & int(LuxFlag.OUTSIDE_TRAINING | LuxFlag.POOR_FIT) > 0).all()
+
+
+def test_a_stopped_training_goes_on_to_the_same(tmp_path):
+    data = world()[0]
+    stars = _prepare(data, "cpu").stars
+    states = []
+    whole = optimise(stars, K, save=states.append)
+    again = optimise(stars, K, state=states[len(states) // 2])
+    torch.testing.assert_close(again.parameters.loadings, whole.parameters.loadings, rtol=0, atol=0)
+
+
+def test_the_data_set_there_and_back(tmp_path):
+    data = world()[0]
+    data.write(tmp_path / "pack.h5")
+    again = Dataset.read(tmp_path / "pack.h5")
+    np.testing.assert_array_equal(again.values, data.values)
+    assert again.infos == data.infos
+
+
+@pytest.mark.parametrize(
+    ("latents", "change", "words"),
+    [
+        (1, {}, "1 latents cannot carry 2 labels"),
+        (100, {}, "too few for 100 latents"),
+        (K, {"values": np.full((N, 2), np.nan)}, "TEFF of apogee is known for 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(latents, change, words):
+    with pytest.raises(UserError, match=words):
+        train(dataclasses.replace(world()[0], **change), latents=latents)
+
+
+def test_other_wavelengths_are_refused(trained):
+    model, data, _ = trained
+    with pytest.raises(UserError, match="pixels at"):
+        model.predict(dataclasses.replace(data, wave=data.wave + 500.0))
