@@ -77,9 +77,17 @@ def apply(catalog: CatalogLike, calibration: CalibrationLike) -> Table:
     return correct(raw, _calibration(calibration)).table
 
 
-def report(calibration: CalibrationLike, folder: str | Path, diagnostics: str | Path | None = None) -> Path:
-    """Write one HTML page of what was learned; its path. `diagnostics` : HDF5 of `pixel_influence.Diagnostics`."""
-    return write_report(_calibration(calibration), folder, diagnostics)
+def report(
+    calibration: CalibrationLike,
+    folder: str | Path,
+    diagnostics: str | Path | None = None,
+    opinion: Table | None = None,
+) -> Path:
+    """Write one HTML page of what was learned; its path.
+
+    diagnostics : HDF5 of `pixel_influence.Diagnostics`. opinion : table of `second_opinion.second_opinion`.
+    """
+    return write_report(_calibration(calibration), folder, diagnostics, opinion)
 
 
 def _catalog(catalog: CatalogLike) -> Catalog:

@@ -19,6 +19,7 @@ from calibration.catalog import Catalog
 from calibration.clusters import Diffusion, read_diffusion_template
 from calibration.correction import check_applicable, correct
 from calibration.learning import LearnSettings
+from calibration.second_opinion import second_opinion
 from calibration.store import Calibration
 from calibration.tables import check_output, write_like
 from phdlspec.errors import UserError
@@ -123,5 +124,8 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    print(report(args.calibration, args.out, args.diagnostics))
+    opinion = None
+    if args.second_opinion:
+        opinion = second_opinion(Calibration.read(args.calibration), args.second_opinion, args.catalog)
+    print(report(args.calibration, args.out, args.diagnostics, opinion))
     return 0

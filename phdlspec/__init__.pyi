@@ -1,5 +1,6 @@
 from .catalog import fit_many as fit_many
 from .catalog import read_catalog as read_catalog
+from .datadriven import lux as lux
 from .default_emulator import load_emulator as load_emulator
 from .direct_synthesis import load_direct_synthesis as load_direct_synthesis
 from .emulator.emulator import Emulator as Emulator
