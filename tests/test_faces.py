@@ -12,7 +12,7 @@ import phdlspec
 PUBLIC = {
     "phdlspec": {
         "Emulator", "FitResult", "FitSettings", "LabelSet", "Spectrum", "UserError", "fit", "fit_many",
-        "load_direct_synthesis", "load_emulator", "read_catalog", "read_spectrum", "__version__",
+        "load_direct_synthesis", "lux", "load_emulator", "read_catalog", "read_spectrum", "__version__",
     },
     "kurucz_grids": {
         "AtmosphereGrid", "LineList", "Synthesized", "Synthesizer", "check_grid", "import_grid", "read_line_list",
