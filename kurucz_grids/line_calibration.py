@@ -21,12 +21,13 @@ from scipy.sparse.linalg import lsmr
 
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.synthesis import Synthesizer
+from phdlspec.lsf.native_grid import FWHM_VARIANCE
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-LIGHT_KM_S = 299792.458
-FWHM = 2.3548200450309493
+FWHM = FWHM_VARIANCE**0.5  # of a Gaussian over its standard deviation
 HUBER = 2.0  # residuals beyond so many sigma count linearly
 VELOCITY_KNOTS = 400.0  # Å between knots of the velocity's spline
 VELOCITY_ERROR, WIDTH_ERROR = 3.0, 0.3  # km/s and relative: how well both are known beforehand
@@ -72,7 +73,7 @@ def projection(fine: Array, wave: Array, gaussian: Array, vsini: float) -> csr_a
     The profile of rotation is Gray's (2005, eq. 18.14) with limb darkening 0.6; narrow ones count by their variance.
     """
     sigma = gaussian / FWHM
-    turn = wave * vsini / LIGHT_KM_S
+    turn = wave * vsini / SPEED_OF_LIGHT_KM_S
     half = 4.5 * sigma + turn
     low, high = np.searchsorted(fine, wave - half), np.searchsorted(fine, wave + half)
     step = np.gradient(fine)
@@ -243,7 +244,7 @@ class _StarSystem:
         self._fit_continuum()
         slope = np.gradient(model.flux, np.log(star.wave))
         curvature = np.gradient(np.gradient(model.flux, star.wave), star.wave)
-        self._by_velocity = csr_array(diags_array(-slope / LIGHT_KM_S) @ self._velocities)
+        self._by_velocity = csr_array(diags_array(-slope / SPEED_OF_LIGHT_KM_S) @ self._velocities)
         self._by_width = (star.gaussian / FWHM) ** 2 * curvature  # by d ln FWHM
         velocities, knots = self._velocities.shape[1], self._basis.shape[1]
         self.prior: Array = np.concatenate(
