@@ -33,8 +33,9 @@ class Cluster:
             from distributed import Client
         except ImportError as error:
             raise UserError("--scheduler needs Dask: install phdlspec with the extra [cluster]") from error
+        connect: Any = Client  # untyped, and Dask need not be installed
         try:
-            self._client: Any = Client(address, timeout="20s")  # type: ignore[no-untyped-call]
+            self._client = connect(address, timeout="20s")
         except (OSError, ValueError) as error:
             raise UserError(f"{address}: no Dask scheduler answers there ({first_line(error)})") from error
         self.address = address
