@@ -24,11 +24,12 @@ from pathlib import Path
 import torch
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.build import KuruczFactory, build
+from kurucz_grids.build import build
 from kurucz_grids.checking import check_grid
 from kurucz_grids.fetch import HOME, choose, default_cache, fetch
 from kurucz_grids.grid_writer import collect
 from kurucz_grids.importing import import_grid
+from kurucz_grids.synthesizers import KuruczFactory
 from phdlspec.errors import UserError, first_line
 from phdlspec.gridfile import Grid
 
@@ -110,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--listed-gf", action="store_true", help=_LISTED)
     build.add_argument("--seed", type=int, default=0, help="of the labels and the split (default 0)")
     build.add_argument("--workers", type=int, help="processes (default: one a core; one for a GPU)")
+    build.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that works instead of processes here")
     build.add_argument("--threads", type=int, default=1, help="threads a process (default 1)")
     build.add_argument("--device", default="cpu", help="cpu or cuda, for lines and transfer (default cpu)")
     build.add_argument("--form", choices=("survey", "full", "both"), default="survey", help="default survey")
@@ -199,6 +201,7 @@ def _run_build(args: argparse.Namespace) -> int:
             args.atmospheres, tuple(args.line_list), args.device, medium=args.medium, solar_gf=not args.listed_gf
         ),
         workers=workers,
+        scheduler=args.scheduler,
         threads=args.threads,
         contains=AtmosphereGrid.load(args.atmospheres).contains,
         retry_failed=args.retry_failed,

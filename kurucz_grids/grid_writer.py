@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from phdlspec import __version__
 from phdlspec.errors import UserError
+from phdlspec.files import replacing
 from phdlspec.gridfile import CONTINUUM_WAVE, FORMAT, VERSION, Form, Grid
-from phdlspec.gridfile.parts import Parts, disk_errors
+from phdlspec.gridfile.parts import KEPT, Parts
 from phdlspec.labels import GRID_LABELS, LabelSet
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_SCALE
@@ -95,31 +95,26 @@ def collect(path: str | Path, keep_parts: bool = False) -> Path:
         raise UserError(f"{path}: there is no grid in the making here ({parts.folder} is missing)")
     manifest = parts.manifest()
     labels, split = parts.labels()
-    finished, failures = parts.rows(), parts.failures()
+    finished, failures = parts.whole_rows(), parts.failures()
     before = Grid(path) if path.is_file() else None
     old = {int(i) for i in before.rows() if i < len(labels)} if before is not None else set()
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with disk_errors(path):
-            with temporary.open("w+b", buffering=0) as raw:
-                disk = _Disk(raw)
-                with h5py.File(disk, "w") as file:
-                    _create(file, manifest, labels, split)
-                    for i in range(len(labels)):
-                        if i in finished:
-                            _put(file, i, parts.read_row(i))
-                        elif i in old and before is not None:
-                            _put(file, i, before.raw_row(i))
-                        elif before is not None and i < len(before) and i not in failures:
-                            failures[i] = before.reason[i]
-                        file["reason"][i] = "" if file["done"][i] else failures.get(i, "")
-                        if disk.error is not None:
-                            break
-                disk.raise_error()
-                os.fsync(raw.fileno())
-            os.replace(temporary, path)
+        with replacing(path, KEPT) as temporary, temporary.open("w+b", buffering=0) as raw:
+            disk = _Disk(raw)
+            with h5py.File(disk, "w") as file:
+                _create(file, manifest, labels, split)
+                for i in range(len(labels)):
+                    if i in finished:
+                        _put(file, i, parts.read_row(i))
+                    elif i in old and before is not None:
+                        _put(file, i, before.raw_row(i))
+                    elif before is not None and i < len(before) and i not in failures:
+                        failures[i] = before.reason[i]
+                    file["reason"][i] = "" if file["done"][i] else failures.get(i, "")
+                    if disk.error is not None:
+                        break
+            disk.raise_error()
     finally:
-        temporary.unlink(missing_ok=True)
         if before is not None:
             before.close()
     missing = [i for i in range(len(labels)) if not (i in finished or i in old or failures.get(i))]

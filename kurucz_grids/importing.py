@@ -145,7 +145,7 @@ def import_grid(
                 f"{parts.folder}: holds an unfinished grid of other spectra or options, remove the folder or choose "
                 "another --out"
             )
-        done = parts.rows()
+        done = parts.whole_rows()
         for i in tqdm(range(len(found.labels)), desc="import", disable=not progress):
             if i in done:
                 continue

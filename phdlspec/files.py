@@ -26,16 +26,18 @@ class DiskFullError(UserError):
     """No space left. What was finished before is whole."""
 
 
+def tells_of_full_disk(error: BaseException) -> bool:
+    """Whether an error comes from a full disk. HDF5, astropy and compilers tell it in their message only."""
+    return getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL_WORDS)
+
+
 @contextmanager
 def disk_errors(path: str | Path, kept: str = "") -> Iterator[None]:
-    """Turn an `OSError` in writing `path` into a sentence; `kept` says what is not lost and how to go on.
-
-    HDF5 and astropy tell of a full disk in the words of their message only.
-    """
+    """Turn an `OSError` in writing `path` into a sentence; `kept` says what is not lost."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL or any(words in str(error) for words in _FULL_WORDS):
+        if tells_of_full_disk(error):
             advice = f"{kept}; make room and give the same command again" if kept else "make room and try again"
             raise DiskFullError(f"{path}: the disk is full; {advice}") from error
         raise UserError(f"{path}: cannot be written ({error.strerror or first_line(error)})") from error

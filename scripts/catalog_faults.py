@@ -24,7 +24,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-import phdlspec.catalog.run as run_module
+import phdlspec.catalog.chunks as chunks_module
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.rows import NAMES
 from phdlspec.emulator.emulator import Emulator
@@ -74,7 +74,7 @@ def same_rows(first: Table, second: Table, rows: np.ndarray) -> bool:
 
 def catalogue(folder: Path, out: Path, resume: bool = False, chunk: int = 4) -> Table:
     """Run the catalogue of a folder with the quick fitter."""
-    run_module.fit_batch = quick_fit
+    chunks_module.fit_batch = quick_fit
     job = CatalogJob(tuple(expand_inputs([folder])), str(out), FitSettings(mode="fast"), device="cpu", chunk=chunk)
     return make_catalog(job, resume=resume, progress=False)
 

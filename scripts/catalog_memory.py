@@ -23,7 +23,7 @@ import torch
 from catalog_faults import make_files, quick_fit
 from least_squares_comparison import mock_stars
 
-import phdlspec.catalog.run as run_module
+import phdlspec.catalog.chunks as chunks_module
 from phdlspec import load_emulator
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.store import ChunkStore
@@ -45,7 +45,7 @@ def measure(folder: Path, out: Path, quick: bool) -> tuple[float, float, float, 
     load_emulator(device="cpu")
     peaks = [peak()]
     if quick:
-        run_module.fit_batch = quick_fit
+        chunks_module.fit_batch = quick_fit
     join = ChunkStore.chunks
 
     def noting_the_peak(store: ChunkStore, indices: Sequence[int]) -> Iterator[dict[str, Any]]:

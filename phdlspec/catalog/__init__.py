@@ -1,7 +1,8 @@
 """Catalogues: many spectra through the fit, resumable, in one table."""
 
 from phdlspec.catalog.inputs import expand_inputs, write_packed
+from phdlspec.catalog.job import CatalogJob
 from phdlspec.catalog.rows import read_catalog
-from phdlspec.catalog.run import CatalogJob, fit_many, make_catalog
+from phdlspec.catalog.run import fit_many, make_catalog
 
 __all__ = ["CatalogJob", "expand_inputs", "fit_many", "make_catalog", "read_catalog", "write_packed"]

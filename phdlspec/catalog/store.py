@@ -1,33 +1,46 @@
-"""Finished chunks on disk: a kill at any moment loses and doubles nothing.
+"""Finished chunks of a catalogue on disk: a kill at any moment loses and doubles nothing, and nothing is believed.
 
 ```
 CATALOG.fits.parts/
     job.json            what the catalogue is made of and how
-    chunk_0000012.npz   the rows of one finished chunk
+    chunk_0000012.npz   the rows of one finished chunk (see `phdlspec.items`)
 ```
+Each chunk says to which job and which inputs it belongs, and carries a checksum. What others put there stays.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
+from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text
+from phdlspec.items import Arrays, ItemFolder, WrongItem, digest, item_indices, item_path
+
+KEPT = "all finished chunks are kept, and --resume goes on from there"
+
+
+def job_digest(identity: Mapping[str, Any]) -> str:
+    """32 characters that stand for what a catalogue is made of and how."""
+    return digest(json.dumps(identity, sort_keys=True))
+
+
+def made_of(references: Sequence[str]) -> str:
+    """Digest of the inputs of a chunk."""
+    return digest(*references)
 
 
 class ChunkStore:
-    """The folder beside a catalogue in the making."""
+    """The folder beside a catalogue in the making. job : digest of the job, for a worker."""
 
-    def __init__(self, out: str | Path):
-        self.out = Path(out)
+    def __init__(self, out: str | Path, job: str = ""):
+        self.out, self.job = Path(out), job
         self.folder = self.out.with_name(self.out.name + ".parts")
 
     @property
@@ -39,81 +52,78 @@ class ChunkStore:
     def _description(self) -> Path:
         return self.folder / "job.json"
 
-    def open(self, job: dict[str, Any], resume: bool) -> None:
+    @cached_property
+    def _items(self) -> ItemFolder:
+        return ItemFolder(self.folder, "chunk", self.job, KEPT)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only run that makes this catalogue; another is refused."""
+        with only_writer(self.out):
+            yield
+
+    def open(self, identity: Mapping[str, Any], resume: bool) -> None:
         """Make the folder, or go on in it. Raises `UserError` where it belongs to another job."""
-        path = self._description
         if self.begun:
-            try:
-                before = json.loads(path.read_text())
-            except ValueError as error:
-                raise UserError(f"{path}: damaged ({error}); remove {self.folder} and start again") from error
-            different = [key for key in job if before.get(key) != job[key]]
-            if different:
-                raise UserError(
-                    f"{self.folder}: was left by a run with another {different[0]}; give the same options again, "
-                    "choose another --out, or remove the folder"
-                )
+            self._refuse_other(identity)
             if not resume:
                 raise UserError(f"{self.folder}: a run was stopped here; add --resume to go on, or remove the folder")
+            remove_leftovers(self.folder)
             return
-        try:
+        chunks = item_indices(self.folder, "chunk")
+        if chunks and resume:
+            raise UserError(
+                f"{self.folder}: holds finished chunks, but no job.json that tells what they are of; put it back, or "
+                "remove the folder"
+            )
+        with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be made ({error.strerror}); choose another --out") from error
-        for chunk in self.folder.glob("chunk_*.npz"):  # of an unknown job
-            chunk.unlink()
-        self._write(path, lambda file: file.write(json.dumps(job, indent=1).encode()))
+        for index in chunks:  # of an unknown job
+            item_path(self.folder, "chunk", index).unlink(missing_ok=True)
+        remove_leftovers(self.folder)
+        write_text(self._description, json.dumps(dict(identity), indent=1), KEPT)
 
-    def path(self, index: int) -> Path:
-        """File of a chunk."""
-        return self.folder / f"chunk_{index:07d}.npz"
-
-    def finished(self) -> set[int]:
-        """Indices of whole chunks; damaged ones are removed and will be made again."""
-        found = set()
-        for path in self.folder.glob("chunk_*.npz"):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    if archive.testzip() is None:
-                        found.add(int(path.stem[6:]))
-                        continue
-            except Exception:  # noqa: BLE001 (bytes that were changed raise whatever they look like)
-                pass
-            path.unlink(missing_ok=True)
-        return found
-
-    def write(self, index: int, arrays: dict[str, NDArray]) -> None:
-        """Store a finished chunk."""
-        self._write(self.path(index), lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
-    def _write(self, path: Path, write) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    def _refuse_other(self, identity: Mapping[str, Any]) -> None:
         try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f"{path}: the disk is full; all finished chunks are kept, make room and give the command again "
-                    "with --resume"
-                ) from error
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            before = json.loads(self._description.read_text(encoding="utf-8"))
+            if not isinstance(before, dict):
+                raise ValueError("no table of names and values")
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self._description}: damaged ({error}); put it back, or remove {self.folder} and start again"
+            ) from error
+        different = [key for key in identity if before.get(key) != identity[key]]
+        if different:
+            name = different[0]
+            told = f" ({before.get(name)}, now {identity[name]})" if isinstance(identity[name], str) else ""
+            raise UserError(
+                f"{self.folder}: was left by a run with another {name}{told}; give the same again, choose another "
+                "--out, or remove the folder"
+            )
 
-    def chunks(self, indices: Sequence[int]) -> Iterator[dict[str, NDArray]]:
-        """The rows of the chunks, in the order given, one chunk in memory at a time."""
-        for index in indices:
-            with np.load(self.path(index), allow_pickle=False) as file:
-                yield {name: file[name] for name in file.files}
+    def finished(self, chunks: Sequence[Sequence[str]], wrong: Callable[[int, Arrays], str]) -> set[int]:
+        """Indices of the whole chunks, of those planned (the references of each); others are removed and told.
+
+        wrong : what is the matter with the arrays of a chunk, "" for nothing.
+        """
+        return self._items.whole([*map(made_of, chunks)], wrong)
+
+    def write(self, index: int, references: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Store a finished chunk."""
+        self._items.write(index, made_of(references), arrays, small=True)
+
+    def read(self, index: int, references: Sequence[str]) -> Arrays:
+        """The rows of a chunk. Raises `UserError` where it is not what was written."""
+        try:
+            return self._items.read(index, made_of(references))
+        except WrongItem as error:
+            raise UserError(f"{self._items.path(index)}: {error}; give the command again with --resume") from error
 
     def remove(self) -> None:
-        """Remove the folder after the catalogue is written."""
+        """Remove what is ours after the catalogue is written; the folder too, unless it holds something else."""
         # The description goes first: killed here, the catalogue counts as finished, not as one that lacks chunks.
         self._description.unlink(missing_ok=True)
-        for path in self.folder.iterdir():
-            path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        for index in item_indices(self.folder, "chunk"):
+            self._items.path(index).unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()

@@ -120,6 +120,8 @@ def _fit_group(
     except Exception as error:  # whatever it is, it is one star's, and the others go on
         if out_of_memory(error):
             raise
+        if device_is_lost(error):
+            raise UserError(f"the GPU failed ({first_line(error)}); begin again, on another if it lasts") from error
         if len(members) == 1:
             log.debug("fit failed", exc_info=True)
             spectrum = members[0].spectrum
@@ -137,6 +139,12 @@ def out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError; that its allocator speaks is all there is to tell it by. Other errors
     # of memory, as an illegal access on a GPU, are none of a batch's size.
     return type(error) is RuntimeError and CPU_ALLOCATOR in str(error)
+
+
+def device_is_lost(error: Exception) -> bool:
+    """True where a GPU failed (an illegal access, a fault of the machine): nothing can be computed on it any more."""
+    kind = getattr(torch, "AcceleratorError", ())  # torch 2.8 and later
+    return isinstance(error, kind) or (isinstance(error, RuntimeError) and str(error).startswith("CUDA error"))
 
 
 def _fit_together(

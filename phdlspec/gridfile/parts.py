@@ -5,70 +5,32 @@ grid.h5.parts/
     manifest.json        what makes the grid: attributes, wavelengths, label names
     labels.npy           (N, L) float64
     split.npy            (N,) uint8
-    row_0000017.npz      one finished row: labels, flux, continuum, jacobian (int16) and its scale
+    row_0000017.npz      one finished row: labels, flux, continuum, jacobian (int16), jacobian_scale (`phdlspec.items`)
     failed_0000018.txt   the reason why a row has no spectrum
-    lock                 held by the build that writes here
 ```
-Each file is written under a temporary name, flushed to the disk and renamed: it is whole or it is not there.
-A row that is computed twice is the same file. `kurucz_grids.grid_writer.collect` makes the HDF5 file out of it.
+A row that is computed twice is the same file. Each says to which manifest and which labels it belongs, and carries a
+checksum; what others put into the folder stays. `kurucz_grids.grid_writer.collect` makes the HDF5 file out of it.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import logging
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
+from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text, writing
+from phdlspec.items import Arrays, ItemFolder, WrongItem, digest, item_indices, item_path
 
-log = logging.getLogger(__name__)
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+KEPT = "every finished model is kept"
 _QUANTA = 32767
-
-
-class DiskFullError(UserError):
-    """No space left: what was written before is whole, and the same command goes on from there."""
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` in writing `path` into a sentence. HDF5 tells of a full disk in its message only."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL or "No space left" in str(error) or "File too large" in str(error):
-            raise DiskFullError(
-                f"{path}: the disk is full; every finished model is kept, make room and give the same "
-                "command again"
-            ) from error
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write(file)` make a file that appears under its name only when it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+_LONGEST = 500  # characters of a reason
 
 
 def quantise(jacobian: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
@@ -80,32 +42,30 @@ def quantise(jacobian: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.float32
 
 
 class Parts:
-    """The folder of finished rows beside a grid that is being made."""
+    """The folder of finished rows beside a grid that is being made.
 
-    def __init__(self, grid_path: str | Path):
-        self.grid_path = Path(grid_path)
+    job : what `job` was in another process, so that a worker need not read the manifest.
+    """
+
+    def __init__(self, grid_path: str | Path, job: str = ""):
+        self.grid_path, self._job = Path(grid_path), job
         self.folder = self.grid_path.with_name(self.grid_path.name + ".parts")
 
     def exists(self) -> bool:
         """Whether there is a grid in the making."""
-        return (self.folder / "manifest.json").is_file()
+        return self._manifest_path.is_file()
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self.folder / "manifest.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one build; another is refused. The lock goes when its process dies."""
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / "lock").open("w")
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"{self.grid_path}: another build or import is writing this grid, wait for it or "
-                    "choose another --out"
-                ) from error
-            for leftover in self.folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+        """Hold the grid for one build or import; another is refused. The lock goes when its process dies."""
+        with only_writer(self.grid_path):
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder)
             if not self.exists():
                 self._refuse_orphans()
             try:
@@ -116,7 +76,7 @@ class Parts:
 
     def _refuse_orphans(self) -> None:
         # A removal that was killed leaves rows without a manifest. They are in the grid then.
-        if not (self.rows() or self.failures()):
+        if not (self.rows() or self._failed()):
             return
         if not self.grid_path.is_file():
             raise UserError(
@@ -127,96 +87,170 @@ class Parts:
             path.unlink(missing_ok=True)
 
     def _rows_and_failures(self) -> list[Path]:
-        return [*self.folder.glob("row_*.npz"), *self.folder.glob("failed_*.txt")]
+        return [*map(self.row_path, self.rows()), *map(self._failure_path, self._failed())]
 
-    def write_manifest(self, manifest: dict[str, Any], labels: NDArray, split: NDArray) -> None:
+    # --- what makes the grid -----------------------------------------------------------------------------------
+
+    def write_manifest(self, manifest: dict[str, Any], labels: NDArray[Any], split: NDArray[Any]) -> None:
         """Store what makes the grid; the manifest, which tells that the folder is in use, comes last."""
-        write_atomically(self.folder / "labels.npy", lambda file: np.save(file, labels))
-        write_atomically(self.folder / "split.npy", lambda file: np.save(file, split))
-        text = json.dumps(manifest, indent=1).encode()
-        write_atomically(self.folder / "manifest.json", lambda file: file.write(text))
+        for name, values in (("labels.npy", labels), ("split.npy", split)):
+            with writing(self.folder / name, KEPT) as file:
+                np.save(file, values)
+        write_text(self._manifest_path, json.dumps(manifest, indent=1), KEPT)
+        for name in ("job", "_labels"):
+            self.__dict__.pop(name, None)
 
     def manifest(self) -> dict[str, Any]:
-        """What `write_manifest` stored."""
+        """What `write_manifest` stored. Raises `UserError` where it is not whole."""
         try:
-            return json.loads((self.folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder}: no whole manifest.json ({error}); build again") from error
+            manifest = json.loads(self._manifest_path.read_text(encoding="utf-8"))
+            problem = _wrong_in_manifest(manifest)
+        except (OSError, ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem:
+            raise UserError(
+                f"{self._manifest_path}: not whole ({problem}); put it back, or remove the folder and build again"
+            )
+        return dict(manifest)
 
     def labels(self) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-        """Labels (N, L) and split (N,)."""
+        """Labels (N, L) and split (N,). Raises `UserError` where they are not whole."""
         try:
-            return np.load(self.folder / "labels.npy"), np.load(self.folder / "split.npy")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder}: no whole label table ({error}); build again") from error
+            labels, split = (np.load(self.folder / name, allow_pickle=False) for name in ("labels.npy", "split.npy"))
+            whole = (
+                labels.ndim == 2 and labels.dtype == float and np.isfinite(labels).all()
+                and split.shape == labels.shape[:1] and split.dtype == np.uint8
+            )  # fmt: skip
+        except Exception:  # bytes that were changed raise whatever they look like
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{self.folder}: labels.npy and split.npy are no whole table; put them back, or remove the folder and "
+                "build again"
+            )
+        return labels, split
+
+    # --- rows --------------------------------------------------------------------------------------------------
+
+    @property
+    def _items(self) -> ItemFolder:
+        return ItemFolder(self.folder, "row", self.job, KEPT)
+
+    @cached_property
+    def job(self) -> str:
+        """Digest of what makes the grid, which every row carries."""
+        return self._job or digest(json.dumps(self.manifest(), sort_keys=True))
 
     def row_path(self, i: int) -> Path:
         """File of a finished row."""
-        return self.folder / f"row_{i:07d}.npz"
-
-    def _failure_path(self, i: int) -> Path:
-        return self.folder / f"failed_{i:07d}.txt"
+        return item_path(self.folder, "row", i)
 
     def write_row(
-        self, i: int, labels: NDArray, flux: ArrayLike, continuum: ArrayLike, jacobian: ArrayLike | None
+        self, i: int, labels: NDArray[Any], flux: ArrayLike, continuum: ArrayLike, jacobian: ArrayLike | None
     ) -> None:
         """Store a finished row: labels (L,), flux (P,), continuum (Pc,), jacobian (L, P) or `None`."""
-        arrays: dict[str, NDArray] = {
+        arrays: Arrays = {
             "labels": np.asarray(labels, dtype=np.float64),
             "flux": np.asarray(flux, dtype=np.float32),
             "continuum": np.asarray(continuum, dtype=np.float32),
         }
         if jacobian is not None:
             arrays["jacobian"], arrays["jacobian_scale"] = quantise(jacobian)
-        write_atomically(self.row_path(i), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        self._items.write(i, _made_of(arrays["labels"]), arrays)
+
+    def rows(self) -> set[int]:
+        """Indices of the finished rows, by the names of their files."""
+        return item_indices(self.folder, "row")
+
+    def whole_rows(self) -> set[int]:
+        """Indices of the finished rows that are what they should be; others are removed, with a line that says why."""
+        manifest, (labels, _) = self.manifest(), self.labels()
+        return self._items.whole([*map(_made_of, labels)], lambda _, arrays: _wrong_in_row(arrays, manifest))
+
+    def read_row(self, i: int) -> Arrays:
+        """The arrays of a finished row. Raises `UserError` where it is not what it should be."""
+        try:
+            return self._items.read(i, _made_of(self._labels[i]))
+        except WrongItem as error:
+            raise UserError(f"{self.row_path(i)}: {error}; give the command that builds the grid again") from error
+
+    # --- failures ----------------------------------------------------------------------------------------------
+
+    def _failure_path(self, i: int) -> Path:
+        return item_path(self.folder, "failed", i, ".txt")
+
+    def _failed(self) -> set[int]:
+        return item_indices(self.folder, "failed", ".txt")
+
+    @cached_property
+    def _labels(self) -> NDArray[np.float64]:
+        return self.labels()[0]
 
     def write_failure(self, i: int, reason: str) -> None:
         """Store why row i has no spectrum."""
-        text = " ".join(reason.split())
-        write_atomically(self._failure_path(i), lambda file: file.write(text.encode()))
+        write_text(self._failure_path(i), _plain(reason), KEPT)
 
     def forget_failures(self, rows: Iterable[int]) -> None:
         """Let rows that failed be tried again."""
         for i in rows:
             self._failure_path(i).unlink(missing_ok=True)
 
-    def rows(self) -> set[int]:
-        """Indices of the finished rows."""
-        return {int(path.stem[4:]) for path in self.folder.glob("row_*.npz")}
-
     def failures(self) -> dict[int, str]:
         """Reasons of the rows that failed, and have not succeeded since."""
-        found = {int(path.stem[7:]): path for path in self.folder.glob("failed_*.txt")}
-        finished = self.rows()
-        return {i: path.read_text() for i, path in sorted(found.items()) if i not in finished}
-
-    def drop_damaged(self) -> int:
-        """Remove rows whose files are not whole (a crash of the machine); the number of them."""
-        damaged = 0
-        for i in self.rows():
-            try:
-                zipfile.ZipFile(self.row_path(i)).close()
-            except (zipfile.BadZipFile, OSError):
-                log.warning("%s is damaged: the row will be computed again", self.row_path(i))
-                self.row_path(i).unlink()
-                damaged += 1
-        return damaged
-
-    def read_row(self, i: int) -> dict[str, NDArray]:
-        """The arrays of a finished row."""
-        try:
-            with np.load(self.row_path(i), allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UserError(f"{self.row_path(i)}: damaged ({error}); remove it and build again") from error
+        failed = sorted(self._failed() - self.rows())
+        return {i: _plain(self._failure_path(i).read_text(errors="replace")) or "unknown" for i in failed}
 
     def remove(self) -> None:
         """Remove what is ours, the manifest first: what is left after a kill is no grid in the making.
 
         The folder goes too, unless it holds something else.
         """
-        (self.folder / "manifest.json").unlink(missing_ok=True)
-        for path in [*self._rows_and_failures(), *(self.folder / name for name in ("labels.npy", "split.npy", "lock"))]:
+        self._manifest_path.unlink(missing_ok=True)
+        for path in [*self._rows_and_failures(), *(self.folder / name for name in ("labels.npy", "split.npy"))]:
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _made_of(labels: NDArray[np.float64]) -> str:
+    return digest(labels.tobytes())
+
+
+def _plain(text: str) -> str:
+    """A reason in one line without control characters."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:_LONGEST]
+
+
+def _wrong_in_manifest(manifest: Any) -> str:
+    """What is the matter with a manifest, "" for nothing."""
+
+    def numbers(values: Any) -> bool:
+        return isinstance(values, list) and len(values) > 1 and all(isinstance(v, (int, float)) for v in values)
+
+    def texts(values: Any) -> bool:
+        return isinstance(values, list) and bool(values) and all(isinstance(v, str) for v in values)
+
+    if not isinstance(manifest, dict):
+        return "it is no table of names and values"
+    holds: dict[str, Callable[[Any], bool]] = {
+        "attrs": lambda v: isinstance(v, dict), "wave": numbers, "continuum_wave": numbers, "label_names": texts,
+        "label_units": texts, "has_jacobian": lambda v: isinstance(v, bool),
+    }  # fmt: skip
+    wrong = [name for name, right in holds.items() if not right(manifest.get(name))]
+    return f"{wrong[0]!r} is missing or of another kind" if wrong else ""
+
+
+def _wrong_in_row(arrays: Arrays, manifest: dict[str, Any]) -> str:
+    """What is the matter with the arrays of a row, "" for nothing."""
+    n_labels, n_wave = len(manifest["label_names"]), len(manifest["wave"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "labels": (n_labels,), "flux": (n_wave,), "continuum": (len(manifest["continuum_wave"]),)
+    }  # fmt: skip
+    if manifest["has_jacobian"]:
+        shapes |= {"jacobian": (n_labels, n_wave), "jacobian_scale": (n_labels,)}
+    for name, shape in shapes.items():
+        if name not in arrays or arrays[name].shape != shape:
+            return f"its {name} is missing or of another shape"
+        if name != "continuum" and not np.isfinite(arrays[name]).all():  # of imported spectra it may be unknown
+            return f"its {name} is not finite"
+    return ""

@@ -58,8 +58,9 @@ class Cluster:
         function: Callable[..., Any],
         tasks: Iterable[tuple[Key, tuple[Any, ...]]],
         waiting: Callable[[], object] = lambda: None,
+        time_limit: float | None = None,
     ) -> Iterator[Outcome[Key]]:
-        """See `Runner.run`. Raises `UserError` where the scheduler goes."""
+        """See `Runner.run`; there is no time limit. Raises `UserError` where the scheduler goes."""
         folder = os.getcwd()
         ended: SimpleQueue[Any] = SimpleQueue()
         keys: dict[Any, Key] = {}

@@ -39,13 +39,22 @@ class Outcome(Generic[Key]):
 class Runner(Protocol):
     """Runs tasks: see `Processes` and `Cluster`."""
 
+    @property
+    def workers(self) -> int:
+        """Workers that run tasks at the same time."""
+        ...
+
     def run(
         self,
         function: Callable[..., Any],
         tasks: Iterable[tuple[Key, tuple[Any, ...]]],
         waiting: Callable[[], object] = lambda: None,
+        time_limit: float | None = None,
     ) -> Iterator[Outcome[Key]]:
-        """An outcome for every task (key, arguments), as they end; `waiting` is called about once a second."""
+        """An outcome for every task (key, arguments), as they end.
+
+        waiting : called about once a second. time_limit : s, after which a process that works on a task is killed.
+        """
         ...
 
 

@@ -57,16 +57,20 @@ class _Task(Generic[Key]):
 class Processes:
     """Runs tasks in `workers` processes with `threads` threads each; a context manager.
 
-    time_limit : s, after which a task is given up, its process killed and replaced. What a worker keeps in its module's
-    memory is there for its next task.
+    What a worker keeps in its modules' memory is there for its next task.
     """
 
-    def __init__(self, workers: int, threads: int = 1, time_limit: float | None = None):
-        self.workers, self.threads, self.time_limit = workers, threads, time_limit
+    def __init__(self, workers: int, threads: int = 1):
+        self._workers, self.threads = workers, threads
         self._context = _Spawn()
         self._pool: ProcessPool | None = None
         self._breaks = 0
         self._entered = ExitStack()
+
+    @property
+    def workers(self) -> int:
+        """Number of processes."""
+        return self._workers
 
     def __enter__(self) -> Processes:
         self._entered.enter_context(_environment({name: str(self.threads) for name in _THREAD_VARIABLES}))
@@ -81,6 +85,7 @@ class Processes:
         function: Callable[..., Any],
         tasks: Iterable[tuple[Key, tuple[Any, ...]]],
         waiting: Callable[[], object] = lambda: None,
+        time_limit: float | None = None,
     ) -> Iterator[Outcome[Key]]:
         """See `Runner.run`. Raises `UserError` where workers cannot even begin."""
         queue = (_Task(key, arguments) for key, arguments in tasks)
@@ -88,8 +93,8 @@ class Processes:
         running: dict[Future[Any], _Task[Key]] = {}
         heard = time.monotonic()
         while True:
-            while len(running) < self.workers and (task := again.pop() if again else next(queue, None)) is not None:
-                running[self._submit(function, task)] = task
+            while len(running) < self._workers and (task := again.pop() if again else next(queue, None)) is not None:
+                running[self._submit(function, task, time_limit)] = task
             if not running:
                 return
             done, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
@@ -97,19 +102,19 @@ class Processes:
             broken = [future for future in done if isinstance(future.exception(), BrokenProcessPool)]
             for future in done.difference(broken):
                 task = running.pop(future)
-                outcome = self._outcome(task, future)
+                outcome = self._outcome(task, future, time_limit)
                 if outcome is None:
                     again.append(task)
                 else:
                     yield outcome
-            if broken or not self._alive() or not (done or self._patient(heard)):
+            if broken or not self._alive() or not (done or _patient(heard, time_limit)):
                 again += running.values()
                 running.clear()
                 self._renew()
             if done or not running:
                 heard = time.monotonic()
 
-    def _outcome(self, task: _Task[Key], future: Future[Any]) -> Outcome[Key] | None:
+    def _outcome(self, task: _Task[Key], future: Future[Any], time_limit: float | None) -> Outcome[Key] | None:
         """What a task's future says; None where it is to be tried again."""
         error = future.exception()
         if error is None:
@@ -124,15 +129,15 @@ class Processes:
                 return None
             return Outcome(task.key, error=WorkerDied(f"the worker process died {task.deaths} times: {cause}"))
         if isinstance(error, TimeoutError):
-            return Outcome(task.key, error=TimeIsUp(f"no result after {self.time_limit:.0f} s"))
+            return Outcome(task.key, error=TimeIsUp(f"no result after {time_limit:.0f} s"))
         return Outcome(task.key, error=TaskFailed(sentence(error)))
 
-    def _submit(self, function: Callable[..., Any], task: _Task[Key]) -> Future[Any]:
+    def _submit(self, function: Callable[..., Any], task: _Task[Key], time_limit: float | None) -> Future[Any]:
         if self._pool is None:
             self._begin()
         assert self._pool is not None
         try:
-            return self._pool.schedule(attempt, args=(function, task.arguments), timeout=self.time_limit)
+            return self._pool.schedule(attempt, args=(function, task.arguments), timeout=time_limit)
         except (RuntimeError, BrokenProcessPool) as error:  # it broke since we looked: told like those that were in it
             failed: Future[Any] = Future()
             failed.set_exception(BrokenProcessPool(str(error)))
@@ -140,15 +145,11 @@ class Processes:
 
     def _begin(self) -> None:
         self._pool = ProcessPool(
-            self.workers, initializer=_begin_worker, initargs=(self.threads,), context=self._context
+            self._workers, initializer=_begin_worker, initargs=(self.threads,), context=self._context
         )
 
     def _alive(self) -> bool:
         return self._pool is not None and bool(self._pool.active)
-
-    def _patient(self, heard: float) -> bool:
-        # A worker that is killed with a lock in its hands may leave all others waiting for it.
-        return self.time_limit is None or time.monotonic() - heard < 2.0 * self.time_limit + _STARTUP
 
     def _renew(self) -> None:
         unguarded, cause = self._context.unguarded(), self._context.last_cause()  # not what `_end` does to them
@@ -168,6 +169,11 @@ class Processes:
             self._pool.stop()  # type: ignore[no-untyped-call]
             self._pool.join()
             self._pool = None
+
+
+def _patient(heard: float, time_limit: float | None) -> bool:
+    # A worker that is killed with a lock in its hands may leave all others waiting for it.
+    return time_limit is None or time.monotonic() - heard < 2.0 * time_limit + _STARTUP
 
 
 class _Spawn(SpawnContext):

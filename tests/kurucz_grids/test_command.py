@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from kurucz_grids import build as building
 from kurucz_grids import command
 from kurucz_grids.sampling import sample_labels
+from kurucz_grids.synthesizers import KuruczFactory
 from phdlspec.cli import main
 from phdlspec.errors import UserError
 from phdlspec.wavelength import log_grid
 from tests.kurucz_grids.fakes import FakeFactory
 
-REAL_FACTORY = building.KuruczFactory
+REAL_FACTORY = KuruczFactory
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 
 from kurucz_grids.grid_writer import collect, grid_attributes, make_manifest
 from phdlspec.errors import UserError
+from phdlspec.files import DiskFullError
 from phdlspec.gridfile import FORMS, Grid
-from phdlspec.gridfile.parts import DiskFullError, Parts, quantise
+from phdlspec.gridfile.parts import Parts, quantise
 from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import log_grid
 
@@ -162,13 +163,13 @@ def test_a_damaged_row_is_computed_again(tmp_path):
     _write(parts, 0)
     _write(parts, 1)
     parts.row_path(1).write_bytes(parts.row_path(1).read_bytes()[:1000])
-    assert parts.drop_damaged() == 1
+    assert parts.whole_rows() == {0}
     assert parts.rows() == {0}
 
 
 def test_one_build_at_a_time(tmp_path):
     parts = Parts(tmp_path / "grid.h5")
-    with parts.lock(), pytest.raises(UserError, match="another build"), parts.lock():
+    with parts.lock(), pytest.raises(UserError, match="another run is making it"), parts.lock():
         pass
 
 
@@ -176,7 +177,8 @@ _FILL = """
 import resource, sys
 from tests.kurucz_grids.test_grid import _write
 from kurucz_grids.grid_writer import collect
-from phdlspec.gridfile.parts import DiskFullError, Parts
+from phdlspec.files import DiskFullError
+from phdlspec.gridfile.parts import Parts
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
     _write(Parts(sys.argv[1]), 2, size=20000) if sys.argv[2] == "row" else collect(sys.argv[1])

@@ -12,7 +12,7 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 
-import phdlspec.catalog.run as run_module
+import phdlspec.catalog.chunks as chunks_module
 from phdlspec.catalog import CatalogJob, expand_inputs, fit_many, make_catalog, write_packed
 from phdlspec.catalog.inputs import read_reference
 from phdlspec.catalog.quality import write_quality
@@ -52,7 +52,7 @@ def quick_fit(spectra, emulator, settings):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(run_module, "fit_batch", quick_fit)
+    monkeypatch.setattr(chunks_module, "fit_batch", quick_fit)
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +141,11 @@ def test_a_stopped_run_goes_on_to_the_same_catalogue(quick, folder, toy_checkpoi
     out = tmp_path / "stopped.fits"
     write, count = ChunkStore.write, [0]
 
-    def stop(self, index, arrays):
+    def stop(self, index, references, arrays):
         if count[0] == stop_after:
             raise KeyboardInterrupt
         count[0] += 1
-        write(self, index, arrays)
+        write(self, index, references, arrays)
 
     monkeypatch.setattr(ChunkStore, "write", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -161,21 +161,96 @@ def test_a_stopped_run_goes_on_to_the_same_catalogue(quick, folder, toy_checkpoi
     assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False), whole)
 
 
-def test_a_chunk_with_any_changed_byte_is_made_again_or_unharmed(tmp_path):
-    store = ChunkStore(tmp_path / "c.fits")
-    store.folder.mkdir()
-    arrays = {"value": np.random.default_rng(1).normal(size=(3, 35)), "OBSID": np.array(["a", "b", "c"])}
-    store.write(0, arrays)
-    whole = store.path(0).read_bytes()
-    for place in range(0, len(whole), 7):
-        store.path(0).write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        if store.finished():
-            (found,) = store.chunks([0])
-            assert {name: values.tolist() for name, values in found.items()} == {
-                name: values.tolist() for name, values in arrays.items()
-            }
-        else:
-            assert not store.path(0).exists()
+@pytest.fixture
+def stopped(quick, folder, toy_checkpoint, tmp_path, monkeypatch) -> ChunkStore:
+    """A catalogue of four chunks that was stopped when all of them were done and nothing was written."""
+    out = tmp_path / "c.fits"
+    with monkeypatch.context() as patch:
+        patch.setattr("phdlspec.catalog.run._write", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_catalog(job(folder, out, toy_checkpoint), progress=False)
+    return ChunkStore(out)
+
+
+def _interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def _swap(paths):
+    first, second = paths[0].read_bytes(), paths[1].read_bytes()
+    paths[0].write_bytes(second)
+    paths[1].write_bytes(first)
+
+
+def _change(paths, change):
+    """Change the arrays of a chunk and leave what it says of itself."""
+    with np.load(paths[1], allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    change(arrays)
+    np.savez_compressed(paths[1], **arrays)
+
+
+FAULTS = {
+    "swapped": (_swap, 2),
+    "doubled": (lambda paths: paths[1].write_bytes(paths[0].read_bytes()), 1),
+    "cut": (lambda paths: paths[1].write_bytes(paths[1].read_bytes()[:-50]), 1),
+    "fewer rows": (lambda paths: _change(paths, lambda a: a.update({n: v[:2] for n, v in a.items() if v.ndim})), 1),
+    "other type": (lambda paths: _change(paths, lambda a: a.update(value=a["value"].astype(int))), 1),
+    "edited": (lambda paths: _change(paths, lambda a: a["value"].__setitem__((0, 0), 5000.0)), 1),
+    "less": (lambda paths: _change(paths, lambda a: a.pop("value")), 1),
+    "no description": (lambda paths: _change(paths, lambda a: a.pop("about")), 1),
+    "text": (lambda paths: paths[1].write_text("chapter one"), 1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_chunks_that_were_touched_are_made_again(
+    stopped, folder, toy_checkpoint, tmp_path, monkeypatch, caplog, fault
+):
+    whole = make_catalog(job(folder, tmp_path / "whole.fits", toy_checkpoint), progress=False)
+    touch, again = FAULTS[fault]
+    touch(sorted(stopped.folder.glob("chunk_*.npz")))
+    fitted = []
+    monkeypatch.setattr(chunks_module, "fit_batch", lambda *a: fitted.append(len(a[0])) or quick_fit(*a))
+    with caplog.at_level("WARNING"):
+        assert same(make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False), whole)
+    assert len(fitted) == again
+    assert sum("it is made again" in record.getMessage() for record in caplog.records) == again
+
+
+def test_without_its_description_a_stopped_run_is_not_thrown_away(stopped, folder, toy_checkpoint):
+    (stopped.folder / "job.json").unlink()
+    with pytest.raises(UserError, match="holds finished chunks, but no job.json"):
+        make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False)
+    assert len(list(stopped.folder.glob("chunk_*.npz"))) == 4
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "null", "{", "\x00\xff", "[" * 100_000])
+def test_a_description_that_was_touched_is_one_sentence(stopped, folder, toy_checkpoint, content):
+    (stopped.folder / "job.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match="job.json: damaged") as caught:
+        make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False)
+    assert len(str(caught.value)) < 500
+
+
+def test_another_version_does_not_go_on(stopped, folder, toy_checkpoint, monkeypatch):
+    monkeypatch.setattr("phdlspec.catalog.job.__version__", "99.0")
+    with pytest.raises(UserError, match=r"another version of phdlspec \(.*, now 99.0\)"):
+        make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False)
+
+
+def test_files_of_others_beside_the_chunks_stay(stopped, folder, toy_checkpoint):
+    names = ("notes.txt", "chunk_abc.npz", "chunk_0000009.txt")
+    for name in names:
+        (stopped.folder / name).write_text("mine")
+    make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False)
+    assert sorted(path.name for path in stopped.folder.iterdir()) == sorted(names)
+
+
+def test_a_second_run_on_one_catalogue_is_refused(quick, folder, toy_checkpoint, tmp_path):
+    out = tmp_path / "c.fits"
+    with ChunkStore(out).lock(), pytest.raises(UserError, match="c.fits: another run is making it"):
+        make_catalog(job(folder, out, toy_checkpoint), progress=False)
 
 
 def _no_fit(spectra, emulator, settings):
@@ -186,7 +261,7 @@ def test_a_finished_catalogue_is_not_made_again(quick, folder, toy_checkpoint, t
     out = tmp_path / "c.fits"
     first = make_catalog(job(folder, out, toy_checkpoint), progress=False)
     content = out.read_bytes()
-    monkeypatch.setattr(run_module, "fit_batch", _no_fit)
+    monkeypatch.setattr(chunks_module, "fit_batch", _no_fit)
     assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True), first)
     assert "was finished before with the same inputs and settings, nothing is fitted" in capsys.readouterr().out
     assert out.read_bytes() == content
@@ -215,12 +290,12 @@ def test_a_run_that_overwrites_can_be_stopped_too(quick, folder, toy_checkpoint,
     def interrupted(spectra, emulator, settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "fit_batch", interrupted)
+    monkeypatch.setattr(chunks_module, "fit_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_catalog(job(folder, out, toy_checkpoint), overwrite=True, progress=False)
     assert out.read_bytes() == content
     fitted = []
-    monkeypatch.setattr(run_module, "fit_batch", lambda *a: fitted.append(len(a[0])) or quick_fit(*a))
+    monkeypatch.setattr(chunks_module, "fit_batch", lambda *a: fitted.append(len(a[0])) or quick_fit(*a))
     assert same(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False), first)
     assert sum(fitted) == 8
 
@@ -230,7 +305,7 @@ def test_killed_while_it_clears_up_a_run_is_finished(quick, folder, toy_checkpoi
     unlink, left = Path.unlink, []
 
     def killed(self, missing_ok=False):
-        if self.parent.name == "c.fits.parts" and ".tmp" not in self.name:
+        if self.parent.name == "c.fits.parts" and ".part-" not in self.name:
             left.append(self)
             if len(left) == 3:
                 raise KeyboardInterrupt
@@ -240,7 +315,7 @@ def test_killed_while_it_clears_up_a_run_is_finished(quick, folder, toy_checkpoi
     with pytest.raises(KeyboardInterrupt):
         make_catalog(job(folder, out, toy_checkpoint), progress=False)
     monkeypatch.setattr(Path, "unlink", unlink)
-    monkeypatch.setattr(run_module, "fit_batch", _no_fit)
+    monkeypatch.setattr(chunks_module, "fit_batch", _no_fit)
     assert len(make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False)) == 10
 
 
@@ -272,9 +347,10 @@ def test_chunks_of_an_unknown_job_are_not_taken_over(quick, folder, toy_checkpoi
     out = tmp_path / "c.fits"
     store = ChunkStore(out)
     store.folder.mkdir()
-    store.path(0).write_bytes(b"left by a run that was killed while it cleared up")
+    left = store.folder / "chunk_0000000.npz"
+    left.write_bytes(b"left by a run that was killed while it cleared up")
     store.open({"list of inputs": "another"}, resume=False)
-    assert not store.path(0).exists()
+    assert not left.exists()
 
 
 def test_a_batch_that_does_not_fit_is_halved(folder, toy_checkpoint, tmp_path, monkeypatch):
@@ -286,7 +362,7 @@ def test_a_batch_that_does_not_fit_is_halved(folder, toy_checkpoint, tmp_path, m
             raise torch.OutOfMemoryError("CUDA out of memory")
         return quick_fit(spectra, emulator, settings)
 
-    monkeypatch.setattr(run_module, "fit_batch", hungry)
+    monkeypatch.setattr(chunks_module, "fit_batch", hungry)
     table = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint, chunk=8), progress=False)
     assert max(sizes) == 8
     assert (np.asarray(table["FLAG"])[:8] == 0).all()
@@ -296,7 +372,7 @@ def test_a_full_disk_is_one_sentence(quick, folder, toy_checkpoint, tmp_path, mo
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("phdlspec.catalog.store.np.savez_compressed", full)
+    monkeypatch.setattr("phdlspec.items.np.savez_compressed", full)
     with pytest.raises(UserError, match="the disk is full"):
         make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), progress=False)
 
@@ -326,7 +402,7 @@ def test_the_command_on_a_finished_catalogue(quick, folder, toy_checkpoint, tmp_
     assert main(command) == 1
     assert "c.fits: exists already; choose another --out, or add --overwrite" in capsys.readouterr().err
     assert main([*command, "--no-report", "--overwrite"]) == 0
-    monkeypatch.setattr(run_module, "fit_batch", _no_fit)
+    monkeypatch.setattr(chunks_module, "fit_batch", _no_fit)
     assert main([*command, "--resume", "--also", "hdf5"]) == 0
     assert "nothing is fitted" in capsys.readouterr().out
     assert out.with_suffix(".html").exists()

@@ -112,7 +112,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(toy_checkpoint, tmp_path, m
         make_catalog(job(tmp_path / "c.fits", toy_checkpoint), scheduler="tcp://127.0.0.1:9", progress=False)
 
 
-def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, toy_checkpoint, tmp_path):
+def test_a_killed_worker_is_replaced_and_loses_nothing(alone, toy_checkpoint, tmp_path):
     others = set(multiprocessing.active_children())  # of the cluster
 
     def kill_one() -> None:
@@ -122,10 +122,41 @@ def test_a_killed_worker_is_one_sentence_and_loses_nothing(alone, toy_checkpoint
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    with pytest.raises(UserError, match="a worker was killed.*--resume"):
-        make_catalog(job(tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False)
+    made = make_catalog(job(tmp_path / "c.fits", toy_checkpoint), workers=2, progress=False)
     killer.join()
-    assert_same(make_catalog(job(tmp_path / "c.fits", toy_checkpoint), resume=True, progress=False), alone)
+    assert_same(made, alone)
+
+
+_DEADLY = """
+import os, signal, sys
+from pathlib import Path
+from phdlspec.catalog import CatalogJob, make_catalog
+import phdlspec.catalog.chunks as chunks
+from phdlspec.fitting.driver import FitSettings
+fit = chunks.fit_batch
+def deadly(spectra, *more):
+    if any("spec-0" in s.path for s in spectra):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return fit(spectra, *more)
+chunks.fit_batch = deadly  # in the workers too: they run this script
+if __name__ == "__main__":
+    references = [f"spec-{i % 2}.fits.gz" for i in range(4)]
+    references = tuple(os.path.join(".", name) if i > 1 else name for i, name in enumerate(references))
+    job = CatalogJob(references, sys.argv[1], FitSettings(mode="fast"), sys.argv[2], "cpu", chunk=2, threads=1)
+    make_catalog(job, workers=2, progress=False)
+"""
+
+
+def test_a_star_that_kills_its_worker_is_a_row_with_a_reason(alone, toy_checkpoint, tmp_path):
+    (tmp_path / "script.py").write_text(_DEADLY)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    out = tmp_path / "c.fits"
+    command = [sys.executable, str(tmp_path / "script.py"), str(out), str(toy_checkpoint)]
+    subprocess.run(command, env=environment, check=True, timeout=300, stderr=subprocess.DEVNULL)
+    table = Table.read(out, hdu="CATALOG")
+    assert [int(flag) & int(StarFlag.FAILED) > 0 for flag in table["FLAG"]] == [True, False] * 2
+    assert "the worker process died 2 times: SIGSEGV" in str(table["REASON"][0])
+    assert float(table["TEFF"][1]) == float(alone["TEFF"][1])
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="children of a process are read from /proc, Linux only")
@@ -163,6 +194,6 @@ def test_workers_end_with_a_parent_that_is_killed(toy_checkpoint, tmp_path):
 def test_what_a_worker_is_sent_does_not_grow_with_the_survey():
     def sent(count: int) -> int:
         whole = CatalogJob(tuple(f"spec-{i:08d}.fits" for i in range(count)), "c.fits", FitSettings(mode="fast"))
-        return len(pickle.dumps((whole.for_workers(threads=1), whole.part(0))))
+        return len(pickle.dumps((whole.for_workers(threads=1, digest="0" * 32), whole.part(0))))
 
     assert sent(10_000) == sent(100)

@@ -20,8 +20,8 @@ from tests.phdlspec.work.jobs import do
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def outcomes(runner, *tasks: tuple[object, ...]) -> dict[int, Outcome[int]]:
-    return {outcome.key: outcome for outcome in runner.run(do, list(enumerate(tasks)))}
+def outcomes(runner, *tasks: tuple[object, ...], time_limit: float | None = None) -> dict[int, Outcome[int]]:
+    return {outcome.key: outcome for outcome in runner.run(do, enumerate(tasks), time_limit=time_limit)}
 
 
 def test_each_task_has_its_outcome(tmp_path):
@@ -35,8 +35,8 @@ def test_each_task_has_its_outcome(tmp_path):
         ("exit",),
         ("fine",),
     ]
-    with Processes(2, time_limit=5.0) as processes:
-        found = outcomes(processes, *tasks)
+    with Processes(2) as processes:
+        found = outcomes(processes, *tasks, time_limit=5.0)
     assert sorted(found) == list(range(len(tasks)))
     assert [found[i].value for i in (0, 5, 7)] == ["fine", "die once", "fine"]
     assert str(found[1].error) == "Unpicklable: 1 and 2"
@@ -57,23 +57,23 @@ def test_a_worker_keeps_what_it_has_and_its_threads():
 
 
 def test_a_worker_that_leaves_without_a_word_is_missed():
-    with Processes(1, time_limit=3.0) as processes:
-        found = outcomes(processes, ("leave",), ("fine",))
+    with Processes(1) as processes:
+        found = outcomes(processes, ("leave",), ("fine",), time_limit=3.0)
     assert isinstance(found[0].error, TimeIsUp)
     assert found[1].value == "fine"
 
 
 def test_a_worker_killed_with_the_lock_in_its_hands(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_STARTUP", 0.0)
-    with Processes(2, time_limit=6.0) as processes:
-        found = outcomes(processes, ("lock", tmp_path / "mark"), *[("fine",)] * 6)
+    with Processes(2) as processes:
+        found = outcomes(processes, ("lock", tmp_path / "mark"), *[("fine",)] * 6, time_limit=6.0)
     assert [found[i].value for i in range(7)] == ["lock", *["fine"] * 6]
 
 
 def test_waiting_is_told_every_second():
     calls: list[float] = []
-    with Processes(1, time_limit=3.0) as processes:
-        list(processes.run(do, [(0, ("hang",))], lambda: calls.append(time.monotonic())))
+    with Processes(1) as processes:
+        list(processes.run(do, [(0, ("hang",))], lambda: calls.append(time.monotonic()), 3.0))
     assert len(calls) >= 3
 
 
