@@ -14,6 +14,8 @@ from phdlspec import __version__
 from phdlspec.errors import UserError, first_line
 from phdlspec.work.outcome import Key, Outcome, TaskFailed, WorkerDied, attempt, sentence
 
+_Task = tuple[Key, tuple[Any, ...]]  # key and arguments
+
 _ONE_AT_A_TIME = threading.Lock()  # a Dask worker may have many threads; SMElib and torch's transforms want one
 
 
@@ -61,18 +63,32 @@ class Cluster:
         time_limit: float | None = None,
     ) -> Iterator[Outcome[Key]]:
         """See `Runner.run`; there is no time limit. Raises `UserError` where the scheduler goes."""
+        suspects = []
+        for task, outcome in self._together(function, tasks, waiting):
+            if isinstance(outcome.error, WorkerDied):
+                suspects.append(task)
+            else:
+                yield outcome
+        for suspect in suspects:  # Dask blames a death on all that the worker held: alone, the guilty one is told
+            for _, outcome in self._together(function, [suspect], waiting):
+                yield outcome
+
+    def _together(
+        self, function: Callable[..., Any], tasks: Iterable[_Task[Key]], waiting: Callable[[], object]
+    ) -> Iterator[tuple[_Task[Key], Outcome[Key]]]:
         folder = os.getcwd()
         ended: SimpleQueue[Any] = SimpleQueue()
-        keys: dict[Any, Key] = {}
-        for key, arguments in tasks:
-            future = self._client.submit(_attempt_in, folder, __version__, function, arguments, pure=False)
-            keys[future] = key
+        running: dict[Any, _Task[Key]] = {}
+        for task in tasks:
+            future = self._client.submit(_attempt_in, folder, __version__, function, task[1], pure=False)
+            running[future] = task
             future.add_done_callback(ended.put)
-        while keys:
+        while running:
             waiting()
             with suppress(Empty):
                 future = ended.get(timeout=1.0)
-                yield self._outcome(keys.pop(future), future)
+                task = running.pop(future)
+                yield task, self._outcome(task[0], future)
 
     def _outcome(self, key: Key, future: Any) -> Outcome[Key]:
         from distributed import KilledWorker
