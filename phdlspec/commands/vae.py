@@ -1,0 +1,142 @@
+"""Spectra explained without labels, with a scatter for every pixel: is this one like anything seen before? (ScatterVAE)
+
+  phdlspec vae train dr10/ --out lamost.safetensors
+  phdlspec vae train xp.csv.gz --out xp.safetensors                   # Gaia XP continuous coefficients
+  phdlspec vae apply lamost.safetensors new_spectra/ --out strange.fits
+  phdlspec vae check lamost.safetensors other/ --labels labels.csv --out report/
+
+SPECTRA are files, folders, patterns, lists of paths or packed HDF5, as for `phdlspec catalog`; XP are tables (CSV, ECSV,
+FITS, VOTable, Parquet) with source_id, bp_coefficients, bp_coefficient_errors, the same of rp, and phot_g_mean_flux or
+phot_g_mean_mag, or these in --photometry TABLE. Labels are looked at by `check`, never learned from.
+
+`train` on spectra learns emulated stars first, then the real ones, and judges itself on stars that it had not seen; on XP
+it keeps one source in ten apart. Stopped or killed, the same command goes on (MODEL.parts).
+The table of `apply` has LATENTS, CHI2, RCHI2, SCATTER, ANOMALY (-log10 of the probability of the strangest sign among
+ordinary stars), ANOMALY_PCT, SIGN, WORST (the windows that deviate most) and FLAG: 1 stranger than 99% of ordinary stars,
+2 latents outside the training set, 4 few pixels, 8 no spectrum (REASON). No draw is made: the same input gives the same
+output. MODEL of apply and check may be `lamost`, the shipped one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from phdlspec.datadriven.dataset import Dataset, read_dataset
+from phdlspec.datadriven.rest_frame import VELOCITIES
+from phdlspec.datadriven.scatter_vae import (
+    SpectrumModel,
+    SpectrumSettings,
+    XPModel,
+    XPSettings,
+    load_model,
+    read_xp,
+    train_spectra,
+    train_xp,
+)
+from phdlspec.datadriven.scatter_vae.xp_table import NORMALISATIONS, XPSet, is_xp
+from phdlspec.errors import UserError
+from phdlspec.files import only_writer, replacing
+from phdlspec.tables import table_hdu
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare train, apply and check."""
+    actions = parser.add_subparsers(dest="action", metavar="train|apply|check", required=True)
+    learn = actions.add_parser("train", help="learn from spectra or XP coefficients")
+    _add_input(learn)
+    learn.add_argument("--out", required=True, type=Path, metavar="MODEL", help="safetensors file to write")
+    learn.add_argument("--form", choices=("xp", "spectrum"), help="by default told from the input")
+    learn.add_argument("--latents", type=int, help="number (default: 6 for xp, chosen for spectra)")
+    learn.add_argument("--epochs", type=int, help="passes through the data (default 500 for xp, 40 for spectra)")
+    learn.add_argument("--normalise", choices=NORMALISATIONS, default="gflux",
+                       help="xp: coefficients over the flux in G, or over the root of the sum of their squares")  # fmt: skip
+    learn.add_argument("--seed", type=int, default=0, help="of everything random")
+    apply_ = actions.add_parser("apply", help="latents, reconstruction, how strange a spectrum is and where")
+    apply_.add_argument("model", type=Path, metavar="MODEL")
+    _add_input(apply_)
+    apply_.add_argument("--out", required=True, type=Path, metavar="TABLE", help="FITS or ECSV table to write")
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="SPECTRA|XP", help="spectra, or tables of XP coefficients")
+    parser.add_argument("--photometry", type=Path, metavar="TABLE", help="xp: source_id and the flux or magnitude in G")
+    parser.add_argument("--velocity", choices=VELOCITIES, default="auto",
+                        help="spectra: of the header, else measured (auto); zero: they are at rest")  # fmt: skip
+    parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables of spectra that do not state it")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one action; 0 when done."""
+    return {"train": _train, "apply": _apply}[args.action](args)
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _read_xp(args: argparse.Namespace) -> XPSet:
+    data = read_xp(args.inputs)
+    data = data if args.photometry is None else data.with_photometry(args.photometry)
+    _tell(data.reasons, "sources")
+    return data
+
+
+def _read_spectra(args: argparse.Namespace, model: SpectrumModel | None = None) -> Dataset:
+    data = read_dataset(
+        args.inputs, getattr(args, "labels", ()), grid=None if model is None else model.wave, velocity=args.velocity,
+        medium=args.medium, progress=True,
+    )  # fmt: skip
+    _tell(data.reasons, "spectra")
+    return data
+
+
+def _tell(reasons: tuple[str, ...], what: str) -> None:
+    lost = [reason for reason in reasons if reason]
+    if lost:
+        print(f"{len(lost)} of {len(reasons)} {what} cannot be used; the first: {lost[0]}")
+
+
+def _train(args: argparse.Namespace) -> int:
+    if args.out.suffix != ".safetensors":
+        raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
+    for name in ("latents", "epochs"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: expected a positive number")
+    form = args.form or ("xp" if all(is_xp(path) for path in args.inputs) else "spectrum")
+    parts = args.out.with_name(args.out.name + ".parts")
+    chosen = {name: value for name in ("latents", "epochs") if (value := getattr(args, name)) is not None}
+    with only_writer(args.out):
+        model: SpectrumModel | XPModel
+        if form == "xp":
+            settings = XPSettings(normalisation=args.normalise, seed=args.seed, **chosen)
+            model = train_xp(_read_xp(args), settings, device=_device(args.device), parts=parts, progress=True)
+        else:
+            wanted = SpectrumSettings(seed=args.seed, **chosen)
+            model = train_spectra(
+                _read_spectra(args), wanted, device=_device(args.device), parts=parts, progress=True
+            )  # fmt: skip
+        model.save(args.out)
+    told = {k: v for k, v in model.metadata.items() if k not in ("settings", "versions", "files")}
+    print(f"{args.out}: {', '.join(f'{k} {v}' for k, v in told.items())}")
+    return 0
+
+
+def _apply(args: argparse.Namespace) -> int:
+    if not args.out.name.lower().endswith((".fits", ".ecsv")):
+        raise UserError(f"{args.out}: expected an --out that ends in .fits or .ecsv")
+    model = load_model(args.model).to(_device(args.device))
+    table = model.apply(_read_xp(args) if isinstance(model, XPModel) else _read_spectra(args, model))
+    with replacing(args.out) as temporary:
+        if args.out.suffix.lower() == ".fits":
+            table_hdu(table, args.out).writeto(temporary, overwrite=True)
+        else:
+            table.write(temporary, format="ascii.ecsv", overwrite=True)
+    strange = int((table["FLAG"] & 1).sum())
+    print(f"{args.out}: {len(table)} rows, {strange} strange, {sum(map(bool, table['REASON']))} without a result")
+    return 0

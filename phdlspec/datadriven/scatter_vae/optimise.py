@@ -1,0 +1,110 @@
+"""Training of a network by AdamW with cosine warm restarts; stopped or killed, it goes on where it stood."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from phdlspec.errors import UserError
+from phdlspec.files import replacing
+
+KEEP_EVERY = 20.0  # s between two states on disk
+_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    kl_epochs : over which the weight of the latents' divergence rises from 0 to 1. first_cycle : epochs of the first
+    cosine cycle of the learning rate; each further one is twice as long.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    kl_epochs: float
+    first_cycle: int
+    weight_decay: float = 0.01
+
+
+Loss = Callable[[Tensor, float], Tensor]
+
+
+def optimise(
+    network: nn.Module, loss: Loss, size: int, schedule: Schedule, seed: int, *,
+    state: Path | None = None, progress: str = "",
+) -> list[float]:  # fmt: skip
+    """Train in place; the mean loss of each epoch.
+
+    loss : of rows (b,) with a weight of the divergence: the value (b,) of each. size : rows there are. state : file in
+    which the training is kept every `KEEP_EVERY` seconds. Raises `UserError` where the loss is no longer a number.
+    """
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        [p for p in network.parameters() if p.requires_grad], schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, schedule.first_cycle, 2)
+    history = _restored(state, network, optimizer, scheduler)
+    kept = time.monotonic()
+    network.train()
+    for epoch in tqdm(range(len(history), schedule.epochs), desc=progress, unit="epoch", disable=not progress):
+        total = 0.0
+        batches = torch.randperm(size).chunk(max(1, size // schedule.batch))
+        for number, rows in enumerate(batches):
+            weight = min(1.0, (epoch + number / len(batches)) / max(schedule.kl_epochs, 1e-9))
+            value = loss(rows, weight).mean()
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step(epoch + number / len(batches))
+            total += float(value.detach()) * len(rows)
+        history.append(total / size)
+        if not history[-1] < float("inf"):
+            raise UserError(f"the training diverged in epoch {epoch + 1}: the loss is {history[-1]}; look at the data")
+        if state is not None and (time.monotonic() - kept > KEEP_EVERY or epoch + 1 == schedule.epochs):
+            _keep(state, network, optimizer, scheduler, history)
+            kept = time.monotonic()
+    network.eval()
+    return history
+
+
+def _keep(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler, history: list[float],
+) -> None:  # fmt: skip
+    with replacing(path) as temporary:
+        torch.save(
+            {
+                "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(), "random": torch.get_rng_state(), "history": history,
+            },
+            temporary,
+        )  # fmt: skip
+
+
+def _restored(
+    path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+) -> list[float]:  # fmt: skip
+    if path is None or not path.is_file():
+        return []
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(stored["network"])
+        optimizer.load_state_dict(stored["optimizer"])
+        scheduler.load_state_dict(stored["scheduler"])
+        torch.set_rng_state(stored["random"])
+        return list(stored["history"])
+    except _UNREADABLE:  # damaged: this training begins again
+        path.unlink(missing_ok=True)
+        return []

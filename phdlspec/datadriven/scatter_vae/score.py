@@ -1,0 +1,205 @@
+"""How strange a spectrum is, and where: signs of strangeness, each with its probability among ordinary stars.
+
+Each sign is a number that grows with strangeness: the misfit per pixel, the most significant deviation in windows of
+several widths (a cosmic-ray hit is one pixel wide, a carbon band eighty), the distance of the latents, what a shift of a
+part of the spectrum would explain (a displaced arm), what a second set of lines would explain (a double-lined binary).
+Its logarithm is compared with that of ordinary stars of the same signal-to-noise ratio, which training has not seen; the
+upper tail beyond 5% is taken as exponential. The score is the largest -log10 of these probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import shift as shifted
+from scipy.ndimage import uniform_filter1d
+from scipy.optimize import least_squares
+
+Array = NDArray[np.float64]
+
+WIDTHS = (1, 3, 9, 27, 81)
+PARTS = 4
+LAGS = (1.5, 2.0, 3.0, 4.0)  # pixels by which the lines of two stars of a pair lie to either side
+SPECTRUM_SIGNS = ("misfit", *(f"window of {w}" for w in WIDTHS), "latents", "shift", "second lines")
+XP_SIGNS = ("misfit", "window of 1", "window of 3", "latents")
+TAIL = 0.05
+FALSE_ALARMS = 0.01  # share of ordinary stars above the threshold
+_QUANTILES = np.linspace(0.0, 1.0 - TAIL, 96)
+_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a model leaves of N spectra: deviation (N, P) in units of its expected size, 0 where there is none; good
+    (N, P); the model and the root of its variance (N, P)."""
+
+    deviation: Array
+    good: NDArray[np.bool_]
+    model: Array
+    sigma: Array
+
+
+def signs_of(left: Residuals, distance: Array, names: Sequence[str]) -> Array:
+    """The signs (N, F) of these names; distance (N,) is that of the latents."""
+    columns = []
+    for name in names:
+        if name == "misfit":
+            columns.append((left.deviation**2).sum(1) / np.maximum(left.good.sum(1), 1))
+        elif name.startswith("window"):
+            columns.append(np.abs(_window(left, int(name.split()[-1]))).max(axis=1))
+        elif name == "latents":
+            columns.append(distance)
+        elif name == "shift":
+            columns.append(_shift(left))
+        else:
+            columns.append(_second_lines(left))
+    return np.column_stack(columns)
+
+
+def _window(left: Residuals, width: int) -> Array:
+    """Significance (N, P) of the sum of the deviations in a window about each pixel, half of which must be good."""
+    if width == 1:
+        return left.deviation
+    total = uniform_filter1d(left.deviation, width, axis=1, mode="constant") * width
+    count = uniform_filter1d(left.good.astype(float), width, axis=1, mode="constant") * width
+    return np.where(count > 0.5 * width, total / np.sqrt(np.maximum(count, 1.0)), 0.0)
+
+
+def _shift(left: Residuals) -> Array:
+    # The deviations projected on the derivative of the model, in each part of the spectrum.
+    slope = np.gradient(left.model, axis=1) / left.sigma * left.good
+    significance = [_projected(d, s) for d, s in zip(_parts(left.deviation), _parts(slope))]
+    return np.abs(significance).max(axis=0)
+
+
+def _parts(x: Array) -> list[Array]:
+    return np.array_split(x, PARTS, axis=1)
+
+
+def _projected(deviation: Array, template: Array) -> Array:
+    size = np.sqrt((template**2).sum(axis=1))
+    return np.asarray((deviation * template).sum(axis=1) / np.maximum(size, 1e-9))
+
+
+def _second_lines(left: Residuals) -> Array:
+    # Two stars of one kind, lag to either side of the mean, minus the star itself; and one with lines at one side only.
+    found = []
+    for lag in LAGS:
+        right, other = (shifted(left.model, (0, s * lag), order=1, mode="nearest") for s in (1, -1))
+        for template in (right + other - 2.0 * left.model, right - left.model, other - left.model):
+            found.append(_projected(left.deviation, template / left.sigma * left.good))
+    return np.asarray(np.maximum(np.max(found, axis=0), _FLOOR))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Signs of ordinary stars.
+
+    names : of the F signs. trend : (F, 3) of ln(sign) over 1, x, x^2 with x = ln(S/N) limited to `range`. quantiles :
+    (F, 96) of what is left. tail : (F,) mean excess beyond the last. scores : sorted scores of the ordinary stars.
+    """
+
+    names: tuple[str, ...]
+    trend: Array
+    range: tuple[float, float]
+    quantiles: Array
+    tail: Array
+    scores: Array
+
+    @property
+    def threshold(self) -> float:
+        """The score that `FALSE_ALARMS` of the ordinary stars exceed."""
+        return float(np.quantile(self.scores, 1.0 - FALSE_ALARMS))
+
+    def improbability(self, signs: Array, snr: Array) -> Array:
+        """-log10 of the probability (N, F) of a sign as large as this."""
+        left = np.log(np.maximum(signs, _FLOOR)) - _trend_at(self.trend, snr, self.range)
+        answer = np.empty(left.shape)
+        for i, (grid, tail) in enumerate(zip(self.quantiles, self.tail)):
+            above = 1.0 - np.interp(left[:, i], grid, _QUANTILES)
+            beyond = np.maximum(left[:, i] - grid[-1], 0.0) / tail
+            answer[:, i] = -np.log10(np.maximum(above, TAIL)) + beyond / np.log(10.0)
+        return answer
+
+    def score(self, signs: Array, snr: Array) -> tuple[Array, NDArray[np.int64]]:
+        """The score (N,) and the number (N,) of the sign that makes it."""
+        improbable = self.improbability(signs, snr)
+        return improbable.max(axis=1), improbable.argmax(axis=1)
+
+    def percentile(self, scores: Array) -> Array:
+        """Percentage (N,) of ordinary stars that are less strange; never 100, for their number is finite."""
+        return np.asarray(100.0 * np.searchsorted(self.scores, scores) / (len(self.scores) + 1))
+
+    def tensors(self) -> dict[str, Array]:
+        """For a file."""
+        return {
+            "trend": self.trend, "quantiles": self.quantiles, "tail": self.tail, "scores": self.scores,
+            "snr_range": np.array(self.range),
+        }  # fmt: skip
+
+    @classmethod
+    def of_tensors(cls, names: Sequence[str], tensors: Mapping[str, Any]) -> Reference:
+        """Inverse of `tensors`."""
+        low, high = (float(x) for x in tensors["snr_range"])
+        return cls(
+            tuple(names), tensors["trend"], (low, high), tensors["quantiles"], tensors["tail"], tensors["scores"]
+        )
+
+
+def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> Reference:
+    """The reference of stars with these signs (N, F) and signal-to-noise ratios (N,)."""
+    limits = (float(np.quantile(snr, 0.02)), float(np.quantile(snr, 0.98)))
+    x = _powers(snr, limits)
+    ln = np.log(np.maximum(signs, _FLOOR))
+    trend = np.stack([least_squares(lambda c, y=y: x @ c - y, np.zeros(3), loss="soft_l1", f_scale=0.2).x for y in ln.T])
+    left = ln - _trend_at(trend, snr, limits)
+    quantiles = np.quantile(left, _QUANTILES, axis=0).T
+    excess = [column[column > grid[-1]] - grid[-1] for column, grid in zip(left.T, quantiles)]
+    # The median, not the mean, sets the tail: odd stars among the ordinary ones must not lengthen it.
+    tail = np.array([max(float(np.median(e)) / np.log(2.0), 1e-3) if len(e) else 1.0 for e in excess])
+    reference = Reference(tuple(names), trend, limits, quantiles, tail, np.zeros(1))
+    scores = np.sort(reference.score(signs, snr)[0])
+    return Reference(tuple(names), trend, limits, quantiles, tail, scores)
+
+
+def _powers(snr: Array, limits: tuple[float, float]) -> Array:
+    x = np.log(np.clip(snr, *limits))
+    return np.stack([np.ones(len(x)), x, x**2], axis=1)
+
+
+def _trend_at(trend: Array, snr: Array, limits: tuple[float, float]) -> Array:
+    return _powers(snr, limits) @ trend.T
+
+
+def worst_windows(left: Residuals, wave: Array, count: int = 3) -> list[list[tuple[float, int, float]]]:
+    """The most significant windows of each spectrum, none overlapping: centre (Å), width (pixels), significance."""
+    stack = [(width, _window(left, width)) for width in WIDTHS[1:4]]
+    answer: list[list[tuple[float, int, float]]] = []
+    for row in range(len(left.deviation)):
+        free = np.ones(len(wave), dtype=bool)
+        found = []
+        for _ in range(count):
+            width, at, value = max(
+                ((w, *_largest(s[row], free)) for w, s in stack), key=lambda entry: abs(entry[2])
+            )  # fmt: skip
+            if value == 0.0:
+                break
+            found.append((float(wave[at]), width, value))
+            free[max(0, at - width) : at + width + 1] = False
+        answer.append(found)
+    return answer
+
+
+def _largest(significance: Array, free: NDArray[np.bool_]) -> tuple[int, float]:
+    size = np.where(free, np.abs(significance), 0.0)
+    at = int(size.argmax())
+    return at, float(significance[at]) if size[at] > 0 else 0.0
+
+
+def describe_windows(windows: Sequence[tuple[float, int, float]]) -> str:
+    """In words: "6564.6 A +12.1 (9 pixels), ..."; + is light that the model does not have."""
+    return ", ".join(f"{wave:.1f} A {value:+.1f} ({width} pixels)" for wave, width, value in windows)

@@ -1,0 +1,128 @@
+"""A trained model of spectra: reconstruction, scatter of every pixel, how strange a spectrum is and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.datadriven.dataset import Dataset, read_dataset
+from phdlspec.datadriven.scatter_vae.basis import chunks
+from phdlspec.datadriven.scatter_vae.inference import Explained, explain
+from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.output_table import Found, output_table
+from phdlspec.datadriven.scatter_vae.score import (
+    SPECTRUM_SIGNS,
+    Reference,
+    Residuals,
+    describe_windows,
+    signs_of,
+    worst_windows,
+)
+from phdlspec.datadriven.scatter_vae.spectrum_network import Shape, SpectrumNetwork
+from phdlspec.datadriven.scatter_vae.storage import write_model
+from phdlspec.errors import UserError
+from phdlspec.spectrum import Spectrum
+
+FORM = "spectrum"
+Array = NDArray[np.float64]
+
+
+def residuals(flux: Array, ivar: Array, explained: Explained) -> Residuals:
+    """What is left of spectra (N, P)."""
+    good = ivar > 0
+    model, sigma = explained.model.cpu().numpy(), explained.variance.sqrt().cpu().numpy()
+    return Residuals(np.where(good, (flux - model) / sigma, 0.0), good, model, sigma)
+
+
+@dataclass(frozen=True)
+class SpectrumModel:
+    """A trained model.
+
+    wave : (P,) vacuum Å. used : (P,) pixels that it knows. latents : where those of its training stars lie. reference :
+    of ordinary stars. metadata : settings, provenance, what held-out stars say.
+    """
+
+    wave: Array
+    used: NDArray[np.bool_]
+    network: SpectrumNetwork
+    latents: LatentSpace
+    reference: Reference
+    metadata: Mapping[str, Any]
+
+    def arrays(self, data: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Flux and inverse variance (N, Pu) of a data set on the pixels that the model knows."""
+        if len(data.wave) != len(self.wave) or not np.allclose(data.wave, self.wave, rtol=1e-6):
+            raise UserError(
+                f"the spectra have {len(data.wave)} pixels at {data.wave[0]:.1f}-{data.wave[-1]:.1f} Å, the model "
+                f"{len(self.wave)} at {self.wave[0]:.1f}-{self.wave[-1]:.1f} Å; give the spectra themselves"
+            )
+        return data.flux[:, self.used], data.ivar[:, self.used]
+
+    def explain(self, data: Dataset) -> tuple[Explained, Residuals]:
+        """Latents, reconstruction, variance and scatter on the pixels that the model knows, and what is left."""
+        flux, ivar = self.arrays(data)
+        device = self.network.mean.device
+        explained = explain(self.network, *(torch.as_tensor(x, device=device) for x in (flux, ivar)))
+        return explained, residuals(flux, ivar, explained)
+
+    def find(self, data: Dataset) -> Found:
+        """What the model finds of a data set."""
+        parts = [self._find(data.take(np.arange(len(data))[c])) for c in chunks(len(data))]
+        merged = {n: np.concatenate([getattr(p, n) for p in parts]) for n in Found.__dataclass_fields__ if n != "worst"}
+        return Found(**merged, worst=[w for p in parts for w in p.worst])
+
+    def _find(self, data: Dataset) -> Found:
+        explained, left = self.explain(data)
+        latents = explained.latents.cpu().numpy().astype(float)
+        scatter = np.where(left.good, explained.scatter.cpu().numpy(), np.nan)
+        with np.errstate(all="ignore"):
+            median = np.array([np.median(row[good]) if good.any() else np.nan for row, good in zip(scatter, left.good)])
+        return Found(
+            latents, (left.deviation**2).sum(axis=1), left.good.sum(axis=1), median,
+            signs_of(left, self.latents.distance(latents), self.reference.names), np.nan_to_num(data.snr, nan=1.0),
+            [describe_windows(w) for w in worst_windows(left, self.wave[self.used])],
+        )  # fmt: skip
+
+    def apply(self, spectra: Dataset | Sequence[str | Path | Spectrum], **reading: Any) -> Table:
+        """A table with one row a spectrum (see `output_table`), with FILE, OBSID, RA, DEC, RV before.
+
+        spectra : a data set, or what `read_dataset` takes, of which `reading` are the options.
+        """
+        data = spectra if isinstance(spectra, Dataset) else read_dataset(spectra, grid=self.wave, **reading)
+        identity = Table(
+            {"FILE": data.files, "OBSID": data.obsids, "RA": data.ra, "DEC": data.dec, "RV": data.velocity}
+        )
+        return output_table(identity, self.find(data), data.reasons, self.reference, int(self.used.sum()))
+
+    def to(self, device: str) -> SpectrumModel:
+        """The same model, computing there."""
+        self.network.to(device)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors."""
+        arrays = {"wave": self.wave, "used": self.used, "latent_mean": self.latents.mean,
+                  "latent_covariance": self.latents.covariance,
+                  **{f"reference.{n}": a for n, a in self.reference.tensors().items()}}  # fmt: skip
+        header = {"form": FORM, "shape": asdict(self.network.shape), "metadata": dict(self.metadata)}
+        write_model(path, self.network, arrays, header)
+
+    @classmethod
+    def of_parts(cls, header: Mapping[str, Any], state: Mapping[str, Any], arrays: Mapping[str, Any]) -> SpectrumModel:
+        """From what `read_model` gives."""
+        network = SpectrumNetwork(Shape(**header["shape"]))
+        network.load_state_dict(state)
+        prefix = "reference."
+        kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+        return cls(
+            arrays["wave"], arrays["used"], network.eval().requires_grad_(False),
+            LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
+            Reference.of_tensors(SPECTRUM_SIGNS, kept), header["metadata"],
+        )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Training on spectra: on emulated stars first, then on real ones; folds of held-out stars set scatter and reference.
+
+1. Principal components of emulated and real stars make the encoder's front and the decoder's basis.
+2. The network learns emulated stars with that basis fixed (LAMOST's pixels only: the mocks are LAMOST's).
+3. For each fold of the real stars it goes on with the others, basis and all. The stars held out say by wavelength how much
+   larger scatter is for a star not seen, and how large each sign of strangeness is for ordinary stars.
+4. It goes on with all real stars: the model.
+The number of latents is that with the highest likelihood of the first fold's held-out stars.
+"""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phdlspec.datadriven.dataset import Dataset
+from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.datadriven.scatter_vae.basis import coefficients_of, principal_components
+from phdlspec.datadriven.scatter_vae.calibration import HeldOut, calibrate
+from phdlspec.datadriven.scatter_vae.inference import Explained, explain
+from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
+from phdlspec.datadriven.scatter_vae.pretraining import emulated_stars
+from phdlspec.datadriven.scatter_vae.score import SPECTRUM_SIGNS, Reference, learn_reference, signs_of
+from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel, residuals
+from phdlspec.datadriven.scatter_vae.spectrum_network import FRONT_SCATTER, Shape, SpectrumNetwork
+from phdlspec.datadriven.scatter_vae.work import Work
+from phdlspec.errors import UserError
+from phdlspec.provenance import versions
+from phdlspec.wavelength import LAMOST_WAVE
+
+FEWEST = 100
+FOLDS = 5
+HELD_OUT = 1000  # stars are enough: with more stars than that in a fold one fold is
+COVERED = 0.1  # of the spectra must have a pixel
+CANDIDATES = (6, 8, 10, 12, 16)
+COMPONENTS = 40
+MOCKS_IN_BASIS = 1500
+_SPECTRA_LISTED = 20_000
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """What a training is asked for. latents : None to choose them."""
+
+    latents: int | None = None
+    mocks: int = 4000
+    mock_epochs: int = 10
+    epochs: int = 40
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Spectra:
+    # flux, ivar (N, P) of the pixels used, and what the encoder sees of them once there is a front.
+    flux: Tensor
+    ivar: Tensor
+
+    def take(self, rows: NDArray) -> _Spectra:
+        index = torch.as_tensor(rows, device=self.flux.device)
+        return _Spectra(self.flux[index], self.ivar[index])
+
+    @property
+    def weight(self) -> Tensor:
+        return self.ivar / (1.0 + self.ivar * FRONT_SCATTER**2)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    rows: NDArray[np.int64]  # held out
+    explained: Explained
+    space: LatentSpace
+    noise: NDArray[np.float32]  # variance (n, P) by the network's own factor
+
+
+def train_spectra(
+    data: Dataset, settings: SpectrumSettings, *, device: str = "cpu", parts: Path | None = None, progress: bool = False
+) -> SpectrumModel:
+    """Learn from spectra.
+
+    parts : folder in which finished work is kept, and from which a stopped run goes on. Raises `UserError` for too few
+    spectra.
+    """
+    data = data.take(data.readable)
+    if len(data) < FEWEST:
+        raise UserError(f"{len(data)} spectra are too few to learn from, expected at least {FEWEST}")
+    began = time.perf_counter()
+    used = (data.ivar > 0).mean(axis=0) >= COVERED
+    run = _Training(data, used, settings, device, parts, progress)
+    latents = settings.latents or run.choose_latents()
+    numbers = range(min(FOLDS, -(-HELD_OUT * FOLDS // len(data))))
+    folds = [run.fold(latents, number) for number in numbers]
+    ln_noise, ln_scatter = calibrate(run.held_out(folds))
+    reference, told = run.reference(folds, ln_noise, ln_scatter)
+    network = run.tuned(latents, np.arange(len(data)), "all")
+    with torch.no_grad():
+        network.ln_noise += torch.as_tensor(ln_noise, dtype=torch.float32)
+        network.ln_calibration += torch.as_tensor(ln_scatter, dtype=torch.float32)
+    space = LatentSpace.of(explain(network, run.real.flux, run.real.ivar).latents.cpu().numpy())
+    names = [Path(f).name for f in data.files] if len(data) <= _SPECTRA_LISTED else []
+    metadata = {
+        "settings": asdict(settings) | {"latents": latents}, "versions": versions(), "spectra": len(data),
+        "stars": len(set(data.stars)), "files": names, "emulated": run.emulated, "choice": run.choice,
+        "held_out": told, "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+    run.work.finish()
+    return SpectrumModel(data.wave, used, network.cpu(), space, reference, metadata)
+
+
+class _Training:
+    # The spectra of one training and what is learned from some of them.
+
+    def __init__(
+        self, data: Dataset, used: NDArray[np.bool_], settings: SpectrumSettings, device: str, parts: Path | None,
+        progress: bool,
+    ):  # fmt: skip
+        self.data, self.used, self.settings, self.device, self.progress = data, used, settings, device, progress
+        self.work = Work(parts, asdict(settings), data.flux, data.ivar)
+        self.real = self._spectra(data)
+        like_lamost = len(data.wave) == len(LAMOST_WAVE) and np.allclose(data.wave, LAMOST_WAVE, rtol=1e-6)
+        self.emulated = settings.mocks if like_lamost else 0
+        self.mocks: _Spectra | None = None
+        if self.emulated:
+            self.mocks = self._spectra(emulated_stars(self.emulated, settings.seed, data.wave, progress))
+        self.choice: dict[str, float] = {}
+        self._began: dict[int, SpectrumNetwork] = {}
+        self._components: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _spectra(self, data: Dataset) -> _Spectra:
+        return _Spectra(*(torch.as_tensor(x[:, self.used], device=self.device) for x in (data.flux, data.ivar)))
+
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (P,), components (P, R), spread of their coefficients (R,)."""
+        if self._components is None:
+            flux, weight = self.real.flux, self.real.weight
+            if self.mocks is not None:
+                mocks = self.mocks.take(np.arange(min(MOCKS_IN_BASIS, len(self.mocks.flux))))
+                flux, weight = torch.cat([flux, mocks.flux]), torch.cat([weight, mocks.weight])
+            count = min(COMPONENTS, len(self.real.flux) // 3)
+            mean, basis = principal_components(flux, weight, count, seed=self.settings.seed)
+            self._components = mean, basis, coefficients_of(flux, weight, mean, basis).std(0)
+        return self._components
+
+    def begun(self, latents: int) -> SpectrumNetwork:
+        """A network that knows emulated stars."""
+        if latents not in self._began:
+            mean, basis, spread = self.components()
+            torch.manual_seed(self.settings.seed)
+            network = SpectrumNetwork(Shape(len(mean), basis.shape[1], latents)).to(self.device)
+            network.begin(mean, basis, spread)
+            if self.mocks is not None:
+                for fixed in (network.basis, network.mean):
+                    fixed.requires_grad_(False)
+                epochs = self.settings.mock_epochs
+                self._learn(network, self.mocks, Schedule(epochs, 64, 2e-3, epochs / 3, epochs), f"mocks_{latents}")
+            self._began[latents] = network
+        return deepcopy(self._began[latents]).requires_grad_(True)
+
+    def tuned(self, latents: int, rows: NDArray, key: str) -> SpectrumNetwork:
+        """A network that has seen these real stars."""
+        network = self.begun(latents)
+        epochs = self.settings.epochs
+        schedule = Schedule(epochs, 32, 1e-3, epochs / 4, epochs, weight_decay=0.1)
+        self._learn(network, self.real.take(rows), schedule, f"{key}_{latents}")
+        return network.requires_grad_(False)
+
+    def _learn(self, network: SpectrumNetwork, spectra: _Spectra, schedule: Schedule, key: str) -> None:
+        with torch.no_grad():
+            seen = network.filtered(spectra.flux, spectra.ivar)
+        optimise(
+            network, lambda rows, kl: network.loss(spectra.flux[rows], spectra.ivar[rows], seen[rows], kl),
+            len(seen), schedule, self.settings.seed, state=self.work.state(key), progress=key if self.progress else "",
+        )  # fmt: skip
+
+    def fold(self, latents: int, number: int) -> _Fold:
+        """Train without one fold of the stars, and look at them."""
+        fold = grouped_folds(self.data.stars, FOLDS, self.settings.seed)
+        kept, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        network = self.tuned(latents, kept, f"fold{number}")
+        seen, left = self.real.take(kept), self.real.take(held)
+        space = LatentSpace.of(explain(network, seen.flux, seen.ivar).latents.cpu().numpy())
+        explained = explain(network, left.flux, left.ivar)
+        noise = torch.where(left.ivar > 0, network.ln_noise.exp() / left.ivar.clamp_min(1e-30), 0.0)
+        return _Fold(held, explained, space, noise.cpu().numpy())
+
+    def choose_latents(self) -> int:
+        """The number with the highest likelihood of held-out stars."""
+        for latents in (k for k in CANDIDATES if k <= len(self.data) // 10):
+            held = self.held_out([self.fold(latents, 0)])
+            variance = held.noise + held.scatter
+            minus = np.where(held.good, held.squared / variance + np.log(np.where(held.good, variance, 1.0)), 0.0)
+            self.choice[str(latents)] = float(np.median(-0.5 * minus.sum(1) / held.good.sum(1).clip(1)))
+        return int(max(self.choice, key=lambda k: self.choice[k]))
+
+    def held_out(self, folds: list[_Fold]) -> HeldOut:
+        """What all folds leave of their held-out stars."""
+        rows = np.concatenate([f.rows for f in folds])
+        model, scatter = (
+            torch.cat([getattr(f.explained, n) for f in folds]).cpu().numpy() for n in ("model", "scatter")
+        )
+        flux, good = self.data.flux[rows][:, self.used], self.data.ivar[rows][:, self.used] > 0
+        return HeldOut((flux - model) ** 2, np.concatenate([f.noise for f in folds]), scatter**2, good)
+
+    def reference(self, folds: list[_Fold], ln_noise: NDArray, ln_scatter: NDArray) -> tuple[Reference, dict[str, Any]]:
+        """The reference of ordinary stars, and what the held-out stars say of the model."""
+        signs, rchi2 = [], []
+        for fold in folds:
+            flux, ivar = (x[fold.rows][:, self.used] for x in (self.data.flux, self.data.ivar))
+            scatter = fold.explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
+            variance = torch.as_tensor(fold.noise * np.exp(ln_noise)) + scatter
+            explained = Explained(
+                fold.explained.latents, fold.explained.model,
+                torch.where(torch.as_tensor(ivar) > 0, variance, torch.ones_like(variance)), scatter.sqrt(),
+            )  # fmt: skip
+            left = residuals(flux, ivar, explained)
+            distance = fold.space.distance(explained.latents.cpu().numpy())
+            signs.append(signs_of(left, distance, SPECTRUM_SIGNS))
+            rchi2.append((left.deviation**2).sum(1) / left.good.sum(1).clip(1))
+        rows = np.concatenate([f.rows for f in folds])
+        told = {"spectra": len(rows), "rchi2_mean": float(np.mean(np.concatenate(rchi2))),
+                "rchi2_median": float(np.median(np.concatenate(rchi2)))}  # fmt: skip
+        return learn_reference(np.concatenate(signs), self.data.snr[rows], SPECTRUM_SIGNS), told

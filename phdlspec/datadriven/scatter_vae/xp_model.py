@@ -1,0 +1,126 @@
+"""A trained model of Gaia XP coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.datadriven.scatter_vae.basis import chunks
+from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.output_table import Found, output_table
+from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, Reference, Residuals, signs_of
+from phdlspec.datadriven.scatter_vae.storage import write_model
+from phdlspec.datadriven.scatter_vae.xp_network import COEFFICIENTS, XPNetwork
+from phdlspec.datadriven.scatter_vae.xp_table import EACH, XPSet
+
+FORM = "xp"
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """How coefficients are scaled: `XPSet.scaled` with this normalisation, then minus centre (110,), over scale (110,)."""
+
+    normalisation: str
+    centre: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, data: XPSet, normalisation: str) -> Standard:
+        """Mean and standard deviation of the sources that can be used."""
+        values, _, reasons = data.scaled(normalisation)
+        good = np.array([not r for r in reasons])
+        return cls(normalisation, values[good].mean(axis=0), np.maximum(values[good].std(axis=0), 1e-30))
+
+    def apply(self, data: XPSet) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[str, ...]]:
+        """Standardised coefficients and errors (N, 110), 0 and 1 where there is a reason (N,) against a source."""
+        values, errors, reasons = data.scaled(self.normalisation)
+        lost = np.array([bool(r) for r in reasons])[:, None]
+        x = np.where(lost, 0.0, (values - self.centre) / self.scale)
+        return x.astype(np.float32), np.where(lost, 1.0, errors / self.scale).astype(np.float32), reasons
+
+
+def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tuple[Array, Array, Residuals]:
+    """Latents (N, K), scatter (N, 110) and what is left of standardised coefficients. The mean latents are used."""
+    parts = []
+    with torch.no_grad():
+        for c in chunks(len(x)):
+            z = network.encode(x[c])[0]
+            model, scatter = network.decode(z)
+            parts.append((z, model, scatter, (error[c].square() + scatter.square()).sqrt()))
+    z, model, scatter, sigma = (torch.cat(p).cpu().numpy().astype(float) for p in zip(*parts))
+    deviation = (x.cpu().numpy() - model) / sigma
+    return z, scatter, Residuals(deviation, np.ones(deviation.shape, dtype=bool), model, sigma)
+
+
+def signal_to_noise(data: XPSet) -> Array:
+    """Median over the coefficients that carry most (N,): the first ten of each arm; 1 where there are none."""
+    leading = np.r_[0:10, EACH : EACH + 10]
+    with np.errstate(all="ignore"):
+        ratio = np.abs(data.coefficients[:, leading]) / data.errors[:, leading]
+    return np.where(data.readable, np.median(np.nan_to_num(ratio), axis=1), 1.0).clip(min=1e-3)
+
+
+@dataclass(frozen=True)
+class XPModel:
+    """A trained model: how it scales coefficients, network, where the latents of its training sources lie, reference of
+    ordinary sources, metadata."""
+
+    standard: Standard
+    network: XPNetwork
+    latents: LatentSpace
+    reference: Reference
+    metadata: Mapping[str, Any]
+
+    def find(self, data: XPSet) -> tuple[Found, tuple[str, ...]]:
+        """What the model finds of sources, and the reasons (N,) against some."""
+        x, error, reasons = self.standard.apply(data)
+        device = self.network.mu.weight.device
+        z, scatter, left = xp_residuals(self.network, *(torch.as_tensor(a, device=device) for a in (x, error)))
+        names = [f"{'BP' if i < EACH else 'RP'} {i % EACH}" for i in range(COEFFICIENTS)]
+        order = np.argsort(-np.abs(left.deviation), axis=1)[:, :3]
+        worst = [", ".join(f"{names[i]} {row[i]:+.1f}" for i in o) for row, o in zip(left.deviation, order)]
+        found = Found(
+            z, (left.deviation**2).sum(axis=1), np.full(len(z), COEFFICIENTS), np.median(scatter, axis=1),
+            signs_of(left, self.latents.distance(z), self.reference.names), signal_to_noise(data), worst,
+        )  # fmt: skip
+        return found, reasons
+
+    def apply(self, data: XPSet) -> Table:
+        """A table with one row a source, see `output_table`; SOURCE_ID before."""
+        found, reasons = self.find(data)
+        return output_table(Table({"SOURCE_ID": data.sources}), found, reasons, self.reference, COEFFICIENTS)
+
+    def to(self, device: str) -> XPModel:
+        """The same model, computing there."""
+        self.network.to(device)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors."""
+        arrays = {"centre": self.standard.centre, "scale": self.standard.scale, "latent_mean": self.latents.mean,
+                  "latent_covariance": self.latents.covariance,
+                  **{f"reference.{n}": a for n, a in self.reference.tensors().items()}}  # fmt: skip
+        header = {"form": FORM, "normalisation": self.standard.normalisation,
+                  "latents": self.network.mu.out_features, "metadata": dict(self.metadata)}  # fmt: skip
+        write_model(path, self.network, arrays, header)
+
+    @classmethod
+    def of_parts(cls, header: Mapping[str, Any], state: Mapping[str, Any], arrays: Mapping[str, Any]) -> XPModel:
+        """From what `read_model` gives."""
+        network = XPNetwork(header["latents"])
+        network.load_state_dict(state)
+        prefix = "reference."
+        kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+        return cls(
+            Standard(header["normalisation"], arrays["centre"], arrays["scale"]),
+            network.eval().requires_grad_(False), LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
+            Reference.of_tensors(XP_SIGNS, kept), header["metadata"],
+        )  # fmt: skip

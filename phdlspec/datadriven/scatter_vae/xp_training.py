@@ -1,0 +1,86 @@
+"""Training on Gaia XP coefficients."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
+from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, learn_reference, signs_of
+from phdlspec.datadriven.scatter_vae.work import Work
+from phdlspec.datadriven.scatter_vae.xp_model import Standard, XPModel, signal_to_noise, xp_residuals
+from phdlspec.datadriven.scatter_vae.xp_network import LATENTS, XPNetwork
+from phdlspec.datadriven.scatter_vae.xp_table import XPSet
+from phdlspec.errors import UserError
+from phdlspec.provenance import versions
+
+FEWEST = 100
+FOLDS = 10
+EPOCHS = 500
+_FIRST_CYCLE = 20
+
+
+@dataclass(frozen=True)
+class XPSettings:
+    """What a training is asked for."""
+
+    latents: int = LATENTS
+    normalisation: str = "gflux"
+    epochs: int = EPOCHS
+    batch: int = 512
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+def train_xp(
+    data: XPSet, settings: XPSettings, *, device: str = "cpu", parts: Path | None = None, progress: bool = False
+) -> XPModel:
+    """Learn from XP coefficients; one source in ten is kept apart and makes the reference of ordinary sources.
+
+    parts : folder in which the training is kept while it lasts. Raises `UserError` for too few sources.
+    """
+    _, _, reasons = data.scaled(settings.normalisation)
+    usable = np.array([not r for r in reasons])
+    if usable.sum() < FEWEST:
+        first = next((f"; the first that cannot be used: {r}" for r in reasons if r), "")
+        raise UserError(
+            f"{int(usable.sum())} of {len(data)} sources can be used, too few to learn from, expected at least "
+            f"{FEWEST}{first}"
+        )
+    data = data.take(usable)
+    held = grouped_folds(data.sources, FOLDS, settings.seed) == 0
+    standard = Standard.of(data.take(~held), settings.normalisation)
+    x, error, _ = standard.apply(data)
+    work = Work(parts, asdict(settings), x, error)
+    torch.manual_seed(settings.seed)
+    network = XPNetwork(settings.latents).to(device)
+    seen, seen_error = (torch.as_tensor(a[~held], device=device) for a in (x, error))
+    schedule = Schedule(
+        settings.epochs, settings.batch, settings.learning_rate, 0.1 * settings.epochs,
+        min(_FIRST_CYCLE, max(settings.epochs, 1)),
+    )  # fmt: skip
+    began = time.perf_counter()
+    history = optimise(
+        network, lambda rows, kl: network.loss(seen[rows], seen_error[rows], kl), len(seen), schedule, settings.seed,
+        state=work.state("xp"), progress="training" if progress else "",
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    network = network.cpu().requires_grad_(False)
+    latents = LatentSpace.of(xp_residuals(network, seen.cpu(), seen_error.cpu())[0])
+    apart = (torch.as_tensor(a[held]) for a in (x, error))
+    z, _, left = xp_residuals(network, *apart)
+    signs = signs_of(left, latents.distance(z), XP_SIGNS)
+    reference = learn_reference(signs, signal_to_noise(data.take(held)), XP_SIGNS)
+    metadata = {
+        "settings": asdict(settings), "versions": versions(), "sources": int((~held).sum()),
+        "held_out": int(held.sum()), "loss": history[-1], "seconds": round(seconds, 1),
+        "held_out_rchi2": float(np.mean(left.deviation**2)), "correlations": "not used",
+    }  # fmt: skip
+    work.finish()
+    return XPModel(standard, network, latents, reference, metadata)
