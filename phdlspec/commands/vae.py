@@ -5,16 +5,17 @@
   phdlspec vae apply lamost.safetensors new_spectra/ --out strange.fits
   phdlspec vae check lamost.safetensors other/ --labels labels.csv --out report/
 
-SPECTRA are files, folders, patterns, lists of paths or packed HDF5, as for `phdlspec catalog`; XP are tables (CSV, ECSV,
-FITS, VOTable, Parquet) with source_id, bp_coefficients, bp_coefficient_errors, the same of rp, and phot_g_mean_flux or
-phot_g_mean_mag, or these in --photometry TABLE. Labels are looked at by `check`, never learned from.
+SPECTRA are files, folders, patterns, lists of paths or packed HDF5, as for `phdlspec catalog`; XP are tables (CSV,
+ECSV, FITS, VOTable, Parquet) with source_id, bp_coefficients, bp_coefficient_errors, the same of rp, and
+phot_g_mean_flux or phot_g_mean_mag, or these in --photometry TABLE. Labels are looked at by `check`, never learned
+from.
 
-`train` on spectra learns emulated stars first, then the real ones, and judges itself on stars that it had not seen; on XP
-it keeps one source in ten apart. Stopped or killed, the same command goes on (MODEL.parts).
+`train` on spectra learns emulated stars first, then the real ones, and judges itself on stars that it had not seen; on
+XP it keeps one source in ten apart. Stopped or killed, the same command goes on (MODEL.parts).
 The table of `apply` has LATENTS, CHI2, RCHI2, SCATTER, ANOMALY (-log10 of the probability of the strangest sign among
-ordinary stars), ANOMALY_PCT, SIGN, WORST (the windows that deviate most) and FLAG: 1 stranger than 99% of ordinary stars,
-2 latents outside the training set, 4 few pixels, 8 no spectrum (REASON). No draw is made: the same input gives the same
-output. MODEL of apply and check may be `lamost`, the shipped one.
+ordinary stars), ANOMALY_PCT, SIGN, WORST (the windows that deviate most) and FLAG: 1 stranger than 99% of ordinary
+stars, 2 latents outside the training set, 4 few pixels, 8 no spectrum (REASON). No draw is made: the same input gives
+the same output.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learn.add_argument("--form", choices=("xp", "spectrum"), help="by default told from the input")
     learn.add_argument("--latents", type=int, help="number (default: 6 for xp, chosen for spectra)")
     learn.add_argument("--epochs", type=int, help="passes through the data (default 500 for xp, 40 for spectra)")
-    learn.add_argument("--normalise", choices=NORMALISATIONS, default="gflux",
-                       help="xp: coefficients over the flux in G, or over the root of the sum of their squares")  # fmt: skip
+    learn.add_argument(
+        "--normalise", choices=NORMALISATIONS, default="gflux",
+        help="xp: coefficients over the flux in G, or over the root of the sum of their squares",
+    )  # fmt: skip
     learn.add_argument("--seed", type=int, default=0, help="of everything random")
     apply_ = actions.add_parser("apply", help="latents, reconstruction, how strange a spectrum is and where")
     apply_.add_argument("model", type=Path, metavar="MODEL")
@@ -131,7 +134,7 @@ def _apply(args: argparse.Namespace) -> int:
     if not args.out.name.lower().endswith((".fits", ".ecsv")):
         raise UserError(f"{args.out}: expected an --out that ends in .fits or .ecsv")
     model = load_model(args.model).to(_device(args.device))
-    table = model.apply(_read_xp(args) if isinstance(model, XPModel) else _read_spectra(args, model))
+    table = model.apply(_read_xp(args)) if isinstance(model, XPModel) else model.apply(_read_spectra(args, model))
     with replacing(args.out) as temporary:
         if args.out.suffix.lower() == ".fits":
             table_hdu(table, args.out).writeto(temporary, overwrite=True)

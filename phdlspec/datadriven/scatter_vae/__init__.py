@@ -1,6 +1,7 @@
 """ScatterVAE: spectra explained without labels, with a scatter for every pixel of every star.
 
-After Laroche & Speagle (2025): the form for Gaia XP coefficients is theirs, that for spectra our own (docs/scatter_vae.md).
+After Laroche & Speagle (2025): the form for Gaia XP coefficients is theirs, that for spectra our own
+(docs/scatter_vae.md).
 """
 
 from phdlspec.datadriven.scatter_vae.flags import VAE_WORDS, VaeFlag

@@ -48,8 +48,8 @@ def _ordinary(held: HeldOut) -> NDArray[np.bool_]:
 
 
 def _factors(held: HeldOut, ordinary: NDArray[np.bool_], columns: NDArray) -> Array:
-    squared, noise, scatter, good = (x[ordinary][:, columns] for x in (held.squared, held.noise, held.scatter, held.good))
-    good = good & (squared < _MOST_DEVIATION**2 * (noise + scatter))
+    squared, noise, scatter = (x[ordinary][:, columns] for x in (held.squared, held.noise, held.scatter))
+    good = held.good[ordinary][:, columns] & (squared < _MOST_DEVIATION**2 * (noise + scatter))
     if good.sum() < 10:
         return np.zeros(2)
     r, n, s = squared[good], noise[good], scatter[good]

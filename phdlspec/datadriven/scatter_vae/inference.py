@@ -1,7 +1,7 @@
 """Latents of spectra: the encoder's mean, then the maximum of the posterior by a few damped Gauss-Newton steps.
 
-The steps see the spectrum with its own noise, mask and scatter, and a pixel that is far off counts less (Huber), so that
-a cosmic-ray hit or an emission line does not bend what the rest of the spectrum says. No draw is made.
+The steps see the spectrum with its own noise, mask and scatter, and a pixel that is far off counts less (Huber), so
+that a cosmic-ray hit or an emission line does not bend what the rest of the spectrum says. No draw is made.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -20,8 +21,8 @@ OUTSIDE = 3.0  # -log10 of the probability of latents that far out
 class Found:
     """What a model finds of N spectra or sources.
 
-    latents (N, K); chi2 (N,) with the scatter, pixels (N,) used, scatter (N,) median; signs (N, F); snr (N,); worst (N,)
-    in words.
+    latents (N, K); chi2 (N,) with the scatter, pixels (N,) used, scatter (N,) median; signs (N, F); snr (N,);
+    worst (N,) in words.
     """
 
     latents: Array
@@ -51,7 +52,7 @@ def output_table(
     flag[lost] = int(VaeFlag.UNREADABLE)
     table = identity.copy()
 
-    def add(name: str, values: Array | Sequence[str], words: str) -> None:
+    def add(name: str, values: NDArray[Any] | Sequence[str], words: str) -> None:
         table[name] = values
         table[name].description = words
 
@@ -67,7 +68,11 @@ def output_table(
     add("ANOMALY", known(score), "-log10 of the probability of the strangest sign among ordinary stars")
     add("ANOMALY_PCT", known(reference.percentile(score)), "percentage of ordinary stars that are less strange")
     add("SIGN", ["" if r else reference.names[s] for r, s in zip(reasons, sign)], "the strangest sign")
-    add("WORST", ["" if r else w for r, w in zip(reasons, found.worst)], "windows that deviate most: where, sigma, width")
+    add(
+        "WORST",
+        ["" if r else w for r, w in zip(reasons, found.worst)],
+        "windows that deviate most: where, sigma, width",
+    )
     add("FLAG", flag, "; ".join(f"{int(b)} {w}" for b, w in VAE_WORDS.items()))
     add("REASON", list(reasons), "why there is no result")
     table.meta["ANOTHRES"] = round(reference.threshold, 4)

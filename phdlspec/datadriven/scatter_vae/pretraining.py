@@ -1,8 +1,8 @@
 """Emulated stars as LAMOST would see them, read like real ones: what a network learns from before it sees real stars.
 
-The population is wide rather than likely: dwarfs and giants of all temperatures and metallicities of the emulator, with
-alpha elements that follow metallicity and scatter, other elements that scatter, rotation, and the noise, resolving power
-by fibre and continuum of `phdlspec.mock`.
+The population is wide rather than likely: dwarfs and giants of all temperatures and metallicities of the emulator,
+with alpha elements that follow metallicity and scatter, other elements that scatter, rotation, and the noise, resolving
+power by fibre and continuum of `phdlspec.mock`.
 """
 
 from __future__ import annotations
@@ -70,5 +70,5 @@ def emulated_stars(count: int, seed: int, grid: Array, progress: bool = False) -
     """A data set of emulated stars on the grid (P,), vacuum Å."""
     random = np.random.default_rng(seed)
     theta = population(count, seed, LabelSet())
-    snr = np.exp(random.uniform(*np.log(SNR_RANGE), count))
+    snr = np.exp(random.uniform(np.log(SNR_RANGE[0]), np.log(SNR_RANGE[1]), count))
     return read_dataset(list(emulated_spectra(theta, seed, snr, progress)), grid=grid)

@@ -1,10 +1,10 @@
 """How strange a spectrum is, and where: signs of strangeness, each with its probability among ordinary stars.
 
 Each sign is a number that grows with strangeness: the misfit per pixel, the most significant deviation in windows of
-several widths (a cosmic-ray hit is one pixel wide, a carbon band eighty), the distance of the latents, what a shift of a
-part of the spectrum would explain (a displaced arm), what a second set of lines would explain (a double-lined binary).
-Its logarithm is compared with that of ordinary stars of the same signal-to-noise ratio, which training has not seen; the
-upper tail beyond 5% is taken as exponential. The score is the largest -log10 of these probabilities.
+several widths (a cosmic-ray hit is one pixel wide, a carbon band eighty), the distance of the latents, what a shift of
+a part of the spectrum would explain (a displaced arm), what a second set of lines would explain (a double-lined
+binary). Its logarithm is compared with that of ordinary stars of the same signal-to-noise ratio, which training has not
+seen; the upper tail beyond 5% is taken as exponential. The score is the largest -log10 of these probabilities.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> Reference
     limits = (float(np.quantile(snr, 0.02)), float(np.quantile(snr, 0.98)))
     x = _powers(snr, limits)
     ln = np.log(np.maximum(signs, _FLOOR))
-    trend = np.stack([least_squares(lambda c, y=y: x @ c - y, np.zeros(3), loss="soft_l1", f_scale=0.2).x for y in ln.T])
+    trend = np.stack([_robust_fit(x, y) for y in ln.T])
     left = ln - _trend_at(trend, snr, limits)
     quantiles = np.quantile(left, _QUANTILES, axis=0).T
     excess = [column[column > grid[-1]] - grid[-1] for column, grid in zip(left.T, quantiles)]
@@ -164,6 +164,10 @@ def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> Reference
     reference = Reference(tuple(names), trend, limits, quantiles, tail, np.zeros(1))
     scores = np.sort(reference.score(signs, snr)[0])
     return Reference(tuple(names), trend, limits, quantiles, tail, scores)
+
+
+def _robust_fit(x: Array, y: Array) -> Array:
+    return np.asarray(least_squares(lambda c: x @ c - y, np.zeros(3), loss="soft_l1", f_scale=0.2).x)
 
 
 def _powers(snr: Array, limits: tuple[float, float]) -> Array:

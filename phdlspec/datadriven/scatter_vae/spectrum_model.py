@@ -34,7 +34,7 @@ FORM = "spectrum"
 Array = NDArray[np.float64]
 
 
-def residuals(flux: Array, ivar: Array, explained: Explained) -> Residuals:
+def residuals(flux: NDArray[Any], ivar: NDArray[Any], explained: Explained) -> Residuals:
     """What is left of spectra (N, P)."""
     good = ivar > 0
     model, sigma = explained.model.cpu().numpy(), explained.variance.sqrt().cpu().numpy()

@@ -2,8 +2,8 @@
 
 1. Principal components of emulated and real stars make the encoder's front and the decoder's basis.
 2. The network learns emulated stars with that basis fixed (LAMOST's pixels only: the mocks are LAMOST's).
-3. For each fold of the real stars it goes on with the others, basis and all. The stars held out say by wavelength how much
-   larger scatter is for a star not seen, and how large each sign of strangeness is for ordinary stars.
+3. For each fold of the real stars it goes on with the others, basis and all. The stars held out say by wavelength how
+   much larger scatter is for a star not seen, and how large each sign of strangeness is for ordinary stars.
 4. It goes on with all real stars: the model.
 The number of latents is that with the highest likelihood of the first fold's held-out stars.
 """
@@ -102,8 +102,8 @@ def train_spectra(
     reference, told = run.reference(folds, ln_noise, ln_scatter)
     network = run.tuned(latents, np.arange(len(data)), "all")
     with torch.no_grad():
-        network.ln_noise += torch.as_tensor(ln_noise, dtype=torch.float32)
-        network.ln_calibration += torch.as_tensor(ln_scatter, dtype=torch.float32)
+        network.ln_noise.add_(torch.as_tensor(ln_noise, dtype=torch.float32))
+        network.ln_calibration.add_(torch.as_tensor(ln_scatter, dtype=torch.float32))
     space = LatentSpace.of(explain(network, run.real.flux, run.real.ivar).latents.cpu().numpy())
     names = [Path(f).name for f in data.files] if len(data) <= _SPECTRA_LISTED else []
     metadata = {

@@ -20,9 +20,7 @@ FORMAT, VERSION = "phdlspec-vae", 1
 MAKER = "phdlspec vae train"
 
 
-def write_model(
-    path: str | Path, network: nn.Module, arrays: Mapping[str, NDArray], header: Mapping[str, Any]
-) -> None:
+def write_model(path: str | Path, network: nn.Module, arrays: Mapping[str, NDArray], header: Mapping[str, Any]) -> None:
     """Write network, arrays and header."""
     tensors = {f"network.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
     tensors |= {name: torch.as_tensor(np.ascontiguousarray(a)) for name, a in arrays.items()}

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Standard:
-    """How coefficients are scaled: `XPSet.scaled` with this normalisation, then minus centre (110,), over scale (110,)."""
+    """How coefficients are scaled: `XPSet.scaled` with this normalisation, minus centre (110,), over scale (110,)."""
 
     normalisation: str
     centre: Array
@@ -55,9 +55,9 @@ def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tu
             z = network.encode(x[c])[0]
             model, scatter = network.decode(z)
             parts.append((z, model, scatter, (error[c].square() + scatter.square()).sqrt()))
-    z, model, scatter, sigma = (torch.cat(p).cpu().numpy().astype(float) for p in zip(*parts))
-    deviation = (x.cpu().numpy() - model) / sigma
-    return z, scatter, Residuals(deviation, np.ones(deviation.shape, dtype=bool), model, sigma)
+    latents, flux, spread, sigma = (torch.cat(p).cpu().numpy().astype(float) for p in zip(*parts))
+    deviation = (x.cpu().numpy() - flux) / sigma
+    return latents, spread, Residuals(deviation, np.ones(deviation.shape, dtype=bool), flux, sigma)
 
 
 def signal_to_noise(data: XPSet) -> Array:

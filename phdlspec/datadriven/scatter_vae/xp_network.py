@@ -1,8 +1,8 @@
 """The network of Laroche & Speagle (2025): Gaia XP coefficients to six latents, and back to coefficients and a scatter.
 
-Encoder 110-90-70-50-30-10 of linear layer, batch norm and GELU, to means and log variances; a mirrored decoder; a second
-decoder of the same form that ends in a sigmoid, the scatter s in units of the standardised coefficients. The names of
-the parameters are those of the authors' published weights, so that these load as they are.
+Encoder 110-90-70-50-30-10 of linear layer, batch norm and GELU, to means and log variances; a mirrored decoder; a
+second decoder of the same form that ends in a sigmoid, the scatter s in units of the standardised coefficients. The
+names of the parameters are those of the authors' published weights, so that these load as they are.
 """
 
 from __future__ import annotations

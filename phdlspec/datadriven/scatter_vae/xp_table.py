@@ -1,8 +1,8 @@
 """Gaia XP continuous coefficients from the files that people have, divided by the flux in G.
 
-CSV and ECSV (gzipped or not) are read row by row, for Gaia's own files have hundreds of thousands of them; FITS, VOTable
-and Parquet as a whole. An array may be an array or a string, "(1.0, 2.0)" or "[1.0,2.0]". The correlations of the
-coefficients' errors are not used: the model is told their diagonal alone, as by the authors.
+CSV and ECSV (gzipped or not) are read row by row, for Gaia's own files have hundreds of thousands of them; FITS,
+VOTable and Parquet as a whole. An array may be an array or a string, "(1.0, 2.0)" or "[1.0,2.0]". The correlations of
+the coefficients' errors are not used: the model is told their diagonal alone, as by the authors.
 """
 
 from __future__ import annotations
@@ -184,9 +184,9 @@ def _reader(file: IO[str], path: Path) -> csv.DictReader[str]:
         raise UserError(f"{path}: cannot be read as text ({first_line(error)})") from error
     ecsv = any("%ECSV" in line for line in comments)
     comma = not ecsv or any("delimiter: ','" in line for line in comments)
-    dialect = {"delimiter": "," if comma else " ", "skipinitialspace": True}
-    names = next(csv.reader([first], **dialect), [])  # type: ignore[arg-type]
-    return csv.DictReader(file, fieldnames=[n.strip() for n in names], **dialect)  # type: ignore[arg-type]
+    delimiter = "," if comma else " "
+    names = [n.strip() for n in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
+    return csv.DictReader(file, fieldnames=names, delimiter=delimiter, skipinitialspace=True)
 
 
 def _table(path: Path) -> Table:
@@ -197,7 +197,9 @@ def _parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("Parquet needs pyarrow: install phdlspec with the extra [parquet], or give CSV or FITS") from error
+        raise UserError(
+            "Parquet needs pyarrow: install phdlspec with the extra [parquet], or give CSV or FITS"
+        ) from error
     return pyarrow.parquet
 
 
