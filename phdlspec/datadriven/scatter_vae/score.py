@@ -167,7 +167,10 @@ def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> Reference
 
 
 def _robust_fit(x: Array, y: Array) -> Array:
-    return np.asarray(least_squares(lambda c: x @ c - y, np.zeros(3), loss="soft_l1", f_scale=0.2).x)
+    def left(coefficients: Array) -> Array:
+        return np.asarray(x @ coefficients - y)
+
+    return np.asarray(least_squares(left, np.zeros(3), loss="soft_l1", f_scale=0.2).x)
 
 
 def _powers(snr: Array, limits: tuple[float, float]) -> Array:
@@ -182,23 +185,27 @@ def _trend_at(trend: Array, snr: Array, limits: tuple[float, float]) -> Array:
 def worst_windows(left: Residuals, wave: Array, count: int = 3) -> list[list[tuple[float, int, float]]]:
     """The most significant windows of each spectrum, none overlapping: centre (Å), width (pixels), significance."""
     stack = [(width, _window(left, width)) for width in WIDTHS[1:4]]
-    answer: list[list[tuple[float, int, float]]] = []
-    for row in range(len(left.deviation)):
-        free = np.ones(len(wave), dtype=bool)
-        found = []
-        for _ in range(count):
-            width, at, value = max(
-                ((w, *_largest(s[row], free)) for w, s in stack), key=lambda entry: abs(entry[2])
-            )  # fmt: skip
-            if value == 0.0:
-                break
-            found.append((float(wave[at]), width, value))
-            free[max(0, at - width) : at + width + 1] = False
-        answer.append(found)
-    return answer
+    return [_worst_of([(w, s[row]) for w, s in stack], wave, count) for row in range(len(left.deviation))]
 
 
-def _largest(significance: Array, free: NDArray[np.bool_]) -> tuple[int, float]:
+def _worst_of(stack: Sequence[tuple[int, Array]], wave: Array, count: int) -> list[tuple[float, int, float]]:
+    pixel = np.arange(len(wave))
+    taken: list[tuple[int, int]] = []
+    found = []
+    for _ in range(count):
+        candidates = []
+        for width, significance in stack:
+            free = np.all([np.abs(pixel - at) >= 0.5 * (width + other) for at, other in taken], axis=0)
+            candidates.append((width, *_largest(significance, free)))
+        width, at, value = max(candidates, key=lambda entry: abs(entry[2]))
+        if value == 0.0:
+            break
+        taken.append((at, width))
+        found.append((float(wave[at]), width, value))
+    return found
+
+
+def _largest(significance: Array, free: NDArray[np.bool_] | np.bool_) -> tuple[int, float]:
     size = np.where(free, np.abs(significance), 0.0)
     at = int(size.argmax())
     return at, float(significance[at]) if size[at] > 0 else 0.0

@@ -1,0 +1,225 @@
+"""ScatterVAE of spectra: masks, calibration of the scatter, scores, files, bad input. No shipped model needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from phdlspec.cli import main
+from phdlspec.datadriven.dataset import Dataset, read_dataset
+from phdlspec.datadriven.scatter_vae import SpectrumSettings, VaeFlag, load_model, load_spectrum_model, train_spectra
+from phdlspec.datadriven.scatter_vae.basis import principal_components, project_onto
+from phdlspec.datadriven.scatter_vae.calibration import HeldOut, calibrate
+from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
+from phdlspec.datadriven.scatter_vae.pretraining import emulated_spectra, population
+from phdlspec.datadriven.scatter_vae.score import (
+    FALSE_ALARMS,
+    SPECTRUM_SIGNS,
+    Residuals,
+    learn_reference,
+    signs_of,
+    worst_windows,
+)
+from phdlspec.errors import UserError
+from phdlspec.labels import LabelSet
+from phdlspec.wavelength import LAMOST_WAVE
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    theta = population(130, 3, LabelSet())
+    return read_dataset(list(emulated_spectra(theta, 3, np.full(130, 80.0))), grid=LAMOST_WAVE)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    settings = SpectrumSettings(latents=6, mocks=64, mock_epochs=1, epochs=12)
+    return train_spectra(data.take(np.arange(110)), settings)
+
+
+def strange(data: Dataset, wave: float, height: float, width: float) -> Dataset:
+    line = height * np.exp(-0.5 * ((data.wave - wave) / width) ** 2)
+    return replace(data, flux=np.where(data.ivar > 0, data.flux + line, 0.0).astype(np.float32))
+
+
+def test_a_trained_model_explains_stars_that_it_had_not_seen(data, model):
+    table = model.apply(data.take(np.arange(110, 130)))
+    assert 0.7 < np.median(table["RCHI2"]) < 1.4
+    assert (table["FLAG"] == 0).sum() >= 17
+    assert model.metadata["held_out"]["spectra"] == 110
+
+
+def test_planted_emission_is_strange_and_told_where(data, model):
+    table = model.apply(strange(data.take(np.arange(110, 130)), 6564.6, 0.5, 3.0))
+    assert (table["FLAG"] & VaeFlag.STRANGE).all()
+    assert all(abs(float(worst.split()[0]) - 6564.6) < 8.0 and " +" in worst for worst in table["WORST"])
+
+
+def test_masked_pixels_are_neither_seen_nor_scored(data, model):
+    few = data.take(np.arange(110, 115))
+    red = data.wave > 6000.0
+    without = replace(few, ivar=np.where(red, 0.0, few.ivar).astype(np.float32))
+    absurd = replace(without, flux=np.where(red, 1e6, few.flux).astype(np.float32))
+    one, other = model.apply(without), model.apply(absurd)
+    for name in ("LATENTS", "RCHI2", "ANOMALY"):
+        assert np.array_equal(one[name], other[name])
+    assert (one["FLAG"] & VaeFlag.STRANGE == 0).sum() >= 4  # a missing arm is nothing strange
+
+
+def test_applying_draws_nothing_and_survives_its_file(data, model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    again = load_spectrum_model(tmp_path / "m.safetensors")
+    few = data.take(np.arange(5))
+    torch.manual_seed(1)
+    one = model.apply(few)
+    torch.manual_seed(2)
+    other = again.apply(few)
+    for name in ("LATENTS", "CHI2", "ANOMALY", "ANOMALY_PCT", "WORST"):
+        assert np.array_equal(one[name], other[name])
+
+
+def test_an_unreadable_spectrum_is_a_flagged_row(data, model):
+    lost = replace(data.take(np.arange(3)), reasons=("", "broken", ""))
+    table = model.apply(lost)
+    assert table["FLAG"][1] == VaeFlag.UNREADABLE
+    assert table["REASON"][1] == "broken"
+    assert np.isnan(table["ANOMALY"][1])
+    assert np.isfinite(table["ANOMALY"][0])
+
+
+def test_spectra_on_another_grid_are_refused(data, model):
+    shorter = replace(data, wave=data.wave[:-1], flux=data.flux[:, :-1], ivar=data.ivar[:, :-1])
+    with pytest.raises(UserError, match="3908 pixels"):
+        model.apply(shorter)
+
+
+def test_five_spectra_are_too_few(data, tmp_path, capsys):
+    data.take(np.arange(5)).write(tmp_path / "five.h5")
+    assert main(["vae", "train", str(tmp_path / "five.h5"), "--out", str(tmp_path / "m.safetensors")]) == 1
+    assert "5 spectra are too few to learn from, expected at least 100" in capsys.readouterr().err
+
+
+def test_the_command_applies_a_model(data, model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    data.take(np.arange(6)).write(tmp_path / "six.h5")
+    out = tmp_path / "t.ecsv"
+    assert main(["vae", "apply", str(tmp_path / "m.safetensors"), str(tmp_path / "six.h5"), "--out", str(out)]) == 0
+    assert "ANOMALY_PCT" in out.read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_what_is_no_model_is_told(content, tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="not a model"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_components_with_gaps_beat_plain_ones_where_the_gaps_are_not():
+    random = np.random.default_rng(0)
+    basis = np.linalg.qr(random.normal(size=(60, 2)))[0]
+    flux = 1.0 + random.normal(size=(300, 2)) * [3.0, 1.0] @ basis.T
+    weight = np.where(random.random(flux.shape) < 0.7, 1e4, 0.0)
+    seen = torch.as_tensor(np.where(weight > 0, flux, -50.0)).float()
+    mean, found = principal_components(seen, torch.as_tensor(weight).float(), 2, iterations=30)
+    rebuilt = project_onto(seen, torch.as_tensor(weight).float(), mean, found).numpy()
+    assert np.abs(rebuilt - flux).max() < 0.02
+
+
+def test_factors_on_noise_and_scatter_are_found():
+    random = np.random.default_rng(1)
+    noise = 10.0 ** random.uniform(-6, -2, (400, 48))
+    scatter = np.full(noise.shape, 1e-4)
+    squared = random.normal(size=noise.shape) ** 2 * (0.7 * noise + 2.0 * scatter)
+    held = HeldOut(squared, noise, scatter, np.ones(noise.shape, dtype=bool))
+    ln_noise, ln_scatter = calibrate(held)
+    assert np.allclose(np.exp(ln_noise).mean(), 0.7, rtol=0.1)
+    assert np.allclose(np.exp(ln_scatter).mean(), 2.0, rtol=0.1)
+
+
+def residuals_of(deviation: np.ndarray) -> Residuals:
+    x = np.arange(deviation.shape[1])
+    lines = 1.0 - 0.5 * np.exp(-0.5 * ((x % 50 - 25.0) / 3.0) ** 2) + 0.0 * deviation
+    return Residuals(deviation, np.ones(deviation.shape, dtype=bool), lines, np.full(deviation.shape, 0.01))
+
+
+def test_the_threshold_has_its_false_alarms_and_percentiles_are_uniform():
+    random = np.random.default_rng(2)
+    snr = np.exp(random.uniform(3, 6, 2000))
+    signs = np.stack(
+        [signs_of(residuals_of(random.normal(size=(2000, 300))), random.chisquare(6, 2000), SPECTRUM_SIGNS)]
+    )[0]
+    reference = learn_reference(signs[:1000], snr[:1000], SPECTRUM_SIGNS)
+    score, _ = reference.score(signs[1000:], snr[1000:])
+    alarms = float(np.mean(score > reference.threshold))
+    assert 0.2 * FALSE_ALARMS < alarms < 3.0 * FALSE_ALARMS
+    percentile = reference.percentile(score)
+    assert np.allclose(np.quantile(percentile, [0.25, 0.5, 0.75]), [25, 50, 75], atol=6.0)
+
+
+@pytest.mark.parametrize("name", ["shift", "second lines"])
+def test_a_shift_and_second_lines_raise_their_own_sign(name):
+    random = np.random.default_rng(4)
+    plain = random.normal(size=(50, 300))
+    left = residuals_of(plain)
+    if name == "shift":
+        change = np.gradient(left.model, axis=1)
+        change[:, 150:] = 0.0
+    else:
+        change = np.roll(left.model, 3, axis=1) + np.roll(left.model, -3, axis=1) - 2.0 * left.model
+    moved = replace(left, deviation=plain + 0.3 * change / left.sigma)
+    column = SPECTRUM_SIGNS.index(name)
+    before, after = (signs_of(r, np.ones(50), SPECTRUM_SIGNS)[:, column] for r in (left, moved))
+    assert np.median(after) > np.max(before)
+
+
+def test_worst_windows_do_not_overlap():
+    deviation = np.zeros((1, 300))
+    deviation[0, 100:109] = 8.0
+    deviation[0, 200:203] = -5.0
+    (windows,) = worst_windows(residuals_of(deviation), np.arange(300.0), count=2)
+    assert abs(windows[0][0] - 104) < 1
+    assert windows[0][2] == pytest.approx(24.0, abs=0.1)
+    assert abs(windows[1][0] - 201) < 1
+    assert windows[1][2] < 0
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.GELU(), torch.nn.Linear(8, 1))
+
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(5))
+
+    def run(net, state, stop_at=None):
+        calls = [0]
+
+        def loss(rows, weight):
+            calls[0] += 1
+            if stop_at is not None and calls[0] > stop_at:
+                raise KeyboardInterrupt
+            return (net(x[rows])[:, 0] - x[rows].sum(1)).square() + weight
+
+        return optimise(net, loss, 64, Schedule(6, 16, 1e-2, 2, 6), 0, state=state)
+
+    whole = network()
+    run(whole, None)
+    stopped = network()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("phdlspec.datadriven.scatter_vae.optimise.KEEP_EVERY", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, tmp_path / "s.pt", stop_at=14)
+    resumed = network()
+    run(resumed, tmp_path / "s.pt")
+    for one, other in zip(whole.parameters(), resumed.parameters()):
+        assert torch.equal(one, other)
+
+
+def test_a_damaged_state_is_begun_again(tmp_path):
+    (tmp_path / "s.pt").write_bytes(b"half")
+    network = torch.nn.Linear(2, 1)
+    history = optimise(network, lambda rows, _: network(torch.ones(len(rows), 2))[:, 0] ** 2, 8,
+                       Schedule(2, 4, 1e-2, 1, 2), 0, state=tmp_path / "s.pt")  # fmt: skip
+    assert len(history) == 2
