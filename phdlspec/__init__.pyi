@@ -1,15 +1,33 @@
-from .catalog import fit_many as fit_many
+from . import ages as ages
+from .api import as_spectrum as as_spectrum
+from .api import fit as fit
+from .api import fit_many as fit_many
 from .catalog import read_catalog as read_catalog
+from .catalog import write_packed as write_packed
 from .datadriven import lux as lux
 from .default_emulator import load_emulator as load_emulator
 from .direct_synthesis import load_direct_synthesis as load_direct_synthesis
 from .emulator.emulator import Emulator as Emulator
 from .errors import UserError as UserError
-from .fitting.driver import fit as fit
-from .fitting.result import FitResult as FitResult
+from .fitting.priors import PRIORS as PRIORS
+from .fitting.result import Measurement as Measurement
 from .fitting.settings import FitSettings as FitSettings
+from .flags import LabelFlag as LabelFlag
+from .flags import StarFlag as StarFlag
+from .io import default_resolving_power as default_resolving_power
+from .io import from_specutils as from_specutils
 from .io import read_spectrum as read_spectrum
+from .io import to_specutils as to_specutils
+from .io import write_lamost as write_lamost
+from .labels import LABELS as LABELS
 from .labels import LabelSet as LabelSet
+from .masks import DEFAULT_INTERVALS as DEFAULT_INTERVALS
+from .masks import MaskInterval as MaskInterval
+from .masks import mask_table as mask_table
+from .mock import mock_lamost as mock_lamost
+from .results import FitResult as FitResult
 from .spectrum import Spectrum as Spectrum
+from .wavelength import air_to_vacuum as air_to_vacuum
+from .wavelength import vacuum_to_air as vacuum_to_air
 
 __version__: str

@@ -39,11 +39,12 @@ class Origin(Enum):
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a fit determines: a label, or a property of the observation."""
+    """What a fit determines: a label, or a property of the observation. symbol : as people write it."""
 
     name: str
     unit: str
     comment: str
+    symbol: str
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ class Column:
 
 RV, LN_RESOLUTION = "RV", "LN_RESOLUTION"
 PARAMETERS: tuple[Parameter, ...] = (
-    *(Parameter(label.name, label.unit, label.description) for label in LABELS),
-    Parameter(RV, "km/s", "radial velocity in the frame of the wavelengths"),
-    Parameter(LN_RESOLUTION, "", "ln factor on the resolution"),
+    *(Parameter(label.name, label.unit, label.description, label.symbol) for label in LABELS),
+    Parameter(RV, "km/s", "radial velocity in the frame of the wavelengths", "RV"),
+    Parameter(LN_RESOLUTION, "", "ln factor on the resolution", "ln(R factor)"),
 )
+PARAMETER_SYMBOLS: Mapping[str, str] = {parameter.name: parameter.symbol for parameter in PARAMETERS}
 PARAMETER_UNITS: Mapping[str, str] = {parameter.name: parameter.unit for parameter in PARAMETERS}
 
 QUANTITIES: tuple[Quantity, ...] = (

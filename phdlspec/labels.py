@@ -5,6 +5,7 @@ Radial velocity and resolving power belong to the observation, not to the star's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor  # the label table itself costs no torch
 
 Values = TypeVar("Values", NDArray[np.float64], "Tensor")
+
+
+_SYMBOLS = {"TEFF": "Teff", "LOGG": "log g", "VMIC": "vmic", "FE_H": "[Fe/H]", "VBROAD": "vbroad"}
 
 
 class Role(Enum):
@@ -46,6 +50,11 @@ class Label:
         """Chemical symbol of an [X/Fe] label (`"Mg"` for `MG_FE`), `None` for the others."""
         return self.name[:-3].capitalize() if self.role is Role.ABUNDANCE else None
 
+    @property
+    def symbol(self) -> str:
+        """As people write it: Teff, log g, [Mg/Fe]."""
+        return f"[{self.element}/Fe]" if self.element else _SYMBOLS[self.name]
+
 
 ELEMENTS: tuple[str, ...] = tuple(
     "C N O Na Mg Al Si S K Ca Sc Ti V Cr Mn Co Ni Cu Zn Sr Y Zr Ba La Ce Nd Sm Eu".split()
@@ -71,6 +80,25 @@ LABELS: tuple[Label, ...] = (
     *(_abundance_label(element) for element in ELEMENTS),
     Label("VBROAD", "km/s", 0.0, 60.0, Role.BROADENING, "rotation and macroturbulence together, as a rotation profile"),
 )
+
+
+def squashed(name: str) -> str:
+    """A name as it is compared: capitals and digits alone, so that `[Fe/H]`, `Fe_H` and `feh` are one."""
+    return re.sub(r"[^A-Z0-9]", "", name.upper())
+
+
+_ALIASES: dict[str, str] = {
+    **{squashed(label.name): label.name for label in LABELS},
+    **dict.fromkeys(("TEFFK", "TEMPERATURE", "EFFECTIVETEMPERATURE"), "TEFF"),
+    **dict.fromkeys(("LOGGRAV", "SURFACEGRAVITY", "LOGGCGS"), "LOGG"),
+    **dict.fromkeys(("VTURB", "VTUR", "VMICRO", "XI", "XITURB", "MICROTURBULENCE"), "VMIC"),
+    **dict.fromkeys(("IRON", "FEHDEX"), "FE_H"),
+}
+
+
+def label_of(name: str) -> str | None:
+    """The label that a name as people write it means (`[Fe/H]`, `feh`, `MgFe`, `Teff`), None where it is none."""
+    return _ALIASES.get(squashed(name))
 
 
 class LabelSet:
@@ -112,9 +140,10 @@ class LabelSet:
         return hash(self.labels)
 
     def index(self, name: str) -> int:
-        """Position of a label; an unknown name is refused with the nearest known one."""
-        if name in self._index:
-            return self._index[name]
+        """Position of a label, also by another usual name (`label_of`); an unknown one is refused with the nearest."""
+        known = name if name in self._index else label_of(name)
+        if known in self._index:
+            return self._index[known]
         near = get_close_matches(name.upper(), self.names, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else f"; known labels are {' '.join(self.names)}"
         raise UserError(f"unknown label {name!r}{hint}")
@@ -145,12 +174,18 @@ class LabelSet:
         TEFF and LOGG default to the Sun's. Raises `UserError` for an unknown name or a value that is not finite.
         """
         theta = np.zeros(len(self))
-        solar = {"TEFF": 5772.0, "LOGG": 4.438}
-        for name, value in {**solar, **values}.items():
-            if not np.isfinite(float(value)):
+        given: dict[str, float] = {"TEFF": 5772.0, "LOGG": 4.438}
+        for name, value in values.items():
+            known = self.names[self.index(name)]
+            try:
+                given[known] = float(value)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"label {name} is {value!r}, expected a number") from error
+            if not np.isfinite(given[known]):
                 raise UserError(f"label {name} is {value}, expected a finite number")
-            theta[self.index(name)] = float(value)
-        if "VMIC" not in values and "VMIC" in self:
+        for name, value in given.items():
+            theta[self.index(name)] = value
+        if "VMIC" not in given and "VMIC" in self:
             teff, logg, fe_h = (theta[self.index(name)] for name in STRUCTURE)
             theta[self.index("VMIC")] = typical_vmic(teff, logg, fe_h)
         return theta

@@ -9,11 +9,12 @@ and wide enough for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from astropy import units as u
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -79,6 +80,24 @@ DEFAULT_INTERVALS: tuple[MaskInterval, ...] = (
 )
 
 MASK_NAMES: tuple[str, ...] = tuple(dict.fromkeys(interval.name for interval in DEFAULT_INTERVALS))
+
+
+def intervals_of(given: Iterable[MaskInterval | Sequence[float]]) -> tuple[MaskInterval, ...]:
+    """Intervals as `MaskInterval`; pairs (low, high) in vacuum Å, Quantities as well, are called "user"."""
+    found = []
+    try:
+        for item in given:
+            if isinstance(item, MaskInterval):
+                found.append(item)
+                continue
+            low, high = (float(u.Quantity(end, u.AA).value) for end in item)
+            found.append(MaskInterval("user", low, high))
+    except (TypeError, ValueError, u.UnitsError) as error:
+        raise UserError(
+            f"masks {given!r}: expected intervals, as [(3700, 4100)] in vacuum Å; those of the survey are kept with "
+            "[*phdlspec.DEFAULT_INTERVALS, (3700, 4100)]"
+        ) from error
+    return tuple(found)
 
 
 def mask_table(

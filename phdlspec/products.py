@@ -11,11 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phdlspec.errors import UserError
-from phdlspec.fitting.result import FitResult
+from phdlspec.errors import UserError, first_line
+from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.flags import label_words, star_words
 
 FORMAT = "phdlspec-fit"
+ARRAYS = ("value", "err", "p16", "p50", "p84", "crlb", "label_flag")
 
 
 def write_ecsv(result: FitResult, path: str | Path, provenance: Mapping[str, Any]) -> None:
@@ -43,7 +44,8 @@ def write_hdf5(result: FitResult, path: str | Path, provenance: Mapping[str, Any
     """Parameters, covariance, draws, best model, continuum and masks of one star.
 
     ```
-    /            attrs: format, file, flag, reason, mode, provenance (JSON), diagnostics (JSON)
+    /            attrs: format, file, flag, reason, mode, stop_reason, chi2, npix, snr; as JSON: provenance,
+    │                   diagnostics, seconds, meta (what the spectrum's file says)
     ├── names (D,) str; value, err, p16, p50, p84, crlb (D,); label_flag (D,); covariance (D, D)
     ├── draws (N, D)                     equally weighted draws from the posterior
     └── spectrum/ wave, flux, sigma, model, continuum, normalised (P,); used, outlier (P,) bool; jacobian (P, D)
@@ -56,11 +58,14 @@ def write_hdf5(result: FitResult, path: str | Path, provenance: Mapping[str, Any
             file.attrs["format"] = FORMAT
             for name in ("path", "flag", "reason", "mode", "stop_reason", "chi2", "npix", "snr"):
                 file.attrs["file" if name == "path" else name] = getattr(result, name)
-            file.attrs["provenance"] = json.dumps(dict(provenance), default=str)
-            file.attrs["diagnostics"] = json.dumps(dict(result.diagnostics))
+            told = {"provenance": provenance, "diagnostics": result.diagnostics, "seconds": result.seconds,
+                    "meta": result.meta}  # fmt: skip
+            for name, values in told.items():
+                file.attrs[name] = json.dumps(dict(values), default=_plain)
             file["names"] = [name.encode() for name in result.names]
-            for name in ("value", "err", "p16", "p50", "p84", "crlb", "label_flag", "covariance"):
+            for name in ARRAYS:
                 file[name] = getattr(result, name)
+            file["covariance"] = result.cov
             if result.draws is not None:
                 file.create_dataset("draws", data=result.draws.astype(np.float32), compression="gzip")
             if result.spectrum is not None:
@@ -73,3 +78,39 @@ def write_hdf5(result: FitResult, path: str | Path, provenance: Mapping[str, Any
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    # numpy's scalars as numbers, anything else as text.
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a `FitResult` that `write_hdf5` wrote, and its provenance. Raises `UserError` for other files."""
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        raise UserError(f"{path}: expected the .h5 of a fit, which has all of it; QTable.read reads its .ecsv")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file, expected the .h5 of a fit")
+    try:
+        with h5py.File(path) as file:
+            attrs = dict(file.attrs)
+            if attrs.get("format") != FORMAT:
+                raise UserError(f"{path}: HDF5, but no result of a fit (format {FORMAT!r} expected)")
+            values: dict[str, Any] = {name: file[name][()] for name in ARRAYS}
+            values["cov"] = file["covariance"][()]
+            values["names"] = tuple(name.decode() for name in file["names"][()])
+            values["draws"] = file["draws"][()].astype(np.float64) if "draws" in file else None
+            values["spectrum"] = _model_of(file["spectrum"]) if "spectrum" in file else None
+        values |= {name: str(attrs["file" if name == "path" else name]) for name in ("path", "reason", "mode")}
+        values |= {"flag": int(attrs["flag"]), "npix": int(attrs["npix"]), "stop_reason": str(attrs["stop_reason"])}
+        values |= {"chi2": float(attrs["chi2"]), "snr": float(attrs["snr"])}
+        values |= {name: json.loads(attrs.get(name, "{}")) for name in ("diagnostics", "seconds", "meta")}
+        return values, json.loads(attrs["provenance"])
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged or half-written ({first_line(error)}); fit the star again") from error
+
+
+def _model_of(group: h5py.Group) -> ModelSpectrum:
+    arrays = {name: data[()] for name, data in group.items()}
+    kept = ("used", "outlier", "jacobian")
+    return ModelSpectrum(**{n: a if n in kept else a.astype(np.float64) for n, a in arrays.items()})

@@ -41,7 +41,7 @@ def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, A
     parts = [f"<h1>{html.escape(title)}</h1>", _verdict(result)]
     if result.spectrum is not None:
         parts += [
-            "<h2>Spectrum</h2>", _picture(_spectrum_figure(result.spectrum)),
+            "<h2>Spectrum</h2>", _picture(spectrum_figure(result.spectrum)),
             "<p>Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
             "no noise explains. Below each panel: residual in units of the noise.</p>",
             "<h2>What carries each element</h2>", _picture(zoom_figure(result)),
@@ -50,7 +50,7 @@ def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, A
             "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
             "<p>Open symbols: the spectrum says little about the element. Dashes: Cramér–Rao bound.</p>",
             "<h2>Labels</h2>", _label_table(result),
-            "<h2>Posterior of the main labels</h2>", _picture(_corner_figure(result)),
+            "<h2>Posterior of the main labels</h2>", _picture(corner_figure(result)),
         ]  # fmt: skip
     parts += ["<h2>How it was made</h2>", _provenance(result, provenance)]
     page = (
@@ -101,7 +101,8 @@ def _shade(axes: Any, s: ModelSpectrum) -> None:
             axes.axvspan(s.wave[start], s.wave[min(stop, len(s.wave) - 1)], color="0.93", lw=0)
 
 
-def _spectrum_figure(s: ModelSpectrum) -> Figure:
+def spectrum_figure(s: ModelSpectrum) -> Figure:
+    """Observed spectrum, best model and residuals in units of the noise, in panels along the wavelength."""
     figure = _figure(13, 3.1 * PANELS)
     wave = s.wave[s.used]
     edges = np.geomspace(wave[0], wave[-1] + 1e-6, PANELS + 1)
@@ -137,7 +138,7 @@ def _element_window(result: FitResult, column: int, weight: np.ndarray) -> float
     s = result.spectrum
     assert s is not None
     response = s.jacobian * weight[:, None]
-    share = np.where(s.used, (response @ result.covariance[:, column]) * response[:, column], 0.0)
+    share = np.where(s.used, (response @ result.cov[:, column]) * response[:, column], 0.0)
     cumulative = np.concatenate([[0.0], np.cumsum(share)])
     right = np.searchsorted(s.wave, s.wave + ZOOM_WIDTH)
     return float(s.wave[np.argmax(cumulative[right] - cumulative[:-1])] + 0.5 * ZOOM_WIDTH)
@@ -195,8 +196,8 @@ def _abundance_figure(result: FitResult) -> Figure:
     return figure
 
 
-def _corner_figure(result: FitResult) -> Figure:
-    names = [n for n in CORNER if n in result.names]
+def corner_figure(result: FitResult, names: Sequence[str] = CORNER) -> Figure:
+    """Draws from the posterior of some parameters against each other. The result must have been made with `keep`."""
     draws = result.draws
     assert draws is not None
     columns = [draws[:, result.names.index(n)] for n in names]

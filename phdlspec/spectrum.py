@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from astropy import units as u
+from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
 
@@ -36,9 +37,27 @@ def stem_of(path: str | Path) -> str:
     return name.replace("[", "_row").replace("]", "") or "spectrum"
 
 
-@dataclass(frozen=True)
+def _values(given: Any, what: str, unit: u.UnitBase | None = None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """An array as float64, in `unit` where it is a Quantity, and where it is masked."""
+    try:
+        if isinstance(given, u.Quantity):
+            given = given.value if unit is None else given.to_value(unit, u.spectral())
+        masked = np.ma.asarray(given, dtype=np.float64)
+        return np.array(np.ma.filled(masked, np.nan)), np.array(np.ma.getmaskarray(masked))
+    except u.UnitConversionError as error:
+        raise UserError(f"the unit of {what} is {given.unit}, expected one that can be converted to {unit}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} does not hold numbers ({type(given).__name__})") from error
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Spectrum:
     """An observed spectrum. Making one checks it; a spectrum that cannot be fitted raises `UserError`.
+
+    >>> Spectrum(wave * u.nm, flux, err=err, resolving_power=1800)  # doctest: +SKIP
+
+    Arrays may be Quantities (wave of any unit of length; err and ivar in units of the flux), masked arrays or lists.
+    `err` (P,), the standard deviation, may be given in the place of `ivar`.
 
     Attributes
     ----------
@@ -46,9 +65,9 @@ class Spectrum:
         so.
     flux : (P,) float64, any unit; zero where it was not finite (those pixels are masked).
     ivar : (P,) float64, inverse variance of the flux; zero at masked pixels that had none.
-    mask : (P,) bool, True = bad. Pixels whose flux or ivar is not finite or whose ivar is not positive are
-        added.
-    resolving_power : number or (P,), wave / FWHM of the line spread function.
+    mask : (P,) bool, True = bad; none by default. Pixels whose flux or ivar is not finite or whose ivar is not positive
+        are added.
+    resolving_power : number or (P,), wave / FWHM of the line spread function. It is never guessed.
     meta : upper-case keys: OBSID (str), RA, DEC (deg), SNR (median per good pixel, measured here), SNRU ...
         SNRZ, Z, CLASS, SUBCLASS ... as far as the file has them; WARNINGS, a tuple of sentences.
     path : where it came from; empty for a spectrum made in memory.
@@ -58,16 +77,16 @@ class Spectrum:
 
     wave: NDArray[np.float64]
     flux: NDArray[np.float64]
-    ivar: NDArray[np.float64]
-    mask: NDArray[np.bool_]
-    resolving_power: float | NDArray[np.float64]
+    ivar: NDArray[np.float64] = None  # type: ignore[assignment]  # from `err` where it is not given
+    mask: NDArray[np.bool_] = None  # type: ignore[assignment]
+    resolving_power: float | NDArray[np.float64] = None  # type: ignore[assignment]
     meta: Mapping[str, Any] = field(default_factory=dict)
     path: str = ""
     arms: tuple[tuple[float, float], ...] = ()
+    err: InitVar[ArrayLike | None] = None
 
-    def __post_init__(self) -> None:
-        wave, flux, ivar = (np.array(x, dtype=np.float64) for x in (self.wave, self.flux, self.ivar))
-        mask = np.array(self.mask, dtype=bool)
+    def __post_init__(self, err: ArrayLike | None) -> None:
+        wave, flux, ivar, mask = self._arrays(err)
         if wave.ndim != 1 or not (wave.shape == flux.shape == ivar.shape == mask.shape):
             self._refuse(
                 f"wave, flux, ivar, mask have shapes {wave.shape}, {flux.shape}, {ivar.shape}, {mask.shape}, "
@@ -81,7 +100,7 @@ class Spectrum:
         self._check_pixels(flux, ivar, mask, good)
         ivar[~np.isfinite(ivar) | (ivar < 0)] = 0.0
         flux[~np.isfinite(flux)] = 0.0
-        power = np.array(self.resolving_power, dtype=np.float64)
+        power = self._power()
         if power.shape not in ((), wave.shape) or not (np.isfinite(power) & (power > 0)).all():
             self._refuse(
                 f"the resolving power (shape {power.shape}) must be positive, one number or one per pixel"
@@ -113,6 +132,40 @@ class Spectrum:
 
     def _refuse(self, what: str) -> None:
         raise UserError(f"{self.path or 'spectrum'}: {what}")
+
+    def _arrays(
+        self, err: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """wave, flux, ivar and mask as they were given, in one set of units."""
+        if (self.ivar is None) == (err is None):
+            self._refuse("give either ivar (inverse variance) or err (standard deviation) of the flux")
+        unit = self.flux.unit if isinstance(self.flux, u.Quantity) else None
+        wave, flux = _values(self.wave, "wave", u.AA), _values(self.flux, "flux")
+        if err is None:
+            noise = _values(self.ivar, "ivar", None if unit is None else unit**-2)
+        else:
+            noise = _values(err, "err", unit)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                noise = (np.where(noise[0] > 0, noise[0] ** -2.0, 0.0), noise[1])
+        masks = [values[1] for values in (wave, flux, noise)]
+        if self.mask is not None:
+            masks.append(np.array(self.mask, dtype=bool))
+        if len({x.shape for x in (flux[0], *masks)}) > 1:  # told with the other shapes
+            return wave[0], flux[0], noise[0], masks[-1]
+        return wave[0], flux[0], noise[0], np.logical_or.reduce(masks)
+
+    def _power(self) -> NDArray[np.float64]:
+        if self.resolving_power is None:
+            self._refuse("the resolving power is not given, expected wavelength over FWHM, as resolving_power=1800")
+        return _values(self.resolving_power, "resolving_power")[0]
+
+    def __repr__(self) -> str:
+        name = self.path or self.meta.get("OBSID") or "in memory"
+        power = np.median(self.resolving_power_by_pixel)
+        return (
+            f"<Spectrum {name}: {len(self)} pixels, {self.wave[0]:.1f}-{self.wave[-1]:.1f} Å, {self.good.sum()} good, "
+            f"S/N {self.snr:.1f}, R {power:.0f}>"
+        )
 
     def _check_wavelengths(self, wave: NDArray[np.float64]) -> None:
         if not np.isfinite(wave).all():

@@ -11,7 +11,10 @@ import phdlspec
 
 PUBLIC = {
     "phdlspec": {
-        "Emulator", "FitResult", "FitSettings", "LabelSet", "Spectrum", "UserError", "fit", "fit_many",
+        "DEFAULT_INTERVALS", "Emulator", "FitResult", "FitSettings", "LABELS", "LabelFlag", "LabelSet", "MaskInterval",
+        "Measurement", "PRIORS", "Spectrum", "StarFlag", "UserError", "ages", "air_to_vacuum", "as_spectrum",
+        "default_resolving_power", "fit", "fit_many", "from_specutils", "mask_table", "mock_lamost", "to_specutils",
+        "vacuum_to_air", "write_lamost", "write_packed",
         "load_direct_synthesis", "lux", "load_emulator", "read_catalog", "read_spectrum", "__version__",
     },
     "kurucz_grids": {
@@ -59,7 +62,7 @@ def test_type_checkers_know_what_fit_returns(tmp_path):
     root = str(Path(phdlspec.__file__).parents[1])
     asked = [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--config-file={root}/mypy.ini", str(script)]
     told = subprocess.run(asked, capture_output=True, text=True, cwd=root, check=False).stdout
-    assert "phdlspec.fitting.result.FitResult" in told
+    assert "phdlspec.results.FitResult" in told
     assert "kurucz_grids.direct_synthesis.Synthesized" in told
     assert "calibration.store.Calibration" in told
 

@@ -3,6 +3,6 @@
 from phdlspec.catalog.inputs import expand_inputs, write_packed
 from phdlspec.catalog.job import CatalogJob
 from phdlspec.catalog.rows import read_catalog
-from phdlspec.catalog.run import fit_many, make_catalog
+from phdlspec.catalog.run import make_catalog
 
-__all__ = ["CatalogJob", "expand_inputs", "fit_many", "make_catalog", "read_catalog", "write_packed"]
+__all__ = ["CatalogJob", "expand_inputs", "make_catalog", "read_catalog", "write_packed"]

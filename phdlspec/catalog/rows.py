@@ -55,7 +55,7 @@ def _of_parameters(results: Sequence[FitResult]) -> Arrays:
             arrays[quantity.field][row, place] = getattr(result, quantity.field)
         full = np.zeros((size, size))
         with np.errstate(all="ignore"):
-            full[np.ix_(place, place)] = np.nan_to_num(result.covariance / np.outer(result.err, result.err))
+            full[np.ix_(place, place)] = np.nan_to_num(result.cov / np.outer(result.err, result.err))
         arrays["correlation"][row] = np.rint(full[lower].clip(-1, 1) * _CORRELATION_UNIT)
     return arrays
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,15 @@ from phdlspec.catalog.chunks import (
     store_chunk,
     wrong_in_chunk,
 )
-from phdlspec.catalog.job import CHUNK, CatalogJob, Chunk
-from phdlspec.catalog.rows import read_catalog, to_arrays, to_table, write_fits
+from phdlspec.catalog.job import CatalogJob, Chunk
+from phdlspec.catalog.rows import read_catalog, write_fits
 from phdlspec.catalog.store import KEPT, ChunkStore, job_digest
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.files import replacing
-from phdlspec.fitting.settings import FitSettings
 from phdlspec.provenance import configuration, versions
 from phdlspec.solar import SOLAR_SCALE
-from phdlspec.spectrum import Spectrum
 from phdlspec.work import Cluster, Processes, Runner, refuse_in_worker
 
 log = logging.getLogger(__name__)
@@ -182,19 +180,3 @@ def _header(job: CatalogJob, emulator: Emulator, digest: str, command: str) -> d
 def _write(store: ChunkStore, chunks: Sequence[Chunk], header: dict[str, Any]) -> None:
     with replacing(store.out, KEPT) as temporary:
         write_fits(lambda: (store.read(chunk.index, chunk.references) for chunk in chunks), temporary, header)
-
-
-def fit_many(
-    spectra: Iterable[Spectrum], emulator: Emulator, mode: str = "fast", seed: int = 1, **settings: Any
-) -> Table:
-    """Fit spectra in memory; a table with one row each, in their order. `settings` are those of `FitSettings`."""
-    chosen = FitSettings(mode=mode, seed=seed, **settings)
-    everything = list(spectra)
-    results = [
-        result
-        for start in range(0, len(everything), CHUNK)
-        for result in fit_spectra(everything[start : start + CHUNK], emulator, chosen)
-    ]
-    table = to_table(to_arrays(results, [s.path for s in everything]))
-    table.meta = {"EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": seed}
-    return table

@@ -25,14 +25,13 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import FitResult as Fitted
 from phdlspec.fitting.settings import FitSettings
-from phdlspec.flags import LabelFlag, StarFlag, star_words
+from phdlspec.flags import StarFlag
 from phdlspec.io import read_spectrum, reading
 from phdlspec.masks import mask_table, read_intervals
-from phdlspec.products import write_ecsv, write_hdf5
 from phdlspec.provenance import provenance
-from phdlspec.report import write_report
+from phdlspec.results import FitResult
 from phdlspec.spectrum import stem_of
 
 
@@ -105,19 +104,19 @@ def run(args: argparse.Namespace) -> int:
             with reading(path):
                 spectrum = read_spectrum(path, medium=args.medium, resolving_power=power)
         except UserError as error:
-            result = FitResult.failed(str(path), str(error), StarFlag.UNREADABLE)
+            fitted = Fitted.failed(str(path), str(error), StarFlag.UNREADABLE)
         else:
-            result = fit_batch([spectrum], emulator, settings, keep=True, direct=direct)[0]
-        made = provenance(emulator, settings, sys.argv[1:])
+            fitted = fit_batch([spectrum], emulator, settings, keep=True, direct=direct)[0]
+        result = FitResult.of(fitted, provenance(emulator, settings, sys.argv[1:]))
         _remove_earlier(out, stem)
-        write_ecsv(result, out / f"{stem}.ecsv", made)
+        result.write(out / f"{stem}.ecsv")
         if result.reason:
             print(f"phdlspec fit: {result.reason}", file=sys.stderr)
             continue
-        write_hdf5(result, out / f"{stem}.h5", made)
+        result.write(out / f"{stem}.h5")
         if not args.no_report:
-            write_report(result, out / f"{stem}.html", made)
-        print_table(result)
+            result.report(out / f"{stem}.html")
+        print(f"\n{path}\n{result}")
     return 0
 
 
@@ -146,31 +145,3 @@ def _remove_earlier(out: Path, stem: str) -> None:
             raise UserError(
                 f"{path}: left by an earlier run, cannot be removed ({error.strerror}); choose another --out"
             ) from error
-
-
-def print_table(result: FitResult) -> None:
-    """The labels on the terminal: what the spectrum says, then what it does not."""
-    print(f"\n{result.path}   S/N {result.snr:.0f}   reduced chi2 {result.rchi2:.2f}   {result.mode}")
-    for words in star_words(result.flag):
-        print(f"  ! {words}")
-    print(f"  {'label':14s}{'value':>10s}{'error':>9s}{'bound':>9s}  flag")
-    silent = []
-    for name, value, err, bound, flag in zip(
-        result.names, result.value, result.err, result.crlb, result.label_flag
-    ):
-        if flag & int(LabelFlag.PRIOR_DOMINATED):
-            silent.append(name)
-            continue
-        digits = 0 if name == "TEFF" else 3
-        print(f"  {name:14s}{value:10.{digits}f}{err:9.{digits}f}{bound:9.{digits}f}  {int(flag) or ''}")
-    if "emulator_rms" in result.diagnostics:
-        found = result.diagnostics
-        if found["emulator_rms"] == found["emulator_rms"]:  # NaN where the labels have no atmosphere
-            print(f"  emulator minus ab initio for this star: rms {found['emulator_rms']:.1e}")
-        else:
-            print(f"  ! not verified: {result.stop_reason}")
-        if found["refine_steps"]:
-            steps, shift = found["refine_steps"], found["refine_shift"]
-            print(f"  refined in {steps:.0f} steps; largest shift {shift:.2f} of its error")
-    if silent:
-        print(f"  the spectrum says little about: {' '.join(silent)}")

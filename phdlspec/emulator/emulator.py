@@ -22,6 +22,7 @@ from phdlspec.likelihood import ErrorFloor
 from phdlspec.lsf import NativeGrid, project, project_with_derivatives
 
 Outside = Literal["raise", "flag", "allow"]
+Labels = ArrayLike | Tensor | Mapping[str, float]
 _JACOBIAN_BATCH = 8  # stars whose tangents are computed at once
 
 
@@ -150,8 +151,15 @@ class Emulator:
 
     # --- for users ---------------------------------------------------------------------------------------------
 
-    def _checked(self, theta: ArrayLike | Tensor, outside: Outside) -> Tensor:
-        values = torch.as_tensor(theta, dtype=torch.float32, device=self.device)
+    def _checked(self, theta: Labels, outside: Outside) -> Tensor:
+        given = self.labels.complete(theta) if isinstance(theta, Mapping) else theta
+        try:
+            values = torch.as_tensor(given, dtype=torch.float32, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"labels are a {type(theta).__name__}, expected numbers (B, {len(self.labels)}) or a mapping, as "
+                "{'TEFF': 5777, 'LOGG': 4.44}"
+            ) from error
         values = torch.atleast_2d(values)  # type: ignore[no-untyped-call]
         if values.ndim != 2 or values.shape[1] != len(self.labels):
             raise UserError(f"labels have shape {tuple(values.shape)}, expected (B, {len(self.labels)})")
@@ -191,8 +199,8 @@ class Emulator:
             good &= (column >= low) & (column <= high)
         return good
 
-    def flux(self, theta: ArrayLike | Tensor, outside: Outside = "raise") -> Tensor:
-        """Normalised flux (B, P) at `wave` and `resolving_power` for labels (B, 33).
+    def flux(self, theta: Labels, outside: Outside = "raise") -> Tensor:
+        """Normalised flux (B, P) at `wave` and `resolving_power` for labels (B, 33), or for one star's by name.
 
         `outside` says what to do with labels beyond their bounds: "raise" an error, "flag" them with NaN fluxes, or
         "allow" extrapolation.
@@ -202,7 +210,7 @@ class Emulator:
             flux = self.observe(values, torch.as_tensor(self.wave, device=self.device), self.resolving_power)
         return self._flagged(flux, values, outside)
 
-    def flux_and_jacobian(self, theta: ArrayLike | Tensor, outside: Outside = "raise") -> tuple[Tensor, Tensor]:
+    def flux_and_jacobian(self, theta: Labels, outside: Outside = "raise") -> tuple[Tensor, Tensor]:
         """Flux (B, P) and its derivatives (B, P, 33) per label unit; arguments as for `flux`."""
         values = self._checked(theta, outside)
         wave = torch.as_tensor(self.wave, device=self.device)

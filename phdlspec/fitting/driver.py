@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,6 @@ from phdlspec.fitting.result import FitResult
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.fitting.starts import first_coordinates, first_velocities
 from phdlspec.fitting.summary import FittedStars
-from phdlspec.flags import StarFlag
 from phdlspec.likelihood import Likelihood
 from phdlspec.spectrum import Spectrum
 
@@ -55,27 +53,6 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def fit(
-    spectrum: Spectrum,
-    emulator: Emulator,
-    mode: str = "full",
-    seed: int = 1,
-    *,
-    direct: DirectSynthesis | None = None,
-    **settings: Any,
-) -> FitResult:
-    """Fit one spectrum; `settings` are those of `FitSettings`.
-
-    With `direct` (`phdlspec.load_direct_synthesis`) the best model is verified by direct synthesis and, with
-    `refine=True`, refined. Raises `UserError` where the fit is impossible.
-    """
-    chosen = FitSettings(mode=mode, seed=seed, **settings)
-    result = fit_batch([spectrum], emulator, chosen, keep=True, direct=direct)[0]
-    if result.flag & StarFlag.FAILED:
-        raise UserError(result.reason)
-    return result
 
 
 def fit_batch(

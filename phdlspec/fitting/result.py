@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import QTable, Table
+from astropy import units as u
+from astropy.table import QTable
 from numpy.typing import NDArray
 
-from phdlspec.columns import PARAMETER_UNITS, QUANTITIES
-from phdlspec.flags import StarFlag
-from phdlspec.labels import ELEMENTS, abundance_name
-from phdlspec.solar import SOLAR_ABUNDANCES
+from phdlspec.columns import PARAMETER_SYMBOLS, PARAMETER_UNITS, QUANTITIES
+from phdlspec.errors import UserError
+from phdlspec.flags import LabelFlag, StarFlag, label_words, star_words
+from phdlspec.labels import ELEMENTS, abundance_name, label_of
+from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelSpectrum:
     """The best model of one spectrum on its pixels.
 
@@ -38,9 +43,61 @@ class ModelSpectrum:
     jacobian: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+class Measurement(float):
+    """A fitted parameter: its value, as a number to compute with, and what is known of it.
+
+    Attributes
+    ----------
+    name, unit : of the parameter, as in a catalogue
+    value, err : posterior mean and standard deviation; p16, p50, p84 : percentiles
+    crlb : Cramer-Rao bound, all else marginalised; inf where the spectrum says nothing
+    flag : `LabelFlag`; 0 is good
+    """
+
+    name: str
+    err: float
+    p16: float
+    p50: float
+    p84: float
+    crlb: float
+    unit: str
+    flag: LabelFlag
+
+    @classmethod
+    def of(cls, result: FitResult, index: int) -> Measurement:
+        """Parameter number `index` of a result."""
+        found = cls(result.value[index])
+        found.name = result.names[index]
+        found.unit = PARAMETER_UNITS[found.name]
+        found.flag = LabelFlag(int(result.label_flag[index]))
+        for name in ("err", "p16", "p50", "p84", "crlb"):
+            setattr(found, name, float(getattr(result, name)[index]))
+        return found
+
+    @property
+    def value(self) -> float:
+        """The value as a plain number."""
+        return float(self)
+
+    @property
+    def words(self) -> list[str]:
+        """The flag in words."""
+        return label_words(int(self.flag))
+
+    @property
+    def quantity(self) -> u.Quantity:
+        """The value with its unit."""
+        return u.Quantity(float(self), self.unit)
+
+    def __repr__(self) -> str:
+        digits = 0 if self.name == "TEFF" else 3
+        words = f" ({'; '.join(self.words)})" if self.words else ""
+        return f"{self.name} = {float(self):.{digits}f} ± {self.err:.{digits}f} {self.unit}".rstrip() + words
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
-    """What a fit found.
+    """What a fit found. Printed, it is a table; `result["MG_FE"]` is one parameter with its error, unit and flag.
 
     Attributes
     ----------
@@ -49,7 +106,7 @@ class FitResult:
     value, err : posterior mean and standard deviation (D,); p16, p50, p84 : percentiles
     crlb : Cramer-Rao bounds (D,), all other parameters and the continuum marginalised; inf where nothing is known
     label_flag : (D,) bits of `LabelFlag`; flag : bits of `StarFlag`; reason : sentence, for a star without result
-    covariance : (D, D)
+    cov : covariance (D, D); `covariance` has it by names
     mode : what was really done; stop_reason : of the optimiser; diagnostics : of the sampler; seconds : by stage
     chi2, npix, snr : of the best model; meta : of the spectrum; path : its file
     spectrum, draws : best model and equally weighted draws (N, D), where they were asked for
@@ -63,7 +120,7 @@ class FitResult:
     p84: Array
     crlb: Array
     label_flag: NDArray[np.int64]
-    covariance: Array
+    cov: Array
     flag: int = 0
     reason: str = ""
     mode: str = ""
@@ -91,6 +148,8 @@ class FitResult:
             path=path, meta=dict(meta or {}),
         )  # fmt: skip
 
+    # --- the star ----------------------------------------------------------------------------------------------
+
     @property
     def rchi2(self) -> float:
         """chi2 per degree of freedom."""
@@ -101,9 +160,31 @@ class FitResult:
         """Computing time of all stages."""
         return float(sum(self.seconds.values()))
 
-    def __getitem__(self, name: str) -> float:
-        """The value of a parameter."""
-        return float(self.value[self.names.index(name)])
+    @property
+    def title(self) -> str:
+        """What the star is called: its designation, else its identifier in the survey, else its file."""
+        named = (str(self.meta.get(key) or "").strip() for key in ("OBJECT", "DESIG", "OBSID"))
+        return next((name for name in named if name), "") or Path(self.path).name or "spectrum"
+
+    @property
+    def flag_words(self) -> list[str]:
+        """The star's flag in words."""
+        return star_words(self.flag)
+
+    # --- its labels --------------------------------------------------------------------------------------------
+
+    def index(self, name: str) -> int:
+        """Position of a parameter, also by another usual name (`[Mg/Fe]`, `Teff`)."""
+        known = name if name in self.names else (label_of(str(name)) or str(name).upper())
+        if known in self.names:
+            return self.names.index(known)
+        near = get_close_matches(str(name).upper(), self.names, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]}?" if near else f"; they are {' '.join(self.names)}"
+        raise UserError(f"a fit has no parameter {name!r}{hint}")
+
+    def __getitem__(self, name: str) -> Measurement:
+        """One parameter: a number with `err`, `unit`, `flag` and more."""
+        return Measurement.of(self, self.index(name))
 
     @cached_property
     def labels(self) -> QTable:
@@ -115,14 +196,89 @@ class FitResult:
         table["unit"] = [PARAMETER_UNITS[name] for name in self.names]
         return table
 
-    def abundances(self) -> Table:
-        """[X/H] and A(X) of the elements and of iron with their errors, from the full covariance."""
-        iron = self.names.index("FE_H")
-        rows = [("Fe", self.value[iron], self.err[iron])]
+    def covariance(self, labels: Sequence[str] | None = None) -> Array:
+        """Posterior covariance (n, n) of some parameters in the order given, by default of all (`names`)."""
+        if labels is None:
+            return self.cov.copy()
+        if isinstance(labels, str):
+            raise UserError(f"covariance of {labels!r}: expected a list of names, as ['TEFF', 'LOGG']")
+        at = [self.index(name) for name in labels]
+        return self.cov[np.ix_(at, at)]
+
+    def abundances(self) -> QTable:
+        """Abundances of the elements and of iron in the three ways in which they are written, one element a row.
+
+        Columns element, x_fe, x_fe_err, x_h, x_h_err ([X/Fe] and [X/H], dex), a_x (A(X) = log N_X / N_H + 12; its error
+        is x_h_err), flag (`LabelFlag` of [X/Fe] and [Fe/H] together). The errors of [X/H] are from the full covariance.
+        `meta["solar_scale"]` names the Sun.
+        """
+        iron = self.index("FE_H")
+        rows = [("Fe", 0.0, 0.0, self.value[iron], self.err[iron], self.label_flag[iron])]
         for element in ELEMENTS:
-            i = self.names.index(abundance_name(element))
-            variance = self.covariance[i, i] + self.covariance[iron, iron] + 2.0 * self.covariance[i, iron]
-            rows.append((element, self.value[i] + self.value[iron], float(np.sqrt(max(variance, 0.0)))))
-        table = Table(rows=rows, names=("element", "x_h", "err"))
-        table["a_x"] = [row["x_h"] + SOLAR_ABUNDANCES[row["element"]] for row in table]
+            i = self.index(abundance_name(element))
+            variance = self.cov[i, i] + self.cov[iron, iron] + 2.0 * self.cov[i, iron]
+            error = float(np.sqrt(variance.clip(0.0)))
+            flag = self.label_flag[i] | self.label_flag[iron]
+            rows.append((element, self.value[i], self.err[i], self.value[i] + self.value[iron], error, flag))
+        table = QTable(rows=rows, names=("element", "x_fe", "x_fe_err", "x_h", "x_h_err", "flag"))
+        solar = [SOLAR_ABUNDANCES[row["element"]] for row in table]
+        table.add_column(np.asarray(table["x_h"]) + solar, name="a_x", index=5)
+        table.meta["solar_scale"] = SOLAR_SCALE
         return table
+
+    # --- to look at --------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        if self.reason:
+            return f"{self.title}   no result: {self.reason}"
+        lines = [f"{self.title}   S/N {self.snr:.0f}   reduced chi2 {self.rchi2:.2f}   {self.mode}"]
+        lines += [f"  ! {words}" for words in (*self.flag_words, *self.meta.get("WARNINGS", ()))]
+        lines.append(f"  {'label':14s}{'':12s}{'value':>10s}{'error':>9s}{'bound':>9s}  flag")
+        lines += [self._line(i) for i in self._told()]
+        silent = [name for i, name in enumerate(self.names) if i not in set(self._told())]
+        if silent:
+            lines.append(f"  the spectrum says little about: {' '.join(silent)}")
+        set_bits = int(np.bitwise_or.reduce(self.label_flag[self._told()])) if self._told() else 0
+        lines += [f"  flag {int(bit)}: {label_words(int(bit))[0]}" for bit in LabelFlag if set_bits & bit]
+        return "\n".join([*lines, *self._verified()])
+
+    def _verified(self) -> list[str]:
+        # What direct synthesis said, where it was asked.
+        found = self.diagnostics
+        if "emulator_rms" not in found:
+            return []
+        if not np.isfinite(found["emulator_rms"]):  # the labels have no atmosphere
+            return [f"  ! not verified: {self.stop_reason}"]
+        lines = [f"  emulator minus ab initio for this star: rms {found['emulator_rms']:.1e}"]
+        if found["refine_steps"]:
+            steps, shift = found["refine_steps"], found["refine_shift"]
+            lines.append(f"  refined in {steps:.0f} steps; largest shift {shift:.2f} of its error")
+        return lines
+
+    def _told(self) -> list[int]:
+        # The parameters that the spectrum says something about.
+        return [i for i, flag in enumerate(self.label_flag) if not flag & int(LabelFlag.PRIOR_DOMINATED)]
+
+    def _line(self, i: int) -> str:
+        name, digits = self.names[i], 0 if self.names[i] == "TEFF" else 3
+        numbers = f"{self.value[i]:10.{digits}f}{self.err[i]:9.{digits}f}{self.crlb[i]:9.{digits}f}"
+        return f"  {name:14s}{PARAMETER_SYMBOLS[name]:12s}{numbers}  {int(self.label_flag[i]) or ''}".rstrip()
+
+    def _repr_html_(self) -> str:
+        if self.reason:
+            return f"<p><b>{html.escape(self.title)}</b>: no result. {html.escape(self.reason)}</p>"
+        notes = "".join(f"<li>{html.escape(words)}</li>" for words in self.flag_words) or "<li>no flags</li>"
+        rows = "".join(self._html_row(i) for i in range(len(self.names)))
+        head = "".join(f"<th>{name}</th>" for name in ("", "label", "value", "error", "bound", "unit", "remarks"))
+        return (
+            f"<p><b>{html.escape(self.title)}</b>, S/N {self.snr:.0f}, reduced χ² {self.rchi2:.2f}, "
+            f"{html.escape(self.mode)}</p><ul>{notes}</ul><table><tr>{head}</tr>{rows}</table>"
+        )
+
+    def _html_row(self, i: int) -> str:
+        name, digits = self.names[i], 0 if self.names[i] == "TEFF" else 3
+        numbers = "".join(f"<td>{x[i]:.{digits}f}</td>" for x in (self.value, self.err, self.crlb))
+        words = html.escape("; ".join(label_words(int(self.label_flag[i]))))
+        grey = " style='color:#999'" if i not in self._told() else ""
+        texts = f"<td>{PARAMETER_UNITS[name]}</td><td style='text-align:left'>{words}</td>"
+        return f"<tr{grey}><td>{PARAMETER_SYMBOLS[name]}</td><td>{name}</td>{numbers}{texts}</tr>"

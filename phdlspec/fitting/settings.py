@@ -8,7 +8,7 @@ import numpy as np
 
 from phdlspec.errors import UserError
 from phdlspec.fitting.priors import select_priors
-from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval
+from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, intervals_of
 
 MODES = ("full", "fast")
 SAMPLERS = ("emcee", "hmc")
@@ -20,8 +20,8 @@ class FitSettings:
 
     mode : "full" (CMA-ES, then MCMC) or "fast" (look-up, exact-Jacobian optimiser, importance-corrected Laplace
         posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
-        random. priors : names of `phdlspec.fitting.priors`. masks : wavelengths left out. resolution_width : standard
-        deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
+        random. priors : names of `phdlspec.fitting.priors`. masks : all wavelengths left out, as `MaskInterval` or pairs
+        in vacuum Å. resolution_width : standard deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
         ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
         most.
@@ -47,4 +47,6 @@ class FitSettings:
                 f"the width of the prior on the resolving power is {self.resolution_width:g}, expected a number that "
                 "is not negative; 0 trusts the file"
             )
+        object.__setattr__(self, "priors", (self.priors,) if isinstance(self.priors, str) else tuple(self.priors))
+        object.__setattr__(self, "masks", intervals_of(self.masks))
         select_priors(self.priors)

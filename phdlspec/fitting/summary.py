@@ -94,7 +94,7 @@ class FittedStars:
         )
         return FitResult(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
-            p84=moments.p84, crlb=crlb, label_flag=label_flag, covariance=moments.covariance, flag=flag,
+            p84=moments.p84, crlb=crlb, label_flag=label_flag, cov=moments.covariance, flag=flag,
             mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=chi2, npix=npix, snr=spectrum.snr,
             path=spectrum.path,
             meta={**spectrum.meta, "WARNINGS": (*spectrum.warnings, *([in_air] if in_air else []))},

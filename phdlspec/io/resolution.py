@@ -54,20 +54,28 @@ def default_resolving_power(survey: str, wave: NDArray[np.float64]) -> NDArray[n
 def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDArray[np.float64] | float:
     """What the user gave, at vacuum wavelengths (P,) in Å.
 
-    `given` is a number, a pair of arrays (wave in vacuum Å, resolving power), or the path of a table (ECSV or
-    CSV) with the columns `wave` and `resolving_power`.
+    `given` is a number, a pair of arrays (wave in vacuum Å, resolving power), the name of a survey whose typical one
+    is meant (LAMOST, DESI, SDSS), or the path of a table (ECSV or CSV) with the columns `wave` and `resolving_power`.
     """
+    if isinstance(given, str) and given.upper() in DEFAULT_RESOLVING_POWER:
+        return default_resolving_power(given.upper(), wave)
     if isinstance(given, (str, Path)):
         try:
             table = Table.read(given, format="ascii")
             given = (np.array(table["wave"], dtype=float), np.array(table["resolving_power"], dtype=float))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{given}: not a table with the columns 'wave' (vacuum Å) and 'resolving_power' ({error})"
+                f"{given}: neither a survey ({' '.join(DEFAULT_RESOLVING_POWER)}) nor a table with the columns 'wave' "
+                f"(vacuum Å) and 'resolving_power' ({error})"
             ) from error
     if isinstance(given, tuple):
         nodes, power = (np.asarray(x, dtype=float) for x in given)
         if nodes.shape != power.shape or nodes.ndim != 1 or len(nodes) == 0 or (np.diff(nodes) < 0).any():
             raise UserError("the resolving power's table needs increasing wavelengths, one value for each")
         return np.asarray(np.interp(wave, nodes, power))
-    return float(given)
+    try:
+        return float(given)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"resolving_power is a {type(given).__name__}, expected a number, a pair of arrays, a survey or a table"
+        ) from error

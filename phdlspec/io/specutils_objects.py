@@ -22,12 +22,20 @@ def _specutils() -> Any:
     return specutils
 
 
-def from_specutils(spectrum: Any, resolving_power: ResolvingPower, medium: str) -> Spectrum:
+def from_specutils(
+    spectrum: Any, resolving_power: ResolvingPower | None = None, medium: str | None = None
+) -> Spectrum:
     """A `Spectrum` from a one-dimensional `specutils.Spectrum` (`Spectrum1D` before specutils 2).
 
-    `medium` is 'air' or 'vacuum'; `resolving_power` is a number or a pair of arrays. The object needs an
-    uncertainty.
+    `medium` is 'air' or 'vacuum'; `resolving_power` is a number, a pair of arrays or a survey's name. Both may stand in
+    the object's meta (MEDIUM, RESOLVING_POWER), as `to_specutils` writes them. The object needs an uncertainty.
     """
+    stated = {str(key).upper(): value for key, value in spectrum.meta.items()}
+    medium = stated.get("MEDIUM") if medium is None else medium
+    resolving_power = stated.get("RESOLVING_POWER") if resolving_power is None else resolving_power
+    if medium is None or resolving_power is None:
+        missing = "medium='air' or 'vacuum'" if medium is None else "resolving_power, as resolving_power=1800"
+        raise UserError(f"a specutils object does not say it: give {missing}")
     if medium not in MEDIA:
         raise UserError(f"medium is {medium!r}, expected 'air' or 'vacuum'")
     if spectrum.flux.ndim != 1:
@@ -59,5 +67,10 @@ def to_specutils(spectrum: Spectrum) -> Any:
         flux=spectrum.flux * u.dimensionless_unscaled,
         uncertainty=InverseVariance(spectrum.ivar),
         mask=spectrum.mask,
-        meta={**spectrum.meta, "MEDIUM": "vacuum"},
+        meta={**spectrum.meta, "MEDIUM": "vacuum", "RESOLVING_POWER": _power(spectrum)},
     )
+
+
+def _power(spectrum: Spectrum) -> Any:
+    power = spectrum.resolving_power
+    return (spectrum.wave, power) if isinstance(power, np.ndarray) else power

@@ -12,8 +12,9 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 
+import phdlspec
 import phdlspec.catalog.chunks as chunks_module
-from phdlspec.catalog import CatalogJob, expand_inputs, fit_many, make_catalog, write_packed
+from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog, write_packed
 from phdlspec.catalog.inputs import read_reference
 from phdlspec.catalog.quality import write_quality
 from phdlspec.catalog.rows import NAMES, covariance
@@ -129,7 +130,7 @@ def test_covariances_survive_in_one_byte_each(quick, folder, toy_checkpoint, tmp
     out = tmp_path / "c.fits"
     make_catalog(job(folder, out, toy_checkpoint), progress=False)
     names, matrix = covariance(str(out), 1)
-    expected = quick_fit([read_reference(str(folder / "spec-001.fits.gz"))], None, None)[0].covariance
+    expected = quick_fit([read_reference(str(folder / "spec-001.fits.gz"))], None, None)[0].cov
     size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     assert names == NAMES
     assert np.abs((matrix - expected) / size).max() < 0.005
@@ -443,6 +444,6 @@ def test_a_folder_that_must_not_be_written_is_said_before_the_fit(tmp_path, monk
 
 def test_spectra_in_memory(quick, folder, toy_emulator):
     spectra = [read_reference(str(folder / f"spec-{i:03d}.fits.gz")) for i in range(3)]
-    table = fit_many(spectra, toy_emulator)
+    table = phdlspec.fit_many(spectra, toy_emulator)
     assert len(table) == 3
     assert list(table["OBSID"]) == ["000", "001", "002"]

@@ -69,8 +69,8 @@ def test_percentiles_and_covariance_are_consistent(results):
     for result in results:
         assert (result.p16 <= result.p50).all()
         assert (result.p50 <= result.p84).all()
-        assert np.allclose(np.sqrt(np.diag(result.covariance)), result.err)
-        assert np.linalg.eigvalsh(result.covariance).min() > -1e-6
+        assert np.allclose(np.sqrt(np.diag(result.cov)), result.err)
+        assert np.linalg.eigvalsh(result.cov).min() > -1e-6
 
 
 def test_abundances_carry_the_covariance_with_iron(results):
@@ -79,9 +79,9 @@ def test_abundances_carry_the_covariance_with_iron(results):
     iron, magnesium = first.names.index("FE_H"), first.names.index("MG_FE")
     row = table[list(table["element"]).index("Mg")]
     assert row["x_h"] == pytest.approx(first.value[iron] + first.value[magnesium])
-    expected = first.covariance[iron, iron] + first.covariance[magnesium, magnesium]
-    expected += 2 * first.covariance[iron, magnesium]
-    assert row["err"] == pytest.approx(expected**0.5)
+    expected = first.cov[iron, iron] + first.cov[magnesium, magnesium]
+    expected += 2 * first.cov[iron, magnesium]
+    assert row["x_h_err"] == pytest.approx(expected**0.5)
     assert row["a_x"] == pytest.approx(row["x_h"] + 7.60)
 
 
