@@ -20,8 +20,9 @@ class FitSettings:
 
     mode : "full" (CMA-ES, then MCMC) or "fast" (look-up, exact-Jacobian optimiser, importance-corrected Laplace
         posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
-        random. priors : names of `phdlspec.fitting.priors`. masks : all wavelengths left out, as `MaskInterval` or pairs
-        in vacuum Å. resolution_width : standard deviation of the logarithm of the factor on the resolving power; 0 trusts the spectrum's own.
+        random. priors : names of `phdlspec.fitting.priors`. masks : all wavelengths left out, as `MaskInterval` or
+        pairs in vacuum Å. resolution_width : standard deviation of the logarithm of the factor on the resolving power;
+        0 trusts the spectrum's own.
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
         ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
         most.
