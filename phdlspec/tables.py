@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no labe
 def read_any_table(path: str | Path) -> Table:
     """A table from FITS (first binary table), ECSV, CSV, VOTable or plain text, told apart by its ending.
 
-    Text may start with `#` comments and use the typographic minus. Raises `UserError` where nothing can be
+    Text may start with `#` comments, use the typographic minus and be gzipped. Raises `UserError` where nothing can be
     read.
     """
     path = Path(path)
@@ -38,13 +39,14 @@ def read_any_table(path: str | Path) -> Table:
                 return _plain(Table.read(path, format="ascii.ecsv"))
             if name.endswith((".vot", ".xml")):
                 return _plain(Table.read(path, format="votable"))
-        text = path.read_text(encoding="utf-8").replace("\u2013", "-").replace("\u2212", "-")
+        raw = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+        text = raw.decode().replace("\u2013", "-").replace("\u2212", "-")
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if not lines:
             raise UserError(f"{path}: is empty, expected a table with names of columns in its first line")
         kind = "csv" if "," in lines[0] else "basic"
         return _plain(Table.read(lines, format=f"ascii.{kind}"))
-    except (OSError, ValueError, InconsistentTableError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, ValueError, InconsistentTableError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a table ({first_line(error)})") from error
 
 

@@ -1,0 +1,162 @@
+"""DualFormer: tokens of a spectrum and of a light curve attend to themselves and to each other, and one matrix and its
+transpose project both to one space.
+
+After Kamai, Bronstein & Perets (2025). With e1 of the spectrum and e2 of the light curve, p1 = W e1 and p2 = Wᵀ e2, and
+the loss is ½ mean (e1ᵀ W e1 - e2ᵀ Wᵀ e2)² plus the covariances between different components of e. A quadratic form sees
+the symmetric part of W alone; its eigenvectors are the shared axes. Three things are ours: e is standardised over the
+batch and W has a fixed norm, as the loss is smallest where both vanish; and the embedding of a star with one modality
+learns to be what its pair's would be, so that one is enough.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Attention = Literal["both", "self", "cross"]
+COVARIANCE_WEIGHT = 1.0
+MISSING_WEIGHT = 1.0
+_MOMENTUM = 0.05
+
+
+class _Layer(nn.Module):
+    # Self-attention, cross-attention and a small network, each added to what went in.
+
+    def __init__(self, width: int, attention: Attention):
+        super().__init__()
+        self.own = nn.MultiheadAttention(width, 4, batch_first=True) if attention != "cross" else None
+        self.other = nn.MultiheadAttention(width, 4, batch_first=True) if attention != "self" else None
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.network = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.own is not None:
+            z = self.norms[0](x)
+            x = x + self.own(z, z, z, need_weights=False)[0]
+        if self.other is not None:
+            y = self.norms[1](y)
+            x = x + self.other(self.norms[2](x), y, y, need_weights=False)[0]
+        return x + self.network(self.norms[3](x))
+
+
+class DualFormer(nn.Module):
+    """Joint embedding of spectra and light curves.
+
+    tokens : of a spectrum and of a light curve. width : of a token. size : K, of e1 and e2. attention : what the blocks
+    have. transpose : p2 = Wᵀ e2, else W e2.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        tokens: tuple[int, int],
+        width: int = 64,
+        size: int = 32,
+        layers: int = 2,
+        attention: Attention = "both",
+        transpose: bool = True,
+    ):
+        super().__init__()
+        self.size, self.transpose = size, transpose
+        self.absent = nn.ParameterList(nn.Parameter(0.02 * torch.randn(1, count, width)) for count in tokens)
+        self.towers = nn.ModuleList(nn.ModuleList(_Layer(width, attention) for _ in range(layers)) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear(2 * width, size) for _ in range(2))
+        self.raw_matrix = nn.Parameter(nn.init.orthogonal_(torch.empty(size, size)))
+        self.temperature = nn.Parameter(torch.tensor(2.0))  # log, of the contrastive loss
+        self.register_buffer("centre", torch.zeros(2, size))
+        self.register_buffer("spread", torch.ones(2, size))
+
+    @property
+    def matrix(self) -> Tensor:
+        """W (K, K), of Frobenius norm √K."""
+        return self.raw_matrix * (self.size**0.5 / self.raw_matrix.norm())
+
+    def axes(self) -> Tensor:
+        """Eigenvectors (K, K), in columns, of the symmetric part of W, the largest absolute eigenvalue first."""
+        values, vectors = torch.linalg.eigh((0.5 * (self.matrix + self.matrix.mT)).double())
+        return vectors[:, values.abs().argsort(descending=True)].to(self.matrix.dtype)
+
+    def raw(self, spectrum: Tensor, curve: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:
+        """e1, e2 (B, K) before they are standardised. have : (B, 2) which modality is there."""
+        x, y = (
+            torch.where(have[:, i, None, None], tokens, absent)
+            for i, (tokens, absent) in enumerate(zip((spectrum, curve), self.absent))
+        )
+        for one, other in zip(*self.towers):
+            x, y = one(x, y), other(y, x)
+        both = (torch.cat([z[:, 0], z.mean(dim=1)], dim=1) for z in (x, y))
+        return tuple(head(z) for head, z in zip(self.heads, both))  # type: ignore[return-value]
+
+    def standardised(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+        """e1, e2 with mean 0 and scatter 1 over pairs of the training set."""
+        return (e1 - self.centre[0]) / self.spread[0], (e2 - self.centre[1]) / self.spread[1]
+
+    def note(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardise over this batch of pairs, and remember how."""
+        found = []
+        for i, e in enumerate((e1, e2)):
+            mean, scatter = e.mean(0), (e.var(0) + 1e-4).sqrt()
+            self.centre[i].lerp_(mean.detach(), _MOMENTUM)
+            self.spread[i].lerp_(scatter.detach(), _MOMENTUM)
+            found.append((e - mean) / scatter)
+        return found[0], found[1]
+
+    def projected(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+        """p1 = W e1 and p2 = Wᵀ e2 (W e2 without the transpose), each (B, K)."""
+        return e1 @ self.matrix.mT, e2 @ (self.matrix if self.transpose else self.matrix.mT)
+
+    def forward(self, spectrum: Tensor, curve: Tensor, have: Tensor) -> Tensor:
+        """The embedding (B, 2 K): p1 and p2 on the shared axes."""
+        p1, p2 = self.projected(*self.standardised(*self.raw(spectrum, curve, have)))
+        axes = self.axes()
+        return torch.cat([p1 @ axes, p2 @ axes], dim=1)
+
+
+def alignment(e1: Tensor, e2: Tensor, matrix: Tensor, transpose: bool = True) -> Tensor:
+    """½ mean (e1ᵀ W e1 - e2ᵀ Wᵀ e2)², over K².
+
+    Without the transpose the second form is e2ᵀ W e2, which is the same number.
+    """
+    one = torch.einsum("bi,ij,bj->b", e1, matrix, e1)
+    other = torch.einsum("bi,ij,bj->b", e2, matrix.mT if transpose else matrix, e2)
+    return 0.5 * ((one - other) / e1.shape[1]).square().mean()
+
+
+def covariance(e: Tensor) -> Tensor:
+    """Sum of the squared covariances between different components of e (B, K), over K."""
+    centred = e - e.mean(0)
+    matrix = centred.mT @ centred / (len(e) - 1)
+    return (matrix - matrix.diagonal().diag()).square().sum() / e.shape[1]
+
+
+def contrastive(e1: Tensor, e2: Tensor, log_scale: Tensor) -> Tensor:
+    """CLIP's loss: each e1 must find its e2 among those of the batch, and the reverse (Radford et al. 2021)."""
+    one, other = (nn.functional.normalize(e, dim=1) for e in (e1, e2))
+    scores = log_scale.clamp(max=4.6).exp() * one @ other.mT
+    own = torch.arange(len(e1), device=e1.device)
+    return 0.5 * (nn.functional.cross_entropy(scores, own) + nn.functional.cross_entropy(scores.mT, own))
+
+
+def dual_loss(model: DualFormer, spectrum: Tensor, curve: Tensor) -> Tensor:
+    """The loss of a batch of pairs: alignment, covariance, and what one modality misses of the embedding of both."""
+    have = torch.ones(len(spectrum), 2, dtype=torch.bool, device=spectrum.device)
+    e1, e2 = model.note(*model.raw(spectrum, curve, have))
+    loss = alignment(e1, e2, model.matrix, model.transpose)
+    loss = loss + COVARIANCE_WEIGHT * (covariance(e1) + covariance(e2))
+    for alone in range(2):
+        there = have.clone()
+        there[:, 1 - alone] = False
+        f1, f2 = model.standardised(*model.raw(spectrum, curve, there))
+        missed = (f1 - e1.detach()).square().mean() + (f2 - e2.detach()).square().mean()
+        loss = loss + MISSING_WEIGHT * missed
+    return loss
+
+
+def contrastive_loss(model: DualFormer, spectrum: Tensor, curve: Tensor) -> Tensor:
+    """CLIP's loss of a batch of pairs, each modality seen alone."""
+    have = torch.ones(len(spectrum), 2, dtype=torch.bool, device=spectrum.device)
+    return contrastive(*model.note(*model.raw(spectrum, curve, have)), model.temperature)

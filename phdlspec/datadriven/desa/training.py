@@ -1,0 +1,188 @@
+"""Training: both encoders alone, then the DualFormer on what they say of stars that have a spectrum and a light curve.
+
+A fifth of the stars is held out of everything; their names stand in the model, and `phdlspec desa check` scores on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from astropy.table import Table
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phdlspec.datadriven.dataset import Dataset
+from phdlspec.datadriven.desa.desa import Desa, Scale, Settings, Tokens, encode, new_dual, new_encoders, run_dual
+from phdlspec.datadriven.desa.dual_former import DualFormer, contrastive_loss, dual_loss
+from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
+from phdlspec.datadriven.desa.pretraining import Siamese, StretchPairs, spectrum_loss
+from phdlspec.datadriven.desa.progress import Parts, run_epochs
+from phdlspec.datadriven.desa.stars import Labels, Stars, gather, labels_of
+from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.errors import UserError
+from phdlspec.provenance import versions
+
+FOLDS = 5  # the first is held out
+FEWEST = 20  # pairs
+FEWEST_PER_LABEL = 10
+
+Mask = NDArray[np.bool_]
+
+
+def train(
+    spectra: Dataset,
+    curves: LightCurveSet,
+    pairs: str | Path | Table,
+    labels: Sequence[str | Path | Table] = (),
+    settings: Settings | None = None,
+    *,
+    parts: str | Path | None = None,
+    progress: bool = False,
+) -> Desa:
+    """Learn an embedding of stars.
+
+    spectra, curves : what `read_dataset` and `read_light_curves` give; those in no pair help their encoder.
+    pairs : see `gather`. labels : tables of labels that the spectrum encoder learns; without any, no label is in the
+    embedding. parts : folder in which finished epochs are kept, and from which a stopped run goes on.
+
+    Raises `UserError` for data from which nothing can be learned.
+    """
+    settings = settings or Settings()
+    stars = gather(spectra, curves, pairs)
+    usable = _usable(stars, spectra, curves)
+    learned = labels_of(stars, spectra, curves, list(labels)) if labels else None
+    training = grouped_folds(stars.names, FOLDS, settings.seed) != 0
+    paired = usable.all(axis=1)
+    if (paired & training).sum() < FEWEST:
+        raise UserError(
+            f"{int((paired & training).sum())} pairs to learn from, expected {FEWEST} or more with both a usable "
+            "spectrum and a usable light curve, after a fifth of the stars is held out"
+        )
+    work = Parts.open(None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress)
+    began = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    model = _empty_model(spectra, learned, training & usable[:, 0], settings)
+    history: dict[str, list[float]] = {}
+    history["spectrum"] = _train_spectra(model, spectra, stars, learned, training & usable[:, 0], work)
+    history["curve"] = _train_curves(model, curves, stars, training & usable[:, 1], work)
+    tokens = encode(model.spectrum_encoder, model.curve_encoder, stars, spectra, curves)
+    dual, history["dual"] = train_dual(take_tokens(tokens, paired & training), settings, work)
+    metadata = {
+        "stars": int((training & usable.any(axis=1)).sum()), "pairs": int((paired & training).sum()),
+        "training": sorted({stars.names[i] for i in np.flatnonzero(training & usable.any(axis=1))}),
+        "held_out": sorted({stars.names[i] for i in np.flatnonzero(~training)}),
+        "losses": {name: [round(x, 5) for x in values] for name, values in history.items()},
+        "training_seconds": round(time.perf_counter() - began, 1), "versions": versions(),
+    }  # fmt: skip
+    found = replace(model, dual_former=dual, metadata=metadata, scales=_scales(dual, tokens, paired & training))
+    work.close()
+    return found
+
+
+def _usable(stars: Stars, spectra: Dataset, curves: LightCurveSet) -> Mask:
+    one = (stars.spectrum >= 0) & spectra.readable[stars.spectrum]
+    other = (stars.light_curve >= 0) & curves.readable[stars.light_curve]
+    return np.column_stack([one, other])
+
+
+def _digest(
+    spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Labels | None, settings: Settings
+) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    for array in (spectra.wave, spectra.flux, spectra.ivar, curves.owner, curves.views.flux, stars.spectrum,
+                  stars.light_curve, *(() if labels is None else (labels.values, labels.errors))):  # fmt: skip
+        digest.update(np.ascontiguousarray(array))
+    digest.update("\n".join(stars.names).encode())
+    return digest.hexdigest()
+
+
+def _empty_model(spectra: Dataset, labels: Labels | None, rows: Mask, settings: Settings) -> Desa:
+    count = 0 if labels is None else len(labels.infos)
+    shift, scale = np.zeros(count), np.ones(count)
+    if labels is not None:
+        few = [i.name for i, n in zip(labels.infos, np.isfinite(labels.values[rows]).sum(0)) if n < FEWEST_PER_LABEL]
+        if few:
+            raise UserError(f"{few[0]} is known for fewer than {FEWEST_PER_LABEL} of the training stars; leave it out")
+        shift, scale = np.nanmean(labels.values[rows], axis=0), np.nanstd(labels.values[rows], axis=0)
+        scale = np.where(scale > 0, scale, 1.0)
+    spectrum, curve = new_encoders(settings, len(spectra.wave), count)
+    infos = () if labels is None else labels.infos
+    return Desa(
+        spectra.wave, spectrum, curve, new_dual(settings, (1, 1)), settings, infos, shift, scale, (), {}
+    )  # fmt: skip
+
+
+def _train_spectra(
+    model: Desa, spectra: Dataset, stars: Stars, labels: Labels | None, rows: Mask, work: Parts
+) -> list[float]:
+    chosen = stars.spectrum[rows]
+    flux, ivar = (torch.as_tensor(x[chosen]) for x in (spectra.flux, spectra.ivar))
+    values = torch.empty(len(chosen), 0)
+    if labels is not None:
+        values = torch.as_tensor((labels.values[rows] - model.shift) / model.scale, dtype=torch.float32)
+    encoder, settings = model.spectrum_encoder, model.settings
+    encoder.set_pixels(flux, ivar)
+
+    def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
+        return spectrum_loss(encoder, flux[batch], ivar[batch], values[batch], generator)
+
+    return run_epochs(
+        "spectrum", encoder, loss_of, len(chosen), epochs=settings.spectrum_epochs, batch=settings.batch,
+        rate=settings.rate, seed=settings.seed, parts=work,
+    )  # fmt: skip
+
+
+def _train_curves(model: Desa, curves: LightCurveSet, stars: Stars, rows: Mask, work: Parts) -> list[float]:
+    part = curves.take(np.unique(stars.light_curve[rows]))
+    settings = model.settings
+    pairs = StretchPairs(part.views, part.owner)
+    siamese = Siamese(model.curve_encoder, settings.width)
+
+    def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
+        return siamese(*pairs.draw(batch, generator))
+
+    return run_epochs(
+        "curve", siamese, loss_of, len(pairs), epochs=settings.curve_epochs, batch=settings.batch,
+        rate=settings.rate, seed=settings.seed, parts=work,
+    )  # fmt: skip
+
+
+def take_tokens(tokens: Tokens, rows: Mask) -> Tokens:
+    """Those of some of the stars."""
+    chosen = torch.as_tensor(np.flatnonzero(rows))
+    return Tokens(**{name: getattr(tokens, name)[chosen] for name in Tokens.__dataclass_fields__})
+
+
+def train_dual(tokens: Tokens, settings: Settings, work: Parts | None = None) -> tuple[DualFormer, list[float]]:
+    """A DualFormer learned from the tokens of pairs, and its loss by epoch."""
+    torch.manual_seed(settings.seed)
+    dual = new_dual(settings, (tokens.spectrum.shape[1], tokens.curve.shape[1]))
+    loss = {"dual": dual_loss, "contrastive": contrastive_loss}[settings.objective]
+
+    def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
+        return loss(dual, tokens.spectrum[batch], tokens.curve[batch])
+
+    history = run_epochs(
+        "dual", dual, loss_of, len(tokens.have), epochs=settings.dual_epochs, batch=settings.batch,
+        rate=settings.rate, seed=settings.seed, parts=work or Parts(None),
+    )  # fmt: skip
+    return dual, history
+
+
+def seen_with(tokens: Tokens, kind: str) -> Tokens:
+    """The same stars seen with "both" modalities, the "spectrum" alone or the "light curve" alone."""
+    have: dict[str, Any] = {"both": [True, True], "spectrum": [True, False], "light curve": [False, True]}
+    return replace(tokens, have=tokens.have & torch.tensor(have[kind]))
+
+
+def _scales(dual: DualFormer, tokens: Tokens, rows: Mask) -> tuple[Scale, ...]:
+    part = take_tokens(tokens, rows)
+    return tuple(Scale.of(run_dual(dual, seen_with(part, kind))) for kind in ("both", "spectrum", "light curve"))

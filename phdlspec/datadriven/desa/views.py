@@ -1,0 +1,88 @@
+"""Three views of stretches of a light curve on fixed grids: flux, autocorrelation, power spectrum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phdlspec.datadriven.desa.light_curve import STEP
+from phdlspec.datadriven.desa.rotation import autocorrelation
+
+LENGTH = 8192  # cells of a stretch, 167.4 d
+BIN = 4  # cells in one point of the flux view, 2 hours
+FLUX_POINTS = LENGTH // BIN
+LAGS = np.geomspace(5, LENGTH // 2, 256)  # cells: 0.1 to 83.7 d
+FREQUENCIES = np.geomspace(1.0 / (0.5 * LENGTH * STEP), 0.5 / STEP, 257)  # 1/d, edges: 1/83.7 to 24.5
+LEAST_FILLED = 0.25  # of a stretch; a light curve shorter than one has a single stretch all the same
+PPM2_PER_MICROHERTZ = 1e12 * 0.0864  # of power per 1/d
+_POWER_SHIFT, _POWER_SCALE = 1.0, 2.0  # of its log, so that most are of order one
+SCALARS = ("log of the standard deviation", "log of the scatter from point to point", "filled")
+
+Views32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Views:
+    """S stretches. flux : (S, 2048), arsinh of the flux in units of its robust width, 0 where there is none.
+    good : (S, 2048) bool. acf : (S, 256) at `LAGS`. power : (S, 256), log of the power in bins of `FREQUENCIES`.
+    scalars : (S, 3)."""
+
+    flux: Views32
+    good: NDArray[np.bool_]
+    acf: Views32
+    power: Views32
+    scalars: Views32
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+    def take(self, rows: NDArray) -> Views:
+        """Some of the stretches."""
+        return Views(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def join(parts: list[Views]) -> Views:
+    """Stretches of several light curves, one after another."""
+    return Views(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Views)))
+
+
+def views_of(flux: NDArray[np.float64]) -> Views:
+    """The views of all stretches of a light curve (T,) in cells of `STEP`, NaN where there is none."""
+    count = max(1, -(-len(flux) // LENGTH))
+    padded = np.full(count * LENGTH, np.nan)
+    padded[: len(flux)] = flux
+    stretches = padded.reshape(count, LENGTH)
+    filled = np.isfinite(stretches).mean(axis=1)
+    kept = (filled >= LEAST_FILLED) | (filled == filled.max())
+    return join([_views(stretch) for stretch in stretches[kept]])
+
+
+def _views(flux: NDArray[np.float64]) -> Views:
+    good = np.isfinite(flux)
+    centred = np.where(good, flux - np.median(flux[good]), 0.0)
+    deviation = centred[good].std()
+    jitter = 1.4826 * np.median(np.abs(np.diff(centred[good]))) / np.sqrt(2.0)
+    counts = good.reshape(-1, BIN).sum(1)
+    binned = centred.reshape(-1, BIN).sum(1) / np.maximum(counts, 1)
+    seen = counts > 0
+    width = 1.4826 * np.median(np.abs(binned[seen] - np.median(binned[seen])))
+    scalars = [np.log10(deviation + 1e-7) + 3.0, np.log10(jitter + 1e-7) + 4.0, good.mean()]
+    return Views(
+        np.where(seen, np.arcsinh(binned / max(width, 1e-7)), 0.0)[None].astype(np.float32), seen[None],
+        np.interp(LAGS, np.arange(LENGTH // 2 + 1), autocorrelation(flux, LENGTH // 2))[None].astype(np.float32),
+        _power(centred, float(good.mean()))[None], np.array([scalars], dtype=np.float32),
+    )  # fmt: skip
+
+
+def _power(centred: NDArray[np.float64], filled: float) -> Views32:
+    """Log of the mean power (ppm² per µHz) in each bin; bins narrower than the resolution are interpolated."""
+    density = 2.0 * STEP / LENGTH / filled * np.abs(np.fft.rfft(centred)) ** 2 * PPM2_PER_MICROHERTZ
+    frequency = np.fft.rfftfreq(LENGTH, STEP)
+    sums = np.concatenate([[0.0], np.cumsum(density)])
+    low, high = np.searchsorted(frequency, FREQUENCIES[:-1]), np.searchsorted(frequency, FREQUENCIES[1:])
+    number = high - low
+    centre = np.sqrt(FREQUENCIES[:-1] * FREQUENCIES[1:])
+    mean = np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), np.interp(centre, frequency, density))
+    return ((np.log10(mean + 1e-6) - _POWER_SHIFT) / _POWER_SCALE).astype(np.float32)
