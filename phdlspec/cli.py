@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("phdlspec.commands.train", "train an emulator on a grid"),
     "lux": Command("phdlspec.commands.lux", "learn labels from stars whose labels are known, and apply them"),
     "vae": Command("phdlspec.commands.vae", "explain spectra without labels, find strange ones"),
+    "desa": Command("phdlspec.commands.desa", "spectra and light curves of stars in one embedding"),
     "info": Command("phdlspec.commands.info", "versions, and what made a file"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,15 +102,17 @@ def _look_up(path: str, kind: str, wanted: list[str], known: list[tuple[str, int
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of N stars: infos of the L labels, values and errors (N, L), NaN where missing."""
+    """Labels of N stars: infos of the L labels, values and errors (N, L), NaN where missing; sets (N,) name of the first
+    table that knows the star, '' where none does."""
 
     infos: tuple[LabelInfo, ...]
     values: NDArray[np.float64]
     errors: NDArray[np.float64]
+    sets: tuple[str, ...]
 
 
 def labels_of(
-    stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None, tables: list[str | Path | Table]
+    stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None, tables: Sequence[str | Path | Table]
 ) -> Labels:
     """Labels from tables, found by FILE or OBSID of the spectrum, by file or target of the light curve (also under FILE
     or OBSID), or by position. Columns of the same name are one label, told apart by nothing: the first table with a
@@ -117,6 +120,7 @@ def labels_of(
     infos: dict[str, LabelInfo] = {}
     values: dict[str, NDArray[np.float64]] = {}
     errors: dict[str, NDArray[np.float64]] = {}
+    sets = [""] * len(stars)
     for source in tables:
         table = read_label_table(source)
         found = np.full(len(stars), -1)
@@ -130,13 +134,15 @@ def labels_of(
             found = np.where(found >= 0, found, rows)
         if (found < 0).all():
             raise UserError(f"{table.path}: none of its rows is one of the stars, neither by FILE, OBSID nor position")
+        sets = [known or (table.infos[0].set_name if row >= 0 else "") for known, row in zip(sets, found)]
         for column, info in enumerate(table.infos):
             new, error = (np.where(found >= 0, x[found, column], np.nan) for x in (table.values, table.errors))
             old = values.get(info.name, np.full(len(stars), np.nan))
             errors[info.name] = np.where(np.isfinite(old), errors.get(info.name, old), error)
             values[info.name] = np.where(np.isfinite(old), old, new)
             infos.setdefault(info.name, info)
-    return Labels(tuple(infos.values()), np.column_stack(list(values.values())), np.column_stack(list(errors.values())))
+    columns = (np.column_stack(list(x.values())) for x in (values, errors))
+    return Labels(tuple(infos.values()), *columns, tuple(sets))
 
 
 def _identities(

@@ -58,7 +58,7 @@ def train(
     settings = settings or Settings()
     stars = gather(spectra, curves, pairs)
     usable = _usable(stars, spectra, curves)
-    learned = labels_of(stars, spectra, curves, list(labels)) if labels else None
+    learned = labels_of(stars, spectra, curves, labels) if labels else None
     training = grouped_folds(stars.names, FOLDS, settings.seed) != 0
     paired = usable.all(axis=1)
     if (paired & training).sum() < FEWEST:

@@ -1,0 +1,108 @@
+"""Linear probes: what a straight line through features says of a label; and scores of what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import rankdata
+
+from phdlspec.datadriven.folds import grouped_folds
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of the penalty on standardised weights, chosen by cross-validation
+_FOLDS = 5
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """weights (F + 1,) of standardised features and of 1; centre, spread (F,)."""
+
+    weights: Array
+    centre: Array
+    spread: Array
+
+    def __call__(self, features: Array) -> Array:
+        """(N,) the label, or the log odds of class 1."""
+        return np.asarray(_with_one((features - self.centre) / self.spread) @ self.weights)
+
+
+def _with_one(features: Array) -> Array:
+    return np.column_stack([features, np.ones(len(features))])
+
+
+def is_class(labels: Array) -> bool:
+    """Whether a label (N,), NaN where missing, is a class of 0 and 1."""
+    known = labels[np.isfinite(labels)]
+    return len(known) > 0 and set(np.unique(known)) <= {0.0, 1.0}
+
+
+def fit_probe(features: Array, labels: Array, seed: int = 0) -> Probe:
+    """Ridge regression, or for a class logistic regression, of labels (N,) on features (N, F); its penalty is chosen by
+    cross-validation among these stars."""
+    centre, spread = features.mean(0), features.std(0)
+    spread = np.where(spread > 1e-9, spread, 1.0)
+    x = _with_one((features - centre) / spread)
+    solve = _logistic if is_class(labels) else _ridge
+    fold = grouped_folds([str(i) for i in range(len(x))], _FOLDS, seed)
+    errors = []
+    for strength in STRENGTHS:
+        error = 0.0
+        for k in range(_FOLDS):
+            away = x[fold == k] @ solve(x[fold != k], labels[fold != k], strength)
+            error += _error(away, labels[fold == k], solve is _logistic)
+        errors.append(error)
+    return Probe(solve(x, labels, STRENGTHS[int(np.argmin(errors))]), centre, spread)
+
+
+def _error(found: Array, labels: Array, logistic: bool) -> float:
+    if logistic:
+        return float(np.logaddexp(0.0, np.where(labels > 0.5, -found, found)).sum())
+    return float(np.square(found - labels).sum())
+
+
+def _penalty(size: int, strength: float) -> Array:
+    return np.array([strength] * (size - 1) + [1e-6])
+
+
+def _ridge(x: Array, y: Array, strength: float) -> Array:
+    return np.asarray(np.linalg.solve(x.T @ x + np.diag(_penalty(x.shape[1], strength)), x.T @ y))
+
+
+def _logistic(x: Array, y: Array, strength: float) -> Array:
+    penalty = 0.1 * _penalty(x.shape[1], strength)
+    sign = np.where(y > 0.5, 1.0, -1.0)
+
+    def value(w: Array) -> tuple[float, Array]:
+        margin = sign * (x @ w)
+        slope = -sign / (1.0 + np.exp(np.clip(margin, -500, 500)))
+        return float(np.logaddexp(0.0, -margin).sum() + 0.5 * penalty @ w**2), x.T @ slope + penalty * w
+
+    return np.asarray(minimize(value, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
+
+
+def area_under_curve(score: Array, labels: Array) -> float:
+    """Of the receiver operating characteristic: how often a star of class 1 scores higher than one of class 0."""
+    one = labels > 0.5
+    ones, zeros = int(one.sum()), int((~one).sum())
+    if not ones or not zeros:
+        return np.nan
+    return float((rankdata(score)[one].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def average_precision(score: Array, labels: Array) -> float:
+    """Mean precision at each star of class 1, from the highest score down."""
+    hit = (labels > 0.5)[np.argsort(-score, kind="stable")]
+    return float((np.cumsum(hit) / np.arange(1, len(hit) + 1))[hit].mean()) if hit.any() else np.nan
+
+
+def ranks_of_partners(one: Array, other: Array) -> NDArray[np.int64]:
+    """(N,) place, from 0, of each row's own partner in `other` (N, F) among all, by the cosine of the angle."""
+    one, other = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (one, other))
+    scores = one @ other.T
+    own = np.diag(scores)[:, None]
+    return np.asarray((scores > own).sum(axis=1))
