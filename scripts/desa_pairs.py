@@ -186,7 +186,9 @@ class Observatory:
             first = star.binary.speed * np.sin(phase)
             other = self._native(*star.second, star.fe_h, alpha)
             size = (star.binary.radii[1] / star.binary.radii[0]) ** 2
-            light = size * np.expm1(1.4388e8 / (grid.wave * star.teff)) / np.expm1(1.4388e8 / (grid.wave * star.second[0]))
+            light = (
+                size * np.expm1(1.4388e8 / (grid.wave * star.teff)) / np.expm1(1.4388e8 / (grid.wave * star.second[0]))
+            )
             apart = (-first / star.binary.ratio - first) / SPEED_OF_LIGHT_KM_S
             shifted = np.interp(np.log(grid.wave) - apart, np.log(grid.wave), other)
             flux = (flux + light * shifted) / (1.0 + light)
@@ -230,8 +232,12 @@ def main() -> None:
     stars = draw(args.catalogues, args.stars, args.seed)
     observatory = Observatory()
     random = np.random.default_rng([args.seed, 1])
-    curves = LightCurveSet.from_light_curves([light_curve_of(star, random) for star in tqdm(stars, desc="light curves")])
-    spectra = [observatory.spectrum(star, 10_000_000 * args.seed + i) for i, star in enumerate(tqdm(stars, desc="spectra"))]
+    curves = LightCurveSet.from_light_curves(
+        [light_curve_of(star, random) for star in tqdm(stars, desc="light curves")]
+    )
+    spectra = [
+        observatory.spectrum(star, 10_000_000 * args.seed + i) for i, star in enumerate(tqdm(stars, desc="spectra"))
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     read_dataset(spectra, velocity="header").write(args.out / "spectra.h5")
     curves.write(args.out / "light_curves.h5")

@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="train|embed|check", required=True)
     learn = actions.add_parser("train", help="learn an embedding from pairs of spectra and light curves")
     _add_stars(learn, required=True)
-    learn.add_argument("--labels", nargs="+", default=(), metavar="TABLE", help="labels for the spectrum encoder to learn")
+    learn.add_argument(
+        "--labels", nargs="+", default=(), metavar="TABLE", help="labels for the spectrum encoder to learn"
+    )
     learn.add_argument("--out", required=True, type=Path, metavar="MODEL", help="safetensors file to write")
     learn.add_argument("--epochs", type=int, metavar="N", help="of each of the three stages (default 30, 30, 40)")
     learn.add_argument("--attention", choices=("both", "self", "cross"), default="both", help="of the DualFormer")
@@ -78,7 +80,10 @@ def _read(args: argparse.Namespace, model: Desa | None = None) -> tuple[Dataset 
     grid = None if model is None else model.wave
     spectra = read_dataset(args.spectra, grid=grid, velocity=args.velocity, progress=True) if args.spectra else None
     curves = read_light_curves(args.light_curves, progress=True) if args.light_curves else None
-    for kind, reasons in (("spectra", spectra.reasons if spectra else ()), ("light curves", curves.reasons if curves else ())):
+    for kind, reasons in (
+        ("spectra", spectra.reasons if spectra else ()),
+        ("light curves", curves.reasons if curves else ()),
+    ):
         lost = [reason for reason in reasons if reason]
         if lost:
             print(f"{len(lost)} of {len(reasons)} {kind} cannot be used; the first: {lost[0]}")

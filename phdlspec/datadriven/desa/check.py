@@ -97,7 +97,9 @@ def split_of(model: Desa, stars: Stars) -> Split:
     return Split(training, ~training, False)
 
 
-def scores(inputs: Inputs, labels: Labels, split: Split, learned: tuple[str, ...] = ()) -> tuple[Table, dict[str, Array]]:
+def scores(
+    inputs: Inputs, labels: Labels, split: Split, learned: tuple[str, ...] = ()
+) -> tuple[Table, dict[str, Array]]:
     """One row for each label, set of labels and input; and for each label what the probe of the embedding of both, or of
     the modality that a star has, says of every star.
 
@@ -127,7 +129,9 @@ def scores(inputs: Inputs, labels: Labels, split: Split, learned: tuple[str, ...
                 rows.append({"label": info.name, "set": kind, "input": name, "fitted": int(fitted.sum()),
                              **_score(info.name, truth[tested][part], found[tested][part], near[part])})  # fmt: skip
     if not rows:
-        raise UserError(f"no label is known for {FEWEST} stars or more to fit a probe to, and for others to score it on")
+        raise UserError(
+            f"no label is known for {FEWEST} stars or more to fit a probe to, and for others to score it on"
+        )
     names = ("label", "set", "input", "fitted", "held_out", "RMSE", "R2", "AUC", "AP", "NEIGHBOURS", "CLOSE")
     return Table({name: [row.get(name, np.nan) for row in rows] for name in names}), said
 
@@ -220,7 +224,9 @@ def write_check(
         with replacing(folder / file) as temporary:
             content.write(temporary, format="ascii.ecsv", overwrite=True)
     classical = classical_periods(labels, split, curves, stars)
-    write_text(folder / "check.html", _page(name, table, classical, found, by_star, labels, said, inputs, split, learned))
+    write_text(
+        folder / "check.html", _page(name, table, classical, found, by_star, labels, said, inputs, split, learned)
+    )
     rows = [row for row in table if row["input"] in ("both, embedding", "light curve, embedding")]
     best = {(row["label"], row["set"]): row for row in reversed(rows)}
     words = ", ".join(
@@ -230,9 +236,7 @@ def write_check(
     return f"{folder / 'check.html'}: {int(split.held_out.sum())} held-out stars; {words}"
 
 
-def _by_star(
-    stars: Stars, labels: Labels, said: dict[str, Array], curves: LightCurveSet | None, split: Split
-) -> Table:
+def _by_star(stars: Stars, labels: Labels, said: dict[str, Array], curves: LightCurveSet | None, split: Split) -> Table:
     known = np.array([bool(name) for name in labels.sets])
     rows = np.flatnonzero(split.held_out & known)
     table = Table({"STAR": [stars.names[i] for i in rows], "SET": [labels.sets[i] for i in rows]})
@@ -298,7 +302,9 @@ def _diagrams(labels: Labels, said: dict[str, Array], split: Split) -> Figure | 
     held = split.held_out
     for row, y in enumerate(shown):
         given = labels.values[:, names.index("TEFF")], labels.values[:, names.index(y)]
-        for column, (title, (one, other)) in enumerate((("given", given), ("from the embedding", (said["TEFF"], said[y])))):
+        for column, (title, (one, other)) in enumerate(
+            (("given", given), ("from the embedding", (said["TEFF"], said[y])))
+        ):
             axes = figure.add_subplot(len(shown), 2, 2 * row + column + 1)
             axes.plot(one[held], other[held], ".", ms=3)
             axes.set(xlabel="TEFF", ylabel=y, title=title)

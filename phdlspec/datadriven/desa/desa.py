@@ -183,7 +183,9 @@ class Desa:
                 (f"{info.name}_ERR", 0.5 * self.scale[i] * (high - low)[:, i]),
             ):
                 table[column] = np.where(lost, np.nan, values)
-                table[column].description = f"{info.name} from the spectrum, median and half of 16-84%, of {info.set_name}"
+                table[
+                    column
+                ].description = f"{info.name} from the spectrum, median and half of 16-84%, of {info.set_name}"
                 if info.unit:
                     table[column].unit = info.unit
 
@@ -275,9 +277,7 @@ def new_encoders(settings: Settings, pixels: int, labels: int) -> tuple[Spectrum
 
 def new_dual(settings: Settings, tokens: tuple[int, int]) -> DualFormer:
     """A DualFormer with random weights."""
-    return DualFormer(
-        tokens, settings.width, settings.size, settings.layers, settings.attention, settings.transpose
-    )
+    return DualFormer(tokens, settings.width, settings.size, settings.layers, settings.attention, settings.transpose)
 
 
 def _kinds(have: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:

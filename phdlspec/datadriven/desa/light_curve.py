@@ -27,6 +27,7 @@ LONGEST_CADENCE = 0.025  # d; slower sampling loses eclipses and the upper half 
 SHORTEST_SPAN = 5.0  # d, of the points of all segments together
 FEWEST_POINTS = 100
 OUTLIER_SIGMA = 6.0
+TELESCOPES = ("Kepler", "TESS")
 TIME_NAMES = ("TIME", "DATES", "BJD", "BKJD", "BTJD", "JD")
 FLUX_NAMES = ("PDCSAP_FLUX", "FLUX", "SAP_FLUX")
 QUALITY_NAMES = ("QUALITY", "SAP_QUALITY")
@@ -71,7 +72,8 @@ def read_segment(path: str | Path) -> Segment:
     if path.name.lower().endswith(FITS_ENDINGS):
         with _opened(path) as hdus:
             seismic = hdus[0].data is not None and hdus[0].data.ndim == 2 and hdus[0].data.shape[1] == 2
-            mission = not seismic and len(hdus) > 1 and hdus[1].name == "LIGHTCURVE"
+            telescope = str(hdus[0].header.get("TELESCOP", "")).strip()
+            mission = len(hdus) > 1 and (hdus[1].name == "LIGHTCURVE" or telescope in TELESCOPES)
             if seismic:
                 return _checked(_from_image(path, hdus[0]))
         if mission:
@@ -87,7 +89,8 @@ def _opened(path: Path) -> fits.HDUList:
 
 
 def _from_image(path: Path, hdu: fits.PrimaryHDU) -> Segment:
-    """KEPSEISMIC: an image of days and parts per million. Cells that were not observed are exactly 0."""
+    """KEPSEISMIC: an image of days and parts per million, which lightkurve 2.6 does not read. Cells that were not
+    observed are exactly 0."""
     time, ppm = np.array(hdu.data, dtype=float).T
     good = np.isfinite(time) & np.isfinite(ppm) & (ppm != 0)
     header = hdu.header
@@ -145,9 +148,9 @@ def _from_table(path: Path) -> Segment:
     return Segment(str(path), str(header.get("OBJECT") or stem_of(path)), time[good], flux[good], ra, dec)
 
 
-# Kepler's bits that spoil a point (safe mode, coarse point, Earth point, desaturation, manual exclusion, argabrightening,
-# cosmic ray in the aperture, no fine point, thruster firing); others say where it was or what was corrected.
-_BAD_BITS = sum(1 << bit for bit in (1, 2, 3, 5, 8, 12, 15, 19, 20))
+# What lightkurve leaves out of Kepler's by default: attitude tweak, safe mode, coarse point, Earth point, desaturation,
+# manual exclusion, no data, sudden drop of sensitivity or thruster firing. Other bits tell what was corrected.
+_BAD_BITS = sum(1 << bit for bit in (0, 1, 2, 3, 5, 8, 14, 16, 20))
 
 
 def _checked(segment: Segment) -> Segment:

@@ -178,7 +178,7 @@ def _assembled(rows: Sequence[_Row]) -> LightCurveSet:
     return LightCurveSet(
         tuple(row.star for row in rows), tuple(row.files for row in rows), tuple(row.reason for row in rows),
         np.array([row.ra for row in rows]), np.array([row.dec for row in rows]),
-        *np.array([(*row.acf, *row.ls) for row in rows]).T,
+        *np.array([(*row.acf, *row.ls) for row in rows], dtype=float).reshape(-1, 4).T,
         np.repeat(np.arange(len(rows)), counts), join([_NO_VIEWS, *(row.views for row in rows if row.views is not None)]),
     )  # fmt: skip
 

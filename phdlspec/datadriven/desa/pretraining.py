@@ -93,7 +93,7 @@ class StretchPairs:
     def _hidden(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         flux, good, *rest = (tensor[rows] for tensor in self.tensors)
         points = flux.shape[1]
-        start, length = (torch.rand(2, len(rows), 1, generator=generator) * torch.tensor([1.0, DROPPED])[:, None, None])
+        start, length = torch.rand(2, len(rows), 1, generator=generator) * torch.tensor([1.0, DROPPED])[:, None, None]
         place = torch.arange(points) / points
         kept = (place < start) | (place > start + length)
         return flux * kept, good & kept, *rest

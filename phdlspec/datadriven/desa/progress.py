@@ -110,7 +110,9 @@ def run_epochs(
         for number, chosen in enumerate(steps):
             done = (epoch + number / len(steps)) / epochs
             for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, 20.0 * done + 0.05) * 0.5 * float(1.0 + torch.cos(torch.tensor(done * torch.pi)))
+                group["lr"] = (
+                    rate * min(1.0, 20.0 * done + 0.05) * 0.5 * float(1.0 + torch.cos(torch.tensor(done * torch.pi)))
+                )
             optimiser.zero_grad()
             loss = loss_of(chosen, generator)
             loss.backward()

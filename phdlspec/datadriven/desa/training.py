@@ -66,7 +66,9 @@ def train(
             f"{int((paired & training).sum())} pairs to learn from, expected {FEWEST} or more with both a usable "
             "spectrum and a usable light curve, after a fifth of the stars is held out"
         )
-    work = Parts.open(None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress)
+    work = Parts.open(
+        None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress
+    )
     began = time.perf_counter()
     torch.manual_seed(settings.seed)
     model = _empty_model(spectra, learned, training & usable[:, 0], settings)
@@ -93,9 +95,7 @@ def _usable(stars: Stars, spectra: Dataset, curves: LightCurveSet) -> Mask:
     return np.column_stack([one, other])
 
 
-def _digest(
-    spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Labels | None, settings: Settings
-) -> str:
+def _digest(spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Labels | None, settings: Settings) -> str:
     digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
     for array in (spectra.wave, spectra.flux, spectra.ivar, curves.owner, curves.views.flux, stars.spectrum,
                   stars.light_curve, *(() if labels is None else (labels.values, labels.errors))):  # fmt: skip

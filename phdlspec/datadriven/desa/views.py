@@ -13,7 +13,8 @@ from phdlspec.datadriven.desa.rotation import autocorrelation
 LENGTH = 8192  # cells of a stretch, 167.4 d
 BIN = 4  # cells in one point of the flux view, 2 hours
 FLUX_POINTS = LENGTH // BIN
-LAGS = np.geomspace(5, LENGTH // 2, 256)  # cells: 0.1 to 83.7 d
+LAG_EDGES = np.geomspace(4, LENGTH // 2, 257)  # cells: 0.08 to 83.7 d
+LAGS = np.sqrt(LAG_EDGES[:-1] * LAG_EDGES[1:])
 FREQUENCIES = np.geomspace(1.0 / (0.5 * LENGTH * STEP), 0.5 / STEP, 257)  # 1/d, edges: 1/83.7 to 24.5
 LEAST_FILLED = 0.25  # of a stretch; a light curve shorter than one has a single stretch all the same
 PPM2_PER_MICROHERTZ = 1e12 * 0.0864  # of power per 1/d
@@ -26,7 +27,8 @@ Views32 = NDArray[np.float32]
 @dataclass(frozen=True)
 class Views:
     """S stretches. flux : (S, 2048), arsinh of the flux in units of its robust width, 0 where there is none.
-    good : (S, 2048) bool. acf : (S, 256) at `LAGS`. power : (S, 256), log of the power in bins of `FREQUENCIES`.
+    good : (S, 2048) bool. acf : (S, 256), its mean around `LAGS` cells. power : (S, 256), log of the power in bins of
+    `FREQUENCIES`.
     scalars : (S, 3)."""
 
     flux: Views32
@@ -71,18 +73,22 @@ def _views(flux: NDArray[np.float64]) -> Views:
     scalars = [np.log10(deviation + 1e-7) + 3.0, np.log10(jitter + 1e-7) + 4.0, good.mean()]
     return Views(
         np.where(seen, np.arcsinh(binned / max(width, 1e-7)), 0.0)[None].astype(np.float32), seen[None],
-        np.interp(LAGS, np.arange(LENGTH // 2 + 1), autocorrelation(flux, LENGTH // 2))[None].astype(np.float32),
+        _means(autocorrelation(flux, LENGTH // 2), np.arange(LENGTH // 2 + 1), LAG_EDGES)[None].astype(np.float32),
         _power(centred, float(good.mean()))[None], np.array([scalars], dtype=np.float32),
     )  # fmt: skip
 
 
 def _power(centred: NDArray[np.float64], filled: float) -> Views32:
-    """Log of the mean power (ppm² per µHz) in each bin; bins narrower than the resolution are interpolated."""
+    """Log of the mean power (ppm² per µHz) in each bin."""
     density = 2.0 * STEP / LENGTH / filled * np.abs(np.fft.rfft(centred)) ** 2 * PPM2_PER_MICROHERTZ
-    frequency = np.fft.rfftfreq(LENGTH, STEP)
-    sums = np.concatenate([[0.0], np.cumsum(density)])
-    low, high = np.searchsorted(frequency, FREQUENCIES[:-1]), np.searchsorted(frequency, FREQUENCIES[1:])
-    number = high - low
-    centre = np.sqrt(FREQUENCIES[:-1] * FREQUENCIES[1:])
-    mean = np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), np.interp(centre, frequency, density))
+    mean = _means(density, np.fft.rfftfreq(LENGTH, STEP), FREQUENCIES)
     return ((np.log10(mean + 1e-6) - _POWER_SHIFT) / _POWER_SCALE).astype(np.float32)
+
+
+def _means(values: NDArray[np.float64], place: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean (B,) of values (n,) at increasing places (n,) between edges (B + 1,); interpolated where none is inside."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    low, high = np.searchsorted(place, edges[:-1]), np.searchsorted(place, edges[1:])
+    number = high - low
+    between = np.interp(np.sqrt(edges[:-1] * edges[1:]), place, values)
+    return np.asarray(np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), between))
