@@ -2,11 +2,11 @@
 
   python scripts/desa_pairs.py --catalogues CATALOGUES --stars 3000 --seed 1 --out pairs/
 
-Stars are drawn, each at most once, from Kepler's catalogues: Teff, log g, rotation, activity and magnitude from Santos et
-al. (2021) and ages and masses from Mathur et al. (2023), half of all; young fast rotators from the open clusters of the
-gyrochronology table; orbits from Kirk et al. (2016), of eclipsing binaries and of synchronised ones that do not eclipse,
-whose primaries are stars of Santos et al. CATALOGUES is the folder with these tables. Spectra come from the shipped
-emulator with LAMOST's pixels, resolution and noise, of both stars of a binary; light curves from
+Stars are drawn, each at most once, from Kepler's catalogues: Teff, log g, rotation, activity and magnitude from Santos
+et al. (2021) and ages and masses from Mathur et al. (2023), half of all; young fast rotators from the open clusters of
+the gyrochronology table; orbits from Kirk et al. (2016), of eclipsing binaries and of synchronised ones that do not
+eclipse, whose primaries are stars of Santos et al. CATALOGUES is the folder with these tables. Spectra come from the
+shipped emulator with LAMOST's pixels, resolution and noise, of both stars of a binary; light curves from
 `phdlspec.datadriven.desa.mock_light_curve`. Written are spectra.h5, light_curves.h5, pairs.ecsv and truth.ecsv.
 """
 

@@ -2,15 +2,15 @@
 
   phdlspec desa train --spectra dr10/ --light-curves kepler/ --pairs pairs.csv --out stars.safetensors
   phdlspec desa embed stars.safetensors --spectra new/ --light-curves tess/ --pairs pairs.csv --out embedding.fits
-  phdlspec desa embed stars.safetensors --light-curves k2/ --out embedding.fits                  # one modality is enough
-  phdlspec desa check stars.safetensors --spectra dr10/ --light-curves kepler/ --pairs pairs.csv --labels truth.fits --out report/
+  phdlspec desa embed stars.safetensors --light-curves k2/ --out embedding.fits     # one modality is enough
+  phdlspec desa check stars.safetensors --light-curves kepler/ --labels periods.csv --out report/
 
 SPECTRA are files, folders, patterns, lists of paths, or packed HDF5, as for `phdlspec lux`. Light curves are files of
-Kepler, K2 and TESS (with the extra "light-curves"), KEPSEISMIC images, tables with columns TIME (days) and FLUX, folders
-of them, lists of paths (.lst), or the HDF5 of --save-light-curves; those of one target are stitched. A table of pairs has
-columns SPECTRUM (file or OBSID) and LIGHT_CURVE (file or target), and STAR if it likes. Tables of labels are those of
-`phdlspec lux`: FILE or OBSID (here also a light curve's file or target), any column X with its error X_ERR; a class is a
-column of 0 and 1.
+Kepler, K2 and TESS (with the extra "light-curves"), KEPSEISMIC images, tables with columns TIME (days) and FLUX,
+folders of them, lists of paths (.lst), or the HDF5 of --save-light-curves; those of one target are stitched. A table of
+pairs has columns SPECTRUM (file or OBSID) and LIGHT_CURVE (file or target), and STAR if it likes. Tables of labels are
+those of `phdlspec lux`: FILE or OBSID (here also a light curve's file or target), any column X with its error X_ERR; a
+class is a column of 0 and 1.
 
 `train` learns both encoders alone and then what they have in common; a fifth of the stars is held out. Labels given to
 `train` are learned by the spectrum encoder, so that `check` will not score them: give none for an embedding that knows

@@ -72,7 +72,7 @@ def inputs_of(model: Desa, tokens: Tokens, period: Array) -> Inputs:
     features |= {"both, encoders": np.hstack([one, two]), "spectrum, encoder": one, "light curve, encoder": two}
     log = np.log10(np.where(period > 0, period, np.nan))
     features["classical period"] = np.column_stack([log, log**2, log**3])
-    needs = {"both": have.all(axis=1), "spectrum": have[:, 0], "light curve": have[:, 1],
+    needs = {"both": have[:, 0] & have[:, 1], "spectrum": have[:, 0], "light curve": have[:, 1],
              "classical period": np.isfinite(log)}  # fmt: skip
     return Inputs(features, {name: needs[name.split(",")[0]] for name in features})
 
@@ -100,8 +100,8 @@ def split_of(model: Desa, stars: Stars) -> Split:
 def scores(
     inputs: Inputs, labels: Labels, split: Split, learned: tuple[str, ...] = ()
 ) -> tuple[Table, dict[str, Array]]:
-    """One row for each label, set of labels and input; and for each label what the probe of the embedding of both, or of
-    the modality that a star has, says of every star.
+    """One row for each label, set of labels and input; and for each label what the probe of the embedding of both, or
+    of the modality that a star has, says of every star.
 
     RMSE, R2 and NEIGHBOURS (R² of the mean of the ten nearest training stars) of a number; AUC, AP and NEIGHBOURS (AUC
     of the share among the ten nearest) of a class; CLOSE, of a period, is the share within 10%.
@@ -229,10 +229,8 @@ def write_check(
     )
     rows = [row for row in table if row["input"] in ("both, embedding", "light curve, embedding")]
     best = {(row["label"], row["set"]): row for row in reversed(rows)}
-    words = ", ".join(
-        f"{label} {'AUC ' + format(row['AUC'], '.3f') if np.isfinite(row['AUC']) else 'RMSE ' + format(row['RMSE'], '.3g')}"
-        for (label, _), row in best.items()
-    )
+    kinds = {key: "AUC" if np.isfinite(row["AUC"]) else "RMSE" for key, row in best.items()}
+    words = ", ".join(f"{key[0]} {kinds[key]} {row[kinds[key]]:.3g}" for key, row in best.items())
     return f"{folder / 'check.html'}: {int(split.held_out.sum())} held-out stars; {words}"
 
 

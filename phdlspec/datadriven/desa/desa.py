@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from phdlspec.datadriven.desa.flags import DESA_WORDS, DesaFlag
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
 from phdlspec.datadriven.desa.pretraining import tensors_of
 from phdlspec.datadriven.desa.stars import Stars
-from phdlspec.datadriven.desa.views import LEAST_FILLED
+from phdlspec.datadriven.desa.views import LEAST_FILLED, no_views
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux.lux import read_safetensors
 from phdlspec.errors import UserError, first_line
@@ -53,7 +53,7 @@ class Settings:
     spectrum_epochs: int = 30
     curve_epochs: int = 30
     dual_epochs: int = 40
-    batch: int = 128
+    batch: int = 64
     rate: float = 1e-3
     seed: int = 0
 
@@ -63,7 +63,7 @@ class Tokens:
     """What the encoders say of N stars, before the DualFormer.
 
     spectrum (N, T1, D), curve (N, T2, D) : pooled tokens, the light curve's averaged over its stretches; 0 where there
-    is none. have : (N, 2) which there are. spectrum_features, curve_features : (N, 2 D). quantiles : (N, L, 3),
+    is none. have : (N, 2) which there are. spectrum_features, curve_features : (N, 3 D). quantiles : (N, L, 3),
     standardised.
     """
 
@@ -141,7 +141,7 @@ class Desa:
     def apply(self, stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None) -> Table:
         """A table with one row a star, in their order.
 
-        Columns STAR, SPECTRUM, LIGHT_CURVE (files), EMBEDDING (2 K), SPECTRUM_FEATURES, LIGHT_CURVE_FEATURES (2 D, of
+        Columns STAR, SPECTRUM, LIGHT_CURVE (files), EMBEDDING (2 K), SPECTRUM_FEATURES, LIGHT_CURVE_FEATURES (3 D, of
         the encoders alone), <LABEL>, <LABEL>_ERR for each label that the spectrum encoder learned, PROT_ACF, PROT_LS
         (classical), DISTANCE, FLAG (`DesaFlag`), REASON.
         """
@@ -150,8 +150,8 @@ class Desa:
         have = tokens.have.numpy()
         table = Table({
             "STAR": list(stars.names),
-            "SPECTRUM": ["" if i < 0 or spectra is None else spectra.files[i] or spectra.obsids[i] for i in stars.spectrum],
-            "LIGHT_CURVE": ["" if i < 0 or curves is None else curves.files[i] or curves.stars[i] for i in stars.light_curve],
+            "SPECTRUM": _files(() if spectra is None else zip(spectra.files, spectra.obsids), stars.spectrum),
+            "LIGHT_CURVE": _files(() if curves is None else zip(curves.files, curves.stars), stars.light_curve),
             "EMBEDDING": embedding.astype(np.float32),
         })  # fmt: skip
         for i, (name, part) in enumerate(
@@ -282,7 +282,8 @@ def new_dual(settings: Settings, tokens: tuple[int, int]) -> DualFormer:
 
 def _kinds(have: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """Rows of stars with both modalities, the spectrum alone, the light curve alone, in the order of `KINDS`."""
-    return [have.all(axis=1), have[:, 0] & ~have[:, 1], have[:, 1] & ~have[:, 0]]
+    one, other = have.T
+    return [one & other, one & ~other, other & ~one]
 
 
 @torch.no_grad()
@@ -310,7 +311,10 @@ def _encode_spectra(
     width = encoder.summary.shape[2]
     empty = encoder(torch.zeros(1, encoder.pixels), torch.zeros(1, encoder.pixels))
     tokens = torch.zeros(len(rows), pooled(empty).shape[1], width)
-    vector, quantiles = torch.zeros(len(rows), 2 * width), torch.zeros(len(rows), *encoder.quantiles(empty).shape[1:])
+    vector, quantiles = (
+        torch.zeros(len(rows), features(empty).shape[1]),
+        torch.zeros(len(rows), *encoder.quantiles(empty).shape[1:]),
+    )
     if spectra is None:
         return tokens, vector, quantiles
     for part in torch.as_tensor(np.flatnonzero(have)).split(_BATCH):
@@ -324,13 +328,13 @@ def _encode_spectra(
 def _encode_curves(
     encoder: LightCurveEncoder, curves: LightCurveSet | None, rows: NDArray[np.int64], have: NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor]:
-    width = encoder.summary.shape[2]
-    count = 1 + -(-(1 + sum(encoder.counts)) // 4)
-    tokens, vector = torch.zeros(len(rows), count, width), torch.zeros(len(rows), 2 * width)
+    empty = encoder(*(tensor[:1] for tensor in tensors_of(no_views(1))))
+    count, width, size = pooled(empty).shape[1], empty.shape[2], features(empty).shape[1]
+    tokens, vector = torch.zeros(len(rows), count, width), torch.zeros(len(rows), size)
     if curves is None:
         return tokens, vector
     stretches = torch.zeros(len(curves), count, width)
-    summary = torch.zeros(len(curves), 2 * width)
+    summary = torch.zeros(len(curves), size)
     for part in torch.arange(len(curves.owner)).split(_BATCH):
         found = encoder(*tensors_of(curves.views.take(part.numpy())))
         owner = torch.as_tensor(curves.owner[part.numpy()])
@@ -353,6 +357,11 @@ def run_dual(dual_former: DualFormer, tokens: Tokens) -> Array:
     embedding = torch.cat(parts).double().numpy()
     embedding[~tokens.have.any(dim=1).numpy()] = np.nan
     return embedding
+
+
+def _files(names: Iterable[tuple[str, str]], rows: NDArray[np.int64]) -> list[str]:
+    known = [file or name for file, name in names]
+    return [known[row] if row >= 0 else "" for row in rows]
 
 
 def _reasons(stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None) -> list[str]:

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from phdlspec.datadriven.desa.encoders import LEADING, features
+
 Attention = Literal["both", "self", "cross"]
 COVARIANCE_WEIGHT = 1.0
 MISSING_WEIGHT = 1.0
@@ -64,7 +66,7 @@ class DualFormer(nn.Module):
         self.size, self.transpose = size, transpose
         self.absent = nn.ParameterList(nn.Parameter(0.02 * torch.randn(1, count, width)) for count in tokens)
         self.towers = nn.ModuleList(nn.ModuleList(_Layer(width, attention) for _ in range(layers)) for _ in range(2))
-        self.heads = nn.ModuleList(nn.Linear(2 * width, size) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear((LEADING + 1) * width, size) for _ in range(2))
         self.raw_matrix = nn.Parameter(nn.init.orthogonal_(torch.empty(size, size)))
         self.temperature = nn.Parameter(torch.tensor(2.0))  # log, of the contrastive loss
         self.register_buffer("centre", torch.zeros(2, size))
@@ -88,8 +90,7 @@ class DualFormer(nn.Module):
         )
         for one, other in zip(*self.towers):
             x, y = one(x, y), other(y, x)
-        both = (torch.cat([z[:, 0], z.mean(dim=1)], dim=1) for z in (x, y))
-        return tuple(head(z) for head, z in zip(self.heads, both))  # type: ignore[return-value]
+        return tuple(head(features(z)) for head, z in zip(self.heads, (x, y)))  # type: ignore[return-value]
 
     def standardised(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
         """e1, e2 with mean 0 and scatter 1 over pairs of the training set."""

@@ -1,7 +1,7 @@
 """Encoders of spectra and of light curves: convolutions make tokens, transformer blocks relate them.
 
-Both give (B, T, D) tokens, the first a summary. `pooled` reduces them to the few that the DualFormer reads, `features`
-to one vector a star.
+Both give (B, T, D) tokens, the first a summary, the second of the whole spectrum or stretch. `pooled` reduces them to
+the few that the DualFormer reads, `features` to one vector a star.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from phdlspec.datadriven.desa.views import FLUX_POINTS, LAGS, SCALARS
 
 PATCH = 64  # pixels of a spectrum, or points of the flux view, in one token
+LEADING = 2  # tokens before those of places: the summary, and what is said of the whole
 POOL = 4  # tokens in one of `pooled`
 QUANTILES = (0.16, 0.5, 0.84)
+COMPONENTS = 32  # principal components of a spectrum in a token of their own
 _CLIP = 6.0  # of standardised pixels
 
 
@@ -34,30 +36,35 @@ def _convolutions(channels: int, width: int, strides: tuple[int, ...]) -> nn.Seq
 
 
 def pooled(tokens: Tensor) -> Tensor:
-    """The summary and the means of each `POOL` of the other tokens, (B, 1 + ceil((T - 1) / POOL), D)."""
-    rest = nn.functional.avg_pool1d(tokens[:, 1:].mT, POOL, ceil_mode=True).mT
-    return torch.cat([tokens[:, :1], rest], dim=1)
+    """The first two tokens and the means of each `POOL` of the others, (B, 2 + ceil((T - 2) / POOL), D)."""
+    rest = nn.functional.avg_pool1d(tokens[:, LEADING:].mT, POOL, ceil_mode=True).mT
+    return torch.cat([tokens[:, :LEADING], rest], dim=1)
 
 
 def features(tokens: Tensor) -> Tensor:
-    """(B, 2 D): the summary and the mean of the others."""
-    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+    """(B, 3 D): the first two tokens and the mean of the others."""
+    return torch.cat([tokens[:, :LEADING].flatten(1), tokens[:, LEADING:].mean(dim=1)], dim=1)
 
 
 class SpectrumEncoder(nn.Module):
     """Spectra of P pixels, with heads for masked pixels and for quantiles of L labels.
 
-    `mean` and `scale` (P,) standardise the flux; `set_pixels` sets them.
+    `mean` and `scale` (P,) standardise the flux. Its `components` (C, P), the leading principal ones of the training
+    spectra, make a token of their own: convolutions alone take long to find what is a straight line. `set_pixels` sets
+    all three.
     """
 
     mean: Tensor
     scale: Tensor
+    components: Tensor
 
     def __init__(self, pixels: int, labels: int, width: int = 64, layers: int = 2):
         super().__init__()
         self.pixels, self.tokens = pixels, -(-pixels // PATCH)
         self.register_buffer("mean", torch.ones(pixels))
         self.register_buffer("scale", torch.ones(pixels))
+        self.register_buffer("components", torch.zeros(min(COMPONENTS, pixels), pixels))
+        self.whole = nn.Linear(len(self.components), width)
         self.stem = _convolutions(2, width, (4, 4, 4))
         self.summary = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, self.tokens, width))
@@ -66,11 +73,16 @@ class SpectrumEncoder(nn.Module):
         self.label_head = nn.Linear(width, len(QUANTILES) * labels) if labels else None
 
     def set_pixels(self, flux: Tensor, ivar: Tensor) -> None:
-        """Mean and scatter (P,) of the training spectra (N, P)."""
+        """Mean, scatter and components of the training spectra (N, P)."""
         good = (ivar > 0).float()
         count = good.sum(0).clamp(min=1.0)
         self.mean = torch.where(good.sum(0) > 0, (flux * good).sum(0) / count, 1.0)
         self.scale = (((flux - self.mean).square() * good).sum(0) / count).sqrt().clamp(min=0.01)
+        standard, _ = self.standardised(flux, ivar)
+        rank = min(len(self.components), *standard.shape)
+        _, singular, directions = torch.svd_lowrank(standard, rank, niter=4)
+        self.components.zero_()
+        self.components[:rank] = directions.mT * (len(flux) ** 0.5 / singular.clamp(min=1e-6))[:, None]
 
     def standardised(self, flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
         """Flux (B, P) in units of the scatter, 0 at bad pixels, and whether they are good."""
@@ -78,15 +90,18 @@ class SpectrumEncoder(nn.Module):
         return torch.where(good, ((flux - self.mean) / self.scale).clamp(-_CLIP, _CLIP), 0.0), good
 
     def forward(self, flux: Tensor, good: Tensor) -> Tensor:
-        """Tokens (B, 1 + T, D) of standardised flux (B, P) and what is good of it."""
+        """Tokens (B, 2 + T, D) of standardised flux (B, P) and what is good of it; after the summary that of the
+        components, taken from what is good alone."""
         padding = self.tokens * PATCH - self.pixels
         channels = torch.stack([flux, good.float()], dim=1)
         patches = self.stem(nn.functional.pad(channels, (0, padding)))[..., : self.tokens].mT + self.position
-        return self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), patches], dim=1))
+        filled = self.pixels / good.sum(dim=1, keepdim=True).clamp(min=1)
+        whole = self.whole(flux @ self.components.mT * filled)[:, None]
+        return self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), whole, patches], dim=1))
 
     def pixels_of(self, tokens: Tensor) -> Tensor:
         """Standardised flux (B, P) from tokens."""
-        return self.pixel_head(tokens[:, 1:]).flatten(1)[:, : self.pixels]
+        return self.pixel_head(tokens[:, LEADING:]).flatten(1)[:, : self.pixels]
 
     def quantiles(self, tokens: Tensor) -> Tensor:
         """(B, L, 3) quantiles of the standardised labels, in order."""

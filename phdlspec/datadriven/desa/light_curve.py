@@ -61,7 +61,7 @@ class LightCurve:
     @property
     def time(self) -> Array:
         """(T,) days since the first cell."""
-        return STEP * np.arange(len(self.flux))
+        return np.asarray(STEP * np.arange(len(self.flux)), dtype=np.float64)
 
 
 def read_segment(path: str | Path) -> Segment:
@@ -122,7 +122,7 @@ def _from_mission(path: Path) -> Segment:
         raise UserError(f"{path}: lightkurve cannot read it ({first_line(error)}); fetch the file again") from error
     if len(curve) == 0:
         raise UserError(f"{path}: all of its {len(everything)} points are flagged as bad; leave it out")
-    flux = np.ma.filled(np.ma.asarray(curve.flux.value, dtype=float), np.nan)
+    flux: Array = np.ma.filled(np.ma.asarray(curve.flux.value, dtype=float), np.nan)
     time = np.asarray(curve.time.value, dtype=float)
     good = np.isfinite(flux) & np.isfinite(time)
     ra, dec = (float(curve.meta.get(name) or np.nan) for name in ("RA", "DEC"))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from phdlspec.datadriven.desa.light_curve import LightCurve, Segment, read_segment, stitch
 from phdlspec.datadriven.desa.rotation import acf_period, lomb_scargle_period
-from phdlspec.datadriven.desa.views import Views, join, views_of
+from phdlspec.datadriven.desa.views import Views, join, no_views, views_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 
@@ -91,8 +91,8 @@ class LightCurveSet:
         """Read what `write` wrote. Raises `UserError` for anything else."""
         try:
             with h5py.File(path) as file:
-                texts = {name: tuple(text.decode() for text in file[name][()]) for name in _TEXTS}
-                numbers = {name: file[name][()] for name in (*_NUMBERS, "owner")}
+                texts: dict[str, Any] = {n: tuple(text.decode() for text in file[n][()]) for n in _TEXTS}
+                numbers: dict[str, Any] = {name: file[name][()] for name in (*_NUMBERS, "owner")}
                 return cls(**texts, **numbers, views=Views(*(file[field.name][()] for field in fields(Views))))
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path}: no set of light curves, or a damaged one ({first_line(error)})") from error
@@ -167,26 +167,21 @@ class _Row:
         self.acf, self.ls = acf_period(curve.flux), lomb_scargle_period(curve.flux)
 
 
-_NO_VIEWS = Views(
-    np.empty((0, 2048), np.float32), np.empty((0, 2048), bool), np.empty((0, 256), np.float32),
-    np.empty((0, 256), np.float32), np.empty((0, 3), np.float32),
-)  # fmt: skip
-
-
 def _assembled(rows: Sequence[_Row]) -> LightCurveSet:
     counts = [0 if row.views is None else len(row.views) for row in rows]
+    numbers = np.array([(row.ra, row.dec, *row.acf, *row.ls) for row in rows], dtype=float).reshape(-1, 6).T
     return LightCurveSet(
         tuple(row.star for row in rows), tuple(row.files for row in rows), tuple(row.reason for row in rows),
-        np.array([row.ra for row in rows]), np.array([row.dec for row in rows]),
-        *np.array([(*row.acf, *row.ls) for row in rows], dtype=float).reshape(-1, 4).T,
-        np.repeat(np.arange(len(rows)), counts), join([_NO_VIEWS, *(row.views for row in rows if row.views is not None)]),
+        numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5],
+        np.repeat(np.arange(len(rows)), counts),
+        join([no_views(0), *(row.views for row in rows if row.views is not None)]),
     )  # fmt: skip
 
 
 def _joined(parts: Sequence[LightCurveSet]) -> LightCurveSet:
     starts = np.cumsum([0, *(len(part) for part in parts)])
-    texts = {name: sum((getattr(part, name) for part in parts), ()) for name in _TEXTS}
-    numbers = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _NUMBERS}
+    texts: dict[str, Any] = {name: sum((getattr(part, name) for part in parts), ()) for name in _TEXTS}
+    numbers: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _NUMBERS}
     owner = np.concatenate([part.owner + start for part, start in zip(parts, starts)])
     joined = LightCurveSet(**texts, **numbers, owner=owner, views=join([part.views for part in parts]))
     twice = next((star for star in joined.stars if joined.stars.count(star) > 1), None) if len(parts) > 1 else None

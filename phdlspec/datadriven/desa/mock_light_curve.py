@@ -1,8 +1,8 @@
 """Light curves as Kepler would have seen them of stars that are known: spots, granulation, eclipses, noise, gaps.
 
-What is real: the law of photon and detector noise (Gilliland et al. 2010), granulation by ν_max (Kallinger et al. 2014),
-gaps between quarters and months, slow residuals of each quarter. What is not: limb darkening, eccentric orbits, flares,
-faculae, activity cycles, contamination.
+What is real: the law of photon and detector noise (Gilliland et al. 2010), granulation by ν_max (Kallinger et al.
+2014), gaps between quarters and months, slow residuals of each quarter. What is not: limb darkening, eccentric
+orbits, flares, faculae, activity cycles, contamination.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Spots:
-    """Dark spots. period : d, of the equator. amplitude : standard deviation of the light curve. lifetime : d, e-folding
-    of a spot's growth and decay. inclination : rad. shear : relative lag of the pole."""
+    """Dark spots. period : d, of the equator. amplitude : standard deviation of the light curve. lifetime : d,
+    e-folding of a spot's growth and decay. inclination : rad. shear : relative lag of the pole."""
 
     period: float
     amplitude: float
@@ -131,7 +131,7 @@ def observe(
 ) -> list[Segment]:
     """The quarters of a star, as `read_segment` would give them."""
     cells = int(days / STEP)
-    time = STEP * np.arange(cells)
+    time: Array = STEP * np.arange(cells, dtype=np.float64)
     flux = 1.0 + granulation(cells, teff, logg, random)
     if spots is not None:
         flux += spots.flux(time, random)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from phdlspec.datadriven.desa.encoders import PATCH, QUANTILES, LightCurveEncoder, SpectrumEncoder, features
+from phdlspec.datadriven.desa.encoders import LEADING, PATCH, QUANTILES, LightCurveEncoder, SpectrumEncoder, features
 from phdlspec.datadriven.desa.views import Views
 
 MASKED = 0.3  # of the patches of a spectrum
@@ -50,7 +50,11 @@ class Siamese(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.projector = nn.Sequential(
-            nn.Linear(2 * width, size), nn.BatchNorm1d(size), nn.ReLU(), nn.Linear(size, size), nn.BatchNorm1d(size)
+            nn.Linear((LEADING + 1) * width, size),
+            nn.BatchNorm1d(size),
+            nn.ReLU(),
+            nn.Linear(size, size),
+            nn.BatchNorm1d(size),
         )
         self.predictor = nn.Sequential(
             nn.Linear(size, size // 4), nn.BatchNorm1d(size // 4), nn.ReLU(), nn.Linear(size // 4, size)

@@ -59,7 +59,7 @@ def acf_period(flux: Array) -> tuple[float, float]:
     return _refined(peaks * STEP, period), float(heights[chosen])
 
 
-def _height(acf: Array, peak: int, troughs: NDArray[np.intp]) -> float:
+def _height(acf: Array, peak: np.integer, troughs: NDArray[np.intp]) -> float:
     beside = [acf[side[index]] for side, index in ((troughs[troughs < peak], -1), (troughs[troughs > peak], 0))
               if len(side)]  # fmt: skip
     return float(acf[peak] - np.mean(beside))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -102,8 +103,8 @@ def _look_up(path: str, kind: str, wanted: list[str], known: list[tuple[str, int
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of N stars: infos of the L labels, values and errors (N, L), NaN where missing; sets (N,) name of the first
-    table that knows the star, '' where none does."""
+    """Labels of N stars: infos of the L labels, values and errors (N, L), NaN where missing; sets (N,) name of the
+    first table that knows the star, '' where none does."""
 
     infos: tuple[LabelInfo, ...]
     values: NDArray[np.float64]
@@ -127,8 +128,8 @@ def labels_of(
         for files, obsids, ra, dec in _identities(stars, spectra, curves):
             try:
                 rows = match(table, files, obsids, ra, dec)
-            except UserError as error:
-                if "none of its rows" in str(error):
+            except UserError as mistake:
+                if "none of its rows" in str(mistake):
                     continue
                 raise
             found = np.where(found >= 0, found, rows)
@@ -141,15 +142,15 @@ def labels_of(
             errors[info.name] = np.where(np.isfinite(old), errors.get(info.name, old), error)
             values[info.name] = np.where(np.isfinite(old), old, new)
             infos.setdefault(info.name, info)
-    columns = (np.column_stack(list(x.values())) for x in (values, errors))
-    return Labels(tuple(infos.values()), *columns, tuple(sets))
+    stacked, uncertain = (np.column_stack(list(x.values())) for x in (values, errors))
+    return Labels(tuple(infos.values()), stacked, uncertain, tuple(sets))
 
 
 def _identities(
     stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None
 ) -> list[tuple[list[str], list[str], NDArray[np.float64], NDArray[np.float64]]]:
     """(files, names, ra, dec) of the stars, once as spectra and once as light curves."""
-    found = []
+    found: list[Any] = []
     if spectra is not None:
         row = stars.spectrum
         files = [spectra.files[i] if i >= 0 else "-" for i in row]

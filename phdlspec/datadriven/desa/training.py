@@ -1,6 +1,7 @@
 """Training: both encoders alone, then the DualFormer on what they say of stars that have a spectrum and a light curve.
 
-A fifth of the stars is held out of everything; their names stand in the model, and `phdlspec desa check` scores on them.
+A fifth of the stars is held out of everything; their names stand in the model, and `phdlspec desa check` scores on
+them.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _digest(spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Label
     digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
     for array in (spectra.wave, spectra.flux, spectra.ivar, curves.owner, curves.views.flux, stars.spectrum,
                   stars.light_curve, *(() if labels is None else (labels.values, labels.errors))):  # fmt: skip
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).tobytes())
     digest.update("\n".join(stars.names).encode())
     return digest.hexdigest()
 

@@ -15,7 +15,9 @@ BIN = 4  # cells in one point of the flux view, 2 hours
 FLUX_POINTS = LENGTH // BIN
 LAG_EDGES = np.geomspace(4, LENGTH // 2, 257)  # cells: 0.08 to 83.7 d
 LAGS = np.sqrt(LAG_EDGES[:-1] * LAG_EDGES[1:])
-FREQUENCIES = np.geomspace(1.0 / (0.5 * LENGTH * STEP), 0.5 / STEP, 257)  # 1/d, edges: 1/83.7 to 24.5
+FREQUENCIES: NDArray[np.float64] = np.geomspace(
+    1.0 / (0.5 * LENGTH * STEP), 0.5 / STEP, 257
+)  # 1/d, edges: 1/83.7 to 24.5
 LEAST_FILLED = 0.25  # of a stretch; a light curve shorter than one has a single stretch all the same
 PPM2_PER_MICROHERTZ = 1e12 * 0.0864  # of power per 1/d
 _POWER_SHIFT, _POWER_SCALE = 1.0, 2.0  # of its log, so that most are of order one
@@ -50,6 +52,13 @@ def join(parts: list[Views]) -> Views:
     return Views(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Views)))
 
 
+def no_views(stretches: int) -> Views:
+    """Views of nothing."""
+    points = np.zeros((stretches, FLUX_POINTS), np.float32)
+    curve = np.zeros((stretches, len(LAGS)), np.float32)
+    return Views(points, points > 0, curve, curve.copy(), np.zeros((stretches, len(SCALARS)), np.float32))
+
+
 def views_of(flux: NDArray[np.float64]) -> Views:
     """The views of all stretches of a light curve (T,) in cells of `STEP`, NaN where there is none."""
     count = max(1, -(-len(flux) // LENGTH))
@@ -73,7 +82,7 @@ def _views(flux: NDArray[np.float64]) -> Views:
     scalars = [np.log10(deviation + 1e-7) + 3.0, np.log10(jitter + 1e-7) + 4.0, good.mean()]
     return Views(
         np.where(seen, np.arcsinh(binned / max(width, 1e-7)), 0.0)[None].astype(np.float32), seen[None],
-        _means(autocorrelation(flux, LENGTH // 2), np.arange(LENGTH // 2 + 1), LAG_EDGES)[None].astype(np.float32),
+        _means(autocorrelation(flux, LENGTH // 2), np.arange(LENGTH // 2 + 1.0), LAG_EDGES)[None].astype(np.float32),
         _power(centred, float(good.mean()))[None], np.array([scalars], dtype=np.float32),
     )  # fmt: skip
 
@@ -85,7 +94,7 @@ def _power(centred: NDArray[np.float64], filled: float) -> Views32:
     return ((np.log10(mean + 1e-6) - _POWER_SHIFT) / _POWER_SCALE).astype(np.float32)
 
 
-def _means(values: NDArray[np.float64], place: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def _means(values: NDArray, place: NDArray, edges: NDArray) -> NDArray[np.float64]:
     """Mean (B,) of values (n,) at increasing places (n,) between edges (B + 1,); interpolated where none is inside."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     low, high = np.searchsorted(place, edges[:-1]), np.searchsorted(place, edges[1:])
