@@ -13,6 +13,7 @@ class LabelFlag(IntFlag):
     BELOW_BOUND = 4
     UNTRUSTED_REGION = 8
     NOT_CONVERGED = 16
+    GIVEN = 32
 
 
 class StarFlag(IntFlag):
@@ -29,6 +30,10 @@ class StarFlag(IntFlag):
     NO_STAR = 256
     FAILED = 512
     UNREADABLE = 1024
+    GIVEN_DISAGREES = 2048
+    GIVEN_UNUSED = 4096
+    NUISANCE_AT_BOUND = 8192
+    DOUBLE_LINED = 16384
 
 
 LABEL_WORDS: dict[LabelFlag, str] = {
@@ -37,6 +42,7 @@ LABEL_WORDS: dict[LabelFlag, str] = {
     LabelFlag.BELOW_BOUND: "the error is below the Cramer-Rao bound: prior or bounds, not the spectrum, set it",
     LabelFlag.UNTRUSTED_REGION: "the star is outside the range where the model is trusted",
     LabelFlag.NOT_CONVERGED: "the fit or the sampler did not converge",
+    LabelFlag.GIVEN: "given from elsewhere: fixed, or with an error",
 }
 STAR_WORDS: dict[StarFlag, str] = {
     StarFlag.LOW_SNR: "low signal-to-noise ratio",
@@ -50,6 +56,10 @@ STAR_WORDS: dict[StarFlag, str] = {
     StarFlag.NO_STAR: "the file's own classification is not a star",
     StarFlag.FAILED: "the fit failed",
     StarFlag.UNREADABLE: "the file could not be read",
+    StarFlag.GIVEN_DISAGREES: "what was given from elsewhere is more than 3 sigma from what the spectrum says",
+    StarFlag.GIVEN_UNUSED: "something that was given from elsewhere could not be used",
+    StarFlag.NUISANCE_AT_BOUND: "resolving power or broadening at its bound: a wrong resolving power or fast rotation",
+    StarFlag.DOUBLE_LINED: "lines of a second star at another velocity: the labels are of neither",
 }
 
 

@@ -13,29 +13,36 @@ c ~ N(0, Lambda^-1) the coefficients integrate out:
     -2 ln L = r^T N^-1 r + c^T Lambda c + ln|M| - ln|Lambda| + ln|N| + n ln 2 pi,
     M = A^T N^-1 A + Lambda,    c = M^-1 A^T N^-1 y,    r = y - A c.
 
-ln|M| depends on the labels through f and is kept. By the envelope theorem the exact gradient in the flux is
-
-    d lnL / d f_p = (Phi c)_p (N^-1 r)_p - sum_k Phi_pk (N^-1 A M^-1)_pk
-
-and, with J_c = diag(Phi c) df/dtheta, the Fisher matrix of the labels after projecting out the continuum is
+ln|M| depends on the labels through f and is kept. With J_c = diag(Phi c) df/dtheta, the Fisher matrix of the labels
+after projecting out the continuum is
 
     F = J_c^T N^-1 J_c - B^T M^-1 B,    B = A^T N^-1 J_c.
 
-N^-1 follows from Woodbury's identity. Big arrays are float32, normal matrices and sums float64, and c gets one step
-of iterative refinement, so that lnL is good to about 1e-3 at any signal-to-noise ratio met in surveys.
+N^-1 follows from Woodbury's identity. A nuisance that adds to the normalised flux with a Gaussian amplitude (a line
+core, a correction learned from stars) is a column of V beside the others; its mean belongs into the model.
+
+Everything is worked out about a reference continuum c0, which must be near: with r the residual about c0 and
+b = A^T N^-1 r - Lambda c0, the best continuum is c0 + M^-1 b, and what is summed in float32 is small. Pixels stand in
+`Blocks`: a spline or a window of V is zero in most patches, so that A^T D^-1 A and V^T D^-1 A are, in each patch, a
+matrix of products of the few that are not, times f^2 or f. Big arrays are float32, sums over patches, normal matrices
+and what follows from them float64.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from phdlspec.lsf.blocks import Blocks
+
 CONTINUUM_PRIOR_WIDTH = 10.0  # of the coefficients, in units of the star's median flux
 OUTLIER_THRESHOLD = 5.0  # in units of the robust scatter of the residuals
 OUTLIER_MAX_FRACTION = 0.04  # a model that misfits more pixels than this is wrong; they are not hidden
+_PRECISION = CONTINUUM_PRIOR_WIDTH**-2
+_REFINEMENTS = 3  # of a continuum that is looked for from nothing
 
 
 @dataclass(frozen=True)
@@ -107,33 +114,109 @@ class Linearisation:
 
 
 @dataclass(frozen=True)
+class _Products:
+    """Products of two sets of columns, weighted, in each patch only of those that are not zero there.
+
+    columns (Q, S, N, C); target (Q, S, C) the place of each in a matrix of `shape`, flattened.
+    """
+
+    columns: Tensor
+    target: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, weight: Tensor, left: Tensor, right: Tensor) -> _Products:
+        """All products of columns left (Q, S, N, A) and right (Q, S, N, B)."""
+        (rows, left_values), (columns, right_values) = _local(left), _local(right)
+        products = (left_values * weight[..., None])[..., :, None] * right_values[..., None, :]
+        target = rows[..., :, None] * right.shape[-1] + columns[..., None, :]
+        return cls(products.flatten(-2), target.flatten(-2), (left.shape[-1], right.shape[-1]))
+
+    @classmethod
+    def symmetric(cls, weight: Tensor, columns: Tensor) -> _Products:
+        """The products of columns (Q, S, N, K) with each other, each once: those on and above the diagonal."""
+        place, values = _local(columns)
+        first, second = torch.triu_indices(values.shape[-1], values.shape[-1], device=values.device)
+        products = values[..., first] * values[..., second] * weight[..., None]
+        target = place[..., first] * columns.shape[-1] + place[..., second]
+        return cls(products, target, (columns.shape[-1], columns.shape[-1]))
+
+    def select(self, index: Tensor) -> _Products:
+        return replace(self, columns=self.columns[:, index], target=self.target[:, index])
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sums over the pixels (S, m, *shape), float64, of the products times x (Q, S, m, N)."""
+        patches, stars, m, _ = x.shape
+        size = self.shape[0] * self.shape[1]
+        of_patch = (x @ self.columns).transpose(2, 3).reshape(self.target.numel(), m).to(torch.float64)
+        target = (self.target + size * torch.arange(stars, device=x.device)[:, None]).reshape(-1)
+        summed = of_patch.new_zeros(stars * size, m).index_add(0, target, of_patch)
+        return summed.reshape(stars, size, m).transpose(1, 2).reshape(stars, m, *self.shape)
+
+
+def _local(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of columns (Q, S, N, K), which are not zero in a patch (Q, S, k), ascending, and these (Q, S, N, k)."""
+    on = (x != 0).any(dim=2)
+    count = max(int(on.sum(-1).max()), 1) if x.shape[-1] else 0
+    place = torch.sort(torch.argsort(on.long(), dim=-1, descending=True, stable=True)[..., :count], dim=-1).values
+    return place, torch.gather(x, 3, place[:, :, None].expand(-1, -1, x.shape[2], -1))
+
+
+@dataclass(frozen=True)
+class _InBlocks:
+    """Data, 1/D and the columns of Phi and V in blocks (Q, S, N[, K or M]), and the products A^T D^-1 A and
+    V^T D^-1 A need."""
+
+    flux: Tensor
+    weight: Tensor
+    basis: Tensor
+    factor: Tensor
+    gram: _Products
+    cross: _Products
+
+    def select(self, index: Tensor) -> _InBlocks:
+        tensors = {f.name: getattr(self, f.name)[:, index] for f in fields(self) if f.name not in ("gram", "cross")}
+        return _InBlocks(**tensors, gram=self.gram.select(index), cross=self.cross.select(index))
+
+
+@dataclass(frozen=True)
 class Likelihood:
     """Marginal likelihood of S stars. Build it with `Likelihood.of`; it holds the noise in the form it is needed.
 
     Attributes
     ----------
     data : Observations
+    blocks : where the used pixels stand
     weight : (S, P) 1/D, zero for unused pixels
     factor : (S, M, P) the low-rank factor V^T of the noise, zero for unused pixels
-    core : (S, M, M) (1 + V^T D^-1 V)^-1
+    core : (S, M, M) float64, (1 + V^T D^-1 V)^-1
     constant : (S,) float64, the terms of lnL that depend on noise and prior only
+    reference : (S, K) float64, the continuum about which lnL is worked out (`about`)
     """
 
     data: Observations
+    blocks: Blocks
     weight: Tensor
     factor: Tensor
     core: Tensor
     constant: Tensor
+    reference: Tensor
+    _used: _InBlocks
 
     @classmethod
     def of(
-        cls, data: Observations, floor: ErrorFloor | None = None, continuum: Tensor | None = None
+        cls,
+        data: Observations,
+        blocks: Blocks,
+        floor: ErrorFloor | None = None,
+        continuum: Tensor | None = None,
     ) -> Likelihood:
         """The likelihood for given noise.
 
         Parameters
         ----------
         data : the observations; pixels with ivar 0 do not count.
+        blocks : all pixels that count stand in them.
         floor : model error in normalised flux, needs `continuum` (S, P), the approximate continuum in the units of
             `data.flux`, by which it is scaled. Without it, pixel noise only.
         """
@@ -147,17 +230,15 @@ class Likelihood:
             variance = variance + (floor.sigma * continuum) ** 2
             factor = floor.factor * (continuum * good)[:, None]
         weight = good / variance
-        log_det = -torch.where(good, torch.log(variance.double()), variance.new_zeros(()).double()).sum(-1)
-        scaled = factor.double() * weight.double().sqrt()[:, None]
-        capacitance = scaled @ scaled.mT + torch.eye(factor.shape[1], dtype=torch.float64, device=factor.device)
-        cholesky = torch.linalg.cholesky(capacitance)
-        log_det = log_det - 2.0 * torch.log(torch.diagonal(cholesky, dim1=-2, dim2=-1)).sum(-1)
+        core, log_det = _woodbury(weight, factor)
+        log_det = log_det - torch.where(good, torch.log(variance.double()), 0.0).sum(-1)
         columns = (data.basis != 0).any(dim=1).sum(-1).double().expand(stars)
         constant = 0.5 * (
             log_det - good.sum(-1) * math.log(2.0 * math.pi) - 2.0 * columns * math.log(CONTINUUM_PRIOR_WIDTH)
         )
-        core = torch.cholesky_inverse(cholesky).to(factor.dtype) if factor.shape[1] else capacitance.to(factor.dtype)
-        return cls(data, weight.to(data.flux.dtype), factor, core, constant)
+        weight = weight.to(data.flux.dtype)
+        reference = constant.new_zeros(stars, data.basis.shape[-1])
+        return cls(data, blocks, weight, factor, core, constant, reference, _in_blocks(data, blocks, weight, factor))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -169,117 +250,111 @@ class Likelihood:
 
     def select(self, index: Tensor) -> Likelihood:
         """The likelihood of some stars (`index` may repeat)."""
-        return replace(
-            self,
-            data=self.data.select(index),
-            weight=self.weight[index],
-            factor=self.factor[index],
-            core=self.core[index],
-            constant=self.constant[index],
-        )
+        return Likelihood(
+            self.data.select(index), self.blocks.select(index), self.weight[index], self.factor[index],
+            self.core[index], self.constant[index], self.reference[index], self._used.select(index),
+        )  # fmt: skip
 
-    def _solve(self, flux: Tensor) -> _Solution:
-        """Continuum coefficients for model fluxes (S, m, P)."""
-        dtype = torch.float64
-        basis, weight, factor = self.data.basis, self.weight, self.factor
-        design = flux[..., None] * basis[:, None]  # A (S, m, P, K)
-        weighted = design * weight[:, None, :, None]
-        design_factor = factor[:, None] @ weighted  # V^T D^-1 A (S, m, M, K)
-        core = self.core.to(dtype)[:, None]
-        projected = design_factor.to(dtype)
-        normal = (design.mT @ weighted).to(dtype) - projected.mT @ (core @ projected)
+    def about(self, flux: Tensor) -> Likelihood:
+        """The same likelihood, worked out about the continuum of the models (Q, S, N)."""
+        return replace(self, reference=self.coefficients(flux))
+
+    # --- of models in blocks -----------------------------------------------------------------------------------
+
+    def _normal(self, flux: Tensor) -> tuple[Tensor, Tensor]:
+        """Cholesky factor of M (S, m, K, K) and V^T D^-1 A (S, m, M, K) for models (Q, S, m, N)."""
+        upper = self._used.gram.total(flux**2)
+        cross = self._used.cross.total(flux)
+        normal = torch.triu(upper) + torch.triu(upper, 1).mT - cross.mT @ self.core[:, None] @ cross
         # Unused columns of a padded basis get a unit diagonal: their coefficients are zero and ln|M| unchanged.
-        unused = (~(basis != 0).any(dim=1)).to(dtype)
-        precision = CONTINUUM_PRIOR_WIDTH**-2
-        normal = normal + torch.diag_embed(unused + (1.0 - unused) * precision)[:, None]
-        cholesky = torch.linalg.cholesky(normal)
+        unused = (~(self.data.basis != 0).any(dim=1)).to(normal.dtype)
+        diagonal = torch.diag_embed(unused + (1.0 - unused) * _PRECISION)[:, None]
+        return torch.linalg.cholesky(normal + diagonal), cross
 
-        def correlate(residual: Tensor) -> Tensor:
-            """A^T N^-1 residual, for (S, m, P)."""
-            direct = (weighted.mT @ residual[..., None])[..., 0].to(dtype)
-            low = (factor @ (residual * weight[:, None]).mT).mT.to(dtype)  # (S, m, M)
-            return direct - (projected.mT @ (core @ low[..., None]))[..., 0]
+    def _correlate(self, residual: Tensor, flux: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+        """A^T N^-1 r (S, m, K) and V^T D^-1 r (S, m, M) for residuals r and models, (Q, S, m, N)."""
+        weighted = residual * self._used.weight[:, :, None]
+        low = (weighted @ self._used.factor).sum(0, dtype=torch.float64)
+        direct = ((weighted * flux) @ self._used.basis).sum(0, dtype=torch.float64)
+        return direct - (cross.mT @ (low @ self.core)[..., None])[..., 0], low
 
-        def solve(vector: Tensor) -> Tensor:
-            return torch.cholesky_solve(vector[..., None], cholesky)[..., 0]
+    def coefficients(self, flux: Tensor) -> Tensor:
+        """The most probable coefficients of the continuum (S, K), float64, for models (Q, S, N)."""
+        flux = flux[:, :, None]
+        cholesky, cross = self._normal(flux)
+        found = self.reference
+        for _ in range(_REFINEMENTS):
+            residual = self._residual(flux, found)
+            b = self._correlate(residual, flux, cross)[0] - _PRECISION * found[:, None]
+            found = found + torch.cholesky_solve(b[..., None], cholesky)[:, 0, :, 0]
+        return found
 
-        data = self.data.flux[:, None].expand_as(flux)
-        coefficients = solve(correlate(data))
-        for _ in range(2):
-            residual = data - flux * (coefficients.to(flux.dtype) @ basis.mT)
-            coefficients = coefficients + solve(correlate(residual) - precision * coefficients)
-        continuum = coefficients.to(flux.dtype) @ basis.mT
-        residual = data - flux * continuum
-        return _Solution(coefficients, continuum, residual, cholesky, weighted, design_factor)
-
-    def _whiten(self, x: Tensor) -> Tensor:
-        """N^-1 x for (S, m, P)."""
-        scaled = x * self.weight[:, None]
-        low = (self.factor @ scaled.mT).mT
-        return scaled - (low @ self.core) @ self.factor * self.weight[:, None]
-
-    def _log_likelihood(self, solution: _Solution) -> tuple[Tensor, Tensor, Tensor]:
-        whitened = self._whiten(solution.residual)
-        chi2 = (solution.residual.double() * whitened.double()).sum(-1)
-        log_det = 2.0 * torch.log(torch.diagonal(solution.cholesky, dim1=-2, dim2=-1)).sum(-1)
-        prior = (solution.coefficients**2).sum(-1) * CONTINUUM_PRIOR_WIDTH**-2
-        value = self.constant[:, None] - 0.5 * (chi2 + prior + log_det)
-        return value, chi2, whitened
+    def _residual(self, flux: Tensor, coefficients: Tensor) -> Tensor:
+        continuum = (self._used.basis @ coefficients.to(flux.dtype)[..., None])[..., 0]
+        return torch.addcmul(self._used.flux[:, :, None], flux, continuum[:, :, None], value=-1.0)
 
     def log_likelihood(self, flux: Tensor) -> Tensor:
-        """lnL (S, m), float64, of m normalised model fluxes (S, m, P) for each star."""
-        return self._log_likelihood(self._solve(flux))[0]
-
-    def chi2(self, flux: Tensor) -> Tensor:
-        """r^T N^-1 r (S, m) at the best continuum."""
-        return self._log_likelihood(self._solve(flux))[1]
-
-    def continuum(self, flux: Tensor) -> Tensor:
-        """The most probable continuum (S, m, P) for model fluxes (S, m, P), in the units of `data.flux`."""
-        return self._solve(flux).continuum
-
-    def standardised_residuals(self, flux: Tensor) -> Tensor:
-        """(y - A c) sqrt(1/D) for (S, m, P): in units of the independent noise; 0 for unused pixels."""
-        return self._solve(flux).residual * self.weight.sqrt()[:, None]
-
-    def value_and_flux_gradient(self, flux: Tensor) -> tuple[Tensor, Tensor]:
-        """lnL (S, m) and its exact derivative (S, m, P) with respect to the model flux (S, m, P)."""
-        solution = self._solve(flux)
-        value, _, whitened = self._log_likelihood(solution)
-        inverse = torch.cholesky_inverse(solution.cholesky).to(flux.dtype)  # M^-1
-        # N^-1 A M^-1 (S, m, P, K)
-        low = self.core[:, None] @ solution.design_factor  # (S, m, M, K)
-        correlated = solution.weighted - (self.factor * self.weight[:, None]).mT[:, None] @ low
-        log_det_gradient = ((correlated @ inverse) * self.data.basis[:, None]).sum(-1)
-        return value, solution.continuum * whitened - log_det_gradient
+        """lnL (S, m), float64, of m normalised models (Q, S, m, N) for each star; differentiable."""
+        residual = self._residual(flux, self.reference)
+        cholesky, cross = self._normal(flux)
+        b, low = self._correlate(residual, flux, cross)
+        b = b - _PRECISION * self.reference[:, None]
+        quadratic = (residual**2 * self._used.weight[:, :, None]).sum(-1).sum(0, dtype=torch.float64)
+        quadratic = quadratic - ((low @ self.core) * low).sum(-1) + _PRECISION * (self.reference**2).sum(-1)[:, None]
+        solved = torch.linalg.solve_triangular(cholesky, b[..., None], upper=False)[..., 0]
+        log_det = 2.0 * torch.log(torch.diagonal(cholesky, dim1=-2, dim2=-1)).sum(-1)
+        answer: Tensor = self.constant[:, None] - 0.5 * (quadratic - (solved**2).sum(-1) + log_det)
+        return answer
 
     def linearise(self, flux: Tensor, jacobian: Tensor) -> Linearisation:
         """lnL, exact gradient and Fisher matrix for one model per star.
 
         Parameters
         ----------
-        flux : (S, P)
-        jacobian : (S, P, D) derivative of the flux; columns in any units, which the result inherits.
+        flux : (Q, S, N)
+        jacobian : (Q, S, D, N) derivative of the flux; rows in any units, which the result inherits.
         """
-        flux = flux[:, None]
-        solution = self._solve(flux)
-        value, chi2, whitened = self._log_likelihood(solution)
-        dtype = torch.float64
-        inverse = torch.cholesky_inverse(solution.cholesky)[:, 0]
-        low = self.core[:, None] @ solution.design_factor
-        correlated = solution.weighted - (self.factor * self.weight[:, None]).mT[:, None] @ low
-        log_det_gradient = ((correlated @ inverse.to(flux.dtype)[:, None]) * self.data.basis[:, None]).sum(-1)
-        flux_gradient = (solution.continuum * whitened - log_det_gradient)[:, 0]
-        gradient = (jacobian.to(dtype).mT @ flux_gradient.to(dtype)[..., None])[..., 0]
+        near = self.about(flux)
+        with torch.enable_grad():
+            leaf = flux.detach()[:, :, None].requires_grad_(True)
+            value = near.log_likelihood(leaf)[:, 0]
+            (flux_gradient,) = torch.autograd.grad(value.sum(), leaf)
+        gradient = (jacobian @ flux_gradient[:, :, 0, :, None])[..., 0].sum(0, dtype=torch.float64)
+        used, core = self._used, self.core
+        cholesky, cross = self._normal(flux[:, :, None])
+        continuum = (used.basis @ near.reference.to(flux.dtype)[..., None])[..., 0]
+        response = jacobian * continuum[:, :, None]  # J_c
+        weighted = response * used.weight[:, :, None]
+        low = (weighted @ used.factor).sum(0, dtype=torch.float64)  # J_c^T D^-1 V (S, D, M)
+        direct = ((weighted * flux[:, :, None]) @ used.basis).sum(0, dtype=torch.float64)
+        across = direct - low @ core @ cross[:, 0]  # B^T (S, D, K)
+        half = torch.linalg.solve_triangular(cholesky[:, 0], across.mT, upper=False)
+        fisher = (weighted @ response.mT).sum(0, dtype=torch.float64) - low @ core @ low.mT - half.mT @ half
+        return Linearisation(value.detach(), gradient, 0.5 * (fisher + fisher.mT), near._chi2(flux))
 
-        response = jacobian.to(dtype) * solution.continuum[:, 0, :, None].to(dtype)  # J_c (S, P, D)
-        weight = self.weight.to(dtype)[..., None]
-        response_factor = self.factor.to(dtype) @ (weight * response)  # (S, M, D)
-        core = self.core.to(dtype)
-        fisher = response.mT @ (weight * response) - response_factor.mT @ core @ response_factor
-        cross = correlated[:, 0].to(dtype).mT @ response  # B (S, K, D)
-        fisher = fisher - cross.mT @ inverse @ cross
-        return Linearisation(value[:, 0], gradient, 0.5 * (fisher + fisher.mT), chi2[:, 0])
+    def _chi2(self, flux: Tensor) -> Tensor:
+        # r^T N^-1 r (S,) at the reference.
+        residual = self._residual(flux[:, :, None], self.reference)
+        weighted = residual * self._used.weight[:, :, None]
+        low = (weighted @ self._used.factor).sum(0, dtype=torch.float64)
+        total = (residual * weighted).sum(-1).sum(0, dtype=torch.float64) - ((low @ self.core) * low).sum(-1)
+        return total[:, 0]
+
+    # --- of models in the order of the pixels ------------------------------------------------------------------
+
+    def chi2(self, flux: Tensor) -> Tensor:
+        """r^T N^-1 r (S,) at the best continuum of models (S, P)."""
+        blocks = self.blocks.gather(flux)
+        return self.about(blocks)._chi2(blocks)
+
+    def continuum(self, flux: Tensor) -> Tensor:
+        """The most probable continuum (S, P) for models (S, P), in the units of `data.flux`."""
+        coefficients = self.coefficients(self.blocks.gather(flux))
+        return (self.data.basis @ coefficients.to(flux.dtype)[..., None])[..., 0]
+
+    def standardised_residuals(self, flux: Tensor) -> Tensor:
+        """(y - A c) sqrt(1/D) for models (S, P): in units of the independent noise; 0 for unused pixels."""
+        return (self.data.flux - flux * self.continuum(flux)) * self.weight.sqrt()
 
     def outliers(self, flux: Tensor) -> Tensor:
         """Pixels (S, P) that no noise explains, for models (S, P): cosmic rays, sky residuals, bad calibration.
@@ -289,7 +364,7 @@ class Likelihood:
         qualify, the model is wrong rather than the pixels, and only the worst ones are given. The mask is meant to
         be fixed before a posterior is sampled, so that the likelihood stays one function of the labels.
         """
-        z = self.standardised_residuals(flux[:, None])[:, 0].abs()
+        z = self.standardised_residuals(flux).abs()
         used = self.weight > 0
         median = torch.where(used, z, torch.full_like(z, torch.nan)).nanmedian(dim=-1, keepdim=True).values
         scale = (1.4826 * median).clamp(min=1.0).nan_to_num(nan=1.0)
@@ -303,13 +378,19 @@ class Likelihood:
         return bad | (near & (z > 3.0))
 
 
-@dataclass(frozen=True)
-class _Solution:
-    """What `_solve` finds for model fluxes (S, m, P)."""
+def _woodbury(weight: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 + V^T D^-1 V)^-1 (S, M, M) and minus its part of ln|N| (S,), for 1/D (S, P) and V^T (S, M, P)."""
+    scaled = factor.double() * weight.double().sqrt()[:, None]
+    capacitance = scaled @ scaled.mT + torch.eye(factor.shape[1], dtype=torch.float64, device=factor.device)
+    cholesky = torch.linalg.cholesky(capacitance)
+    log_det = -2.0 * torch.log(torch.diagonal(cholesky, dim1=-2, dim2=-1)).sum(-1)
+    return (torch.cholesky_inverse(cholesky) if factor.shape[1] else capacitance), log_det
 
-    coefficients: Tensor  # (S, m, K) float64
-    continuum: Tensor  # (S, m, P)
-    residual: Tensor  # (S, m, P)
-    cholesky: Tensor  # (S, m, K, K) float64, of M
-    weighted: Tensor  # (S, m, P, K) D^-1 A
-    design_factor: Tensor  # (S, m, M, K) V^T D^-1 A
+
+def _in_blocks(data: Observations, blocks: Blocks, weight: Tensor, factor: Tensor) -> _InBlocks:
+    in_blocks, basis = blocks.gather(weight), blocks.gather(data.basis)
+    columns = blocks.gather(factor.mT)
+    return _InBlocks(
+        blocks.gather(data.flux), in_blocks, basis, columns,
+        _Products.symmetric(in_blocks, basis), _Products.of(in_blocks, columns, basis),
+    )  # fmt: skip

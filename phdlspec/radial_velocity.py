@@ -30,8 +30,10 @@ from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
 SCAN_STEP_KM_S = 30.0  # less than half the sigma of a resolution element at R = 1800
+FINE_STEPS_KM_S = (5.0, 2.0)  # of the parabolas that refine the scan's minimum
 PEAK_WIDTH_KM_S = 300.0  # a second minimum counts as another one from this distance on
 CLIP_SIGMA = 6.0
+STARS_AT_ONCE = {"cpu": 4, "cuda": 64}  # compared with all models together
 RELIABLE_SIGNIFICANCE = 4.0
 AIR_SHIFT_KM_S = -83.0  # velocity of a star whose air wavelengths are taken for vacuum, 3700-9100 Å: -86 to -82
 
@@ -75,20 +77,35 @@ class ContinuumChi2:
 
     def _normal_equations(self, weight: Tensor, data: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
         """Cholesky factor of G (N, K, K) and b (N, K, 1) for weights, data and models (N, P) or (P,)."""
-        packed = (weight * model**2) @ self.products.T
+        return self._factor((weight * model**2) @ self.products.T), ((weight * data * model) @ self.basis.T)[..., None]
+
+    def _factor(self, packed: Tensor) -> Tensor:
+        # Cholesky factors (..., K, K) from the sums (..., pairs) of the products that overlap.
         count = len(self.basis)
-        gram = packed.new_zeros(len(packed), count, count)
-        gram[:, self.first, self.second] = packed
-        gram[:, self.second, self.first] = packed
+        gram = packed.new_zeros(*packed.shape[:-1], count, count)
+        gram[..., self.first, self.second] = packed
+        gram[..., self.second, self.first] = packed
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
         diagonal += 1e-9 * diagonal.amax(dim=-1, keepdim=True) + torch.finfo(gram.dtype).tiny
-        return torch.linalg.cholesky(gram), ((weight * data * model) @ self.basis.T)[..., None]
+        factor: Tensor = torch.linalg.cholesky(gram)
+        return factor
 
     def gain(self, weight: Tensor, data: Tensor, model: Tensor) -> Tensor:
         """(N,) what the model explains of sum w d^2."""
         factor, b = self._normal_equations(weight, data, model)
         answer: Tensor = torch.linalg.solve_triangular(factor, b, upper=False).square().sum(dim=(-2, -1))
         return answer
+
+    def gains(self, weight: Tensor, data: Tensor, models: Tensor) -> Tensor:
+        """(S, N) what each of N models (N, P) explains of each of S spectra, (S, P)."""
+        squares, parts = models**2, []
+        step = STARS_AT_ONCE.get(models.device.type, 4)
+        for w, d in zip(weight.split(step), data.split(step)):  # type: ignore[no-untyped-call]
+            factor = self._factor(squares @ (w[:, None] * self.products).mT)
+            b = models @ ((w * d)[:, None] * self.basis).mT
+            solved = torch.linalg.solve_triangular(factor, b[..., None], upper=False)
+            parts.append(solved.square().sum(dim=(-2, -1)))
+        return torch.cat(parts)
 
     def fitted(self, weight: Tensor, data: Tensor, model: Tensor) -> Tensor:
         """(N, P) the model times its best continuum."""
@@ -109,61 +126,91 @@ def _parabola(offset: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return place * scale, 2.0 * curvature / scale**2
 
 
-def measure_velocities(
-    flux: Tensor,
-    ivar: Tensor,
-    wave: Tensor | NDArray[np.float64],
-    basis: Tensor | NDArray[np.float64],
-    templates: Tensor,
-    grid: NativeGrid,
-    resolving_power: float | Tensor | NDArray[np.float64],
-    velocity_range: float = 1000.0,
-) -> Velocities:
-    """Radial velocities of B spectra on one wavelength grid.
+@dataclass(frozen=True)
+class VelocityScan:
+    """What measures the velocities of spectra that share their pixels and resolving power; made by `of`.
 
-    Parameters
+    Attributes
     ----------
-    flux, ivar : (B, P); ivar is zero at bad pixels.
-    wave : (P,) vacuum Å; basis : (K, P) continuum basis, as from `continuum_basis`.
-    templates : (T, Pn) normalised flux on `grid`, at rest.
-    resolving_power : number or (P,); it need not be exact here.
-    velocity_range : km/s on either side of zero.
+    seen : (P,) pixels that see the native grid at every velocity: all are to be judged by the same ones
+    wave, resolving_power : of these pixels
+    chi2 : fits continua to models
+    velocities : (V,) km/s of the scan; models : (T, V, P') the templates at them
     """
-    device = flux.device
-    wave = torch.tensor(wave, dtype=torch.float64, device=device)  # a spectrum's arrays are read-only
-    basis = torch.as_tensor(basis, dtype=torch.float64, device=device)
-    templates = templates.to(device=device, dtype=torch.float64)
-    power = torch.as_tensor(resolving_power, dtype=torch.float64, device=device)
-    half = kernel_half_width(grid, power, 0.0)
-    seen = _always_seen(wave, grid, half, velocity_range)
-    power, basis = power[seen] if power.ndim else power, basis[:, seen]
-    chi2 = ContinuumChi2(basis[basis.abs().amax(dim=1) > 0])
-    flux, ivar = _of_order_one(flux[:, seen].to(torch.float64), ivar[:, seen].to(torch.float64))
 
-    def model(native: Tensor, rv: Tensor) -> Tensor:
-        return project(native, grid, wave[seen], power, rv=rv, half_width=half)
+    seen: Tensor
+    wave: Tensor
+    resolving_power: Tensor
+    chi2: ContinuumChi2
+    velocities: Tensor
+    models: Tensor
+    templates: Tensor
+    grid: NativeGrid
+    half_width: int
 
-    steps = int(np.ceil(velocity_range / SCAN_STEP_KM_S))
-    velocities = SCAN_STEP_KM_S * torch.arange(-steps, steps + 1, dtype=torch.float64, device=device)
-    models = model(templates.expand(len(velocities), -1, -1), velocities).transpose(0, 1)  # (T, V, P)
-    # The first scan finds pixels that no template explains (cosmic rays, emission); the second does without them.
-    best = _scan(chi2, flux, ivar, models).flatten(1).argmax(dim=1)
-    ivar = _clipped(flux, ivar, chi2.fitted(ivar, flux, models.flatten(0, 1)[best]))
-    by_velocity, by_template = _scan(chi2, flux, ivar, models).max(dim=1)
-    place = by_velocity.argmax(dim=1)
-    template = by_template.gather(1, place[:, None])[:, 0]
-    far = (velocities - velocities[place][:, None]).abs() > PEAK_WIDTH_KM_S
-    rival = torch.where(far, by_velocity, -torch.inf).amax(dim=1)
+    @classmethod
+    def of(
+        cls,
+        wave: Tensor | NDArray[np.float64],
+        basis: Tensor | NDArray[np.float64],
+        templates: Tensor,
+        grid: NativeGrid,
+        resolving_power: float | Tensor | NDArray[np.float64],
+        velocity_range: float = 1000.0,
+    ) -> VelocityScan:
+        """
+        Parameters
+        ----------
+        wave : (P,) vacuum Å; basis : (K, P) continuum basis, as from `continuum_basis`.
+        templates : (T, Pn) normalised flux on `grid`, at rest.
+        resolving_power : number or (P,); it need not be exact here.
+        velocity_range : km/s on either side of zero.
+        """
+        device = templates.device
+        wave = torch.tensor(wave, dtype=torch.float64, device=device)  # a spectrum's arrays are read-only
+        basis = torch.as_tensor(basis, dtype=torch.float64, device=device)
+        templates = templates.to(torch.float64)
+        power = torch.tensor(resolving_power, dtype=torch.float64, device=device).expand(wave.shape)
+        half = kernel_half_width(grid, power, 0.0)
+        seen = _always_seen(wave, grid, half, velocity_range)
+        basis = basis[:, seen]
+        chi2 = ContinuumChi2(basis[basis.abs().amax(dim=1) > 0])
+        steps = int(np.ceil(velocity_range / SCAN_STEP_KM_S))
+        velocities = SCAN_STEP_KM_S * torch.arange(-steps, steps + 1, dtype=torch.float64, device=device)
+        models = project(
+            templates.expand(len(velocities), -1, -1), grid, wave[seen], power[seen], rv=velocities, half_width=half
+        ).transpose(0, 1)
+        return cls(seen, wave[seen], power[seen], chi2, velocities, models, templates, grid, half)
 
-    rv, curvature, gain = _minimum(lambda rv: chi2.gain(ivar, flux, model(templates[template], rv)), velocities[place])
-    total = (ivar * flux**2).sum(dim=1) - gain
-    degrees = (ivar > 0).sum(dim=1) - len(chi2.basis) - 1
-    return _judged(rv, curvature, template, total, degrees, gain - rival)
+    def measure(self, flux: Tensor, ivar: Tensor) -> Velocities:
+        """Velocities of B spectra: flux, ivar (B, P); ivar is zero at bad pixels."""
+        chi2, velocities = self.chi2, self.velocities
+        flux, ivar = _of_order_one(flux[:, self.seen].to(torch.float64), ivar[:, self.seen].to(torch.float64))
+        # The first scan finds pixels that no template explains (cosmic rays, emission); the second does without them.
+        best = _scan(chi2, flux, ivar, self.models).flatten(1).argmax(dim=1)
+        ivar = _clipped(flux, ivar, chi2.fitted(ivar, flux, self.models.flatten(0, 1)[best]))
+        by_velocity, by_template = _scan(chi2, flux, ivar, self.models).max(dim=1)
+        place = by_velocity.argmax(dim=1)
+        template = by_template.gather(1, place[:, None])[:, 0]
+        far = (velocities - velocities[place][:, None]).abs() > PEAK_WIDTH_KM_S
+        rival = torch.where(far, by_velocity, -torch.inf).amax(dim=1)
+
+        def gain(rv: Tensor) -> Tensor:
+            model = project(
+                self.templates[template], self.grid, self.wave, self.resolving_power, rv=rv,
+                half_width=self.half_width,
+            )  # fmt: skip
+            return chi2.gain(ivar, flux, model)
+
+        near = place[:, None].clamp(1, len(velocities) - 2) + torch.arange(-1, 2, device=place.device)
+        shift, _ = _parabola(velocities[:3] - velocities[1], -by_velocity.gather(1, near))
+        rv, curvature, explained = _minimum(gain, velocities[near[:, 1]] + shift)
+        total = (ivar * flux**2).sum(dim=1) - explained
+        degrees = (ivar > 0).sum(dim=1) - len(chi2.basis) - 1
+        return _judged(rv, curvature, template, total, degrees, explained - rival)
 
 
-def _judged(
-    rv: Tensor, curvature: Tensor, template: Tensor, chi2: Tensor, degrees: Tensor, lead: Tensor
-) -> Velocities:
+def _judged(rv: Tensor, curvature: Tensor, template: Tensor, chi2: Tensor, degrees: Tensor, lead: Tensor) -> Velocities:
     """Errors and significance (B,) from the curvature of chi2 and the lead over the best rival; NaN without degrees of
     freedom."""
     rchi2 = chi2 / degrees.clamp_min(1)
@@ -200,8 +247,7 @@ def _of_order_one(flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scan(chi2: ContinuumChi2, flux: Tensor, ivar: Tensor, models: Tensor) -> Tensor:
     """(B, T, V) what models (T, V, P) explain of each spectrum."""
-    gains = [chi2.gain(weight, data, models.flatten(0, 1)) for weight, data in zip(ivar, flux)]
-    return torch.stack(gains).reshape(len(flux), *models.shape[:2])
+    return chi2.gains(ivar, flux, models.flatten(0, 1)).reshape(len(flux), *models.shape[:2])
 
 
 def _clipped(flux: Tensor, ivar: Tensor, fitted: Tensor) -> Tensor:
@@ -214,7 +260,7 @@ def _clipped(flux: Tensor, ivar: Tensor, fitted: Tensor) -> Tensor:
 def _minimum(gain: Callable[[Tensor], Tensor], rv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Place (B,) of the minimum of chi2 near rv, its second derivative there, and the gain."""
     curvature = torch.ones_like(rv)
-    for step in (0.5 * SCAN_STEP_KM_S, 5.0, 2.0):
+    for step in FINE_STEPS_KM_S:
         offset = step * torch.arange(-2, 3, dtype=torch.float64, device=rv.device)
         shift, curvature = _parabola(offset, torch.stack([-gain(rv + o) for o in offset], dim=1))
         rv = rv + shift
@@ -228,21 +274,15 @@ def radial_velocity(
     intervals: tuple[MaskInterval, ...] = DEFAULT_INTERVALS,
     velocity_range: float = 1000.0,
 ) -> Velocities:
-    """`measure_velocities` for one spectrum (B = 1), with its own masks, arms and resolving power."""
+    """The velocity of one spectrum (B = 1), with its own masks, arms and resolving power."""
     bad = spectrum.mask | wavelength_mask(spectrum.wave, intervals, str(spectrum.meta.get("SURVEY", "")))
     basis = continuum_basis(spectrum.wave, spectrum.arms, ~bad)
     if len(basis) == 0:
         raise UserError(f"{spectrum.path or 'spectrum'}: the masks leave no pixels for a radial velocity")
-    return measure_velocities(
-        torch.as_tensor(spectrum.flux.copy())[None],
-        torch.as_tensor(np.where(bad, 0.0, spectrum.ivar))[None],
-        spectrum.wave.copy(),
-        basis,
-        templates,
-        grid,
-        spectrum.resolving_power_by_pixel.copy(),
-        velocity_range,
-    )
+    power = spectrum.resolving_power_by_pixel.copy()
+    scan = VelocityScan.of(spectrum.wave, basis, templates, grid, power, velocity_range)
+    flux, ivar = (torch.as_tensor(x, device=templates.device) for x in (spectrum.flux.copy(), spectrum.ivar.copy()))
+    return scan.measure(flux[None], torch.where(torch.as_tensor(bad, device=ivar.device), 0.0, ivar)[None])
 
 
 def air_wavelengths_suspected(rv_km_s: float, rv_err_km_s: float, spectrum: Spectrum) -> str | None:

@@ -22,7 +22,7 @@ from astropy import constants
 from astropy import units as u
 from astropy.table import Table
 
-from phdlspec.ages.bolometric import FILE, LOGG_RANGE, MH_RANGE, TEFF_RANGE, Corrections, scaled
+from phdlspec.bolometric import FILE, LOGG_RANGE, MH_RANGE, TEFF_RANGE, Corrections, scaled
 
 NAMES = {"G": "Gaia_G_EDR3", "BP": "Gaia_BP_EDR3", "RP": "Gaia_RP_EDR3", "KS": "2MASS_Ks"}
 DEGREES = (6, 3, 3)

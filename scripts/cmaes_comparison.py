@@ -25,6 +25,7 @@ from phdlspec import load_emulator, read_spectrum
 from phdlspec.fitting.cmaes import (
     MAX_ITERATIONS,
     MAX_RESTARTS,
+    SPREAD,
     TOLERANCE,
     WORTHWHILE,
     Searched,
@@ -70,6 +71,9 @@ def search_with_cma(problem: Problem, local: Optimum, seed: int) -> tuple[Search
     root = torch.linalg.cholesky(first_covariance(local.expansion.hessian))[0]
     z, value = local.z[0], float(local.expansion.log_posterior[0])
     evaluations, attempt, reason = 0, 0, ""
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.randn(SPREAD, problem.n_dim, generator=generator, dtype=z.dtype)
+    near = problem.near((z + spread @ root.mT)[None])
     for attempt in range(MAX_RESTARTS + 1):
         options = {
             "seed": seed + attempt, "popsize": 2 * default_population(problem.n_dim) * 2**attempt,
@@ -78,7 +82,7 @@ def search_with_cma(problem: Problem, local: Optimum, seed: int) -> tuple[Search
         strategy = cma.CMAEvolutionStrategy(np.zeros(problem.n_dim), 1.0, options)
         while not strategy.stop():
             points = strategy.ask()
-            score = -problem.log_posterior((z + torch.as_tensor(np.stack(points)).to(z) @ root.mT)[None])[0]
+            score = -near.log_posterior((z + torch.as_tensor(np.stack(points)).to(z) @ root.mT)[None])[0]
             strategy.tell(points, score.nan_to_num(nan=1e30, posinf=1e30).cpu().tolist())
         evaluations += int(strategy.result.evaluations)
         reason = ", ".join(strategy.stop())

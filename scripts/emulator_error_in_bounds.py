@@ -1,6 +1,6 @@
 """How much the emulator's own error widens the Cramer-Rao bounds: bounds with it over those of the pixel noise alone.
 
-    python scripts/emulator_error_in_bounds.py grid.h5 --split test --snr 100 --n 24
+python scripts/emulator_error_in_bounds.py grid.h5 --split test --snr 100 --n 24
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def bounds(
     parameters = torch.zeros(1, len(coordinates.names), dtype=torch.float64)
     parameters[0, : len(labels)] = torch.as_tensor(labels)
     z = coordinates.coordinates(parameters)
-    pure = Problem(emulator, Likelihood.of(data), coordinates, ())
-    continuum = pure.likelihood.continuum(pure.flux(z)[:, None])[:, 0]
+    pure = Problem.of(emulator, data, coordinates)
+    continuum = pure.likelihood.continuum(pure.flux(z))
     floor = emulator.error_floor(torch.as_tensor(spectrum.wave[None]), parameters)
-    whole = pure.with_likelihood(Likelihood.of(data, floor, continuum))
+    whole = pure.with_likelihood(Likelihood.of(data, pure.likelihood.blocks, floor, continuum))
     with_it, without = (cramer_rao(p.expand(z), coordinates)[0].numpy() for p in (whole, pure))
     return coordinates.names, with_it, without
 

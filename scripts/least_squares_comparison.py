@@ -38,7 +38,7 @@ from phdlspec.fitting.settings import FitSettings
 from phdlspec.likelihood import CONTINUUM_PRIOR_WIDTH, Likelihood
 from phdlspec.masks import DEFAULT_INTERVALS, wavelength_mask
 from phdlspec.mock import mock_lamost
-from phdlspec.radial_velocity import measure_velocities
+from phdlspec.radial_velocity import VelocityScan
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
@@ -70,19 +70,20 @@ def prepare_problem(spectra: list[Spectrum], emulator: Emulator) -> tuple[Proble
     data = observations([prepare(spectrum, emulator.native) for spectrum in spectra], emulator.device)
     first = spectra[0]
     unmasked = ~wavelength_mask(first.wave, DEFAULT_INTERVALS, "")
-    rv = measure_velocities(
-        data.flux, data.ivar, first.wave, continuum_basis(first.wave, first.arms, unmasked),
-        velocity_templates(emulator), emulator.native, data.resolving_power[0],
-    ).rv.nan_to_num(nan=0.0)  # fmt: skip
+    scan = VelocityScan.of(
+        first.wave, continuum_basis(first.wave, first.arms, unmasked), velocity_templates(emulator), emulator.native,
+        data.resolving_power[0],
+    )  # fmt: skip
+    rv = scan.measure(data.flux, data.ivar).rv.nan_to_num(nan=0.0)
     labels = Lookup.of(emulator).nearest(data, rv, 1)[:, 0].double()
     coordinates = Coordinates.around(emulator.labels, rv, resolution_width=0.1)
     start = coordinates.coordinates(torch.cat([labels, rv[:, None].double(), torch.zeros_like(labels[:, :1])], dim=1))
-    problem = Problem(emulator, Likelihood.of(data), coordinates)
+    problem = Problem.of(emulator, data, coordinates)
     rough = levenberg_marquardt(problem, start, max_iterations=15, tolerance=0.5).z
-    continuum = problem.likelihood.continuum(problem.flux(rough)[:, None])[:, 0]
+    continuum = problem.likelihood.continuum(problem.flux(rough))
     theta, velocity, _ = coordinates.split(coordinates.parameters(rough))
     floor = emulator.error_floor(data.wave / (1.0 + velocity[:, None] / SPEED_OF_LIGHT_KM_S), theta)
-    return problem.with_likelihood(Likelihood.of(data, floor, continuum)), start
+    return problem.with_likelihood(Likelihood.of(data, problem.likelihood.blocks, floor, continuum)), start
 
 
 class StarResiduals:
@@ -123,15 +124,13 @@ class StarResiduals:
         return np.stack([(self(z + STEP * unit) - at) / STEP for unit in np.eye(len(z))], axis=1)
 
     def _emulate(self, z: Array) -> tuple[Array, Array]:
-        coordinates, data = self.problem.coordinates, self.problem.likelihood.data
+        coordinates, blocks = self.problem.coordinates, self.problem.likelihood.blocks
         point = torch.as_tensor(z)[None]
-        labels, rv, scale = coordinates.split(coordinates.parameters(point))
         with torch.no_grad():
-            flux, change = self.problem.model.observe_and_jacobian(
-                labels.float(), data.wave, data.resolving_power * scale[:, None].float(), rv.float()
-            )
-        change = change[0, self.good, : len(z)].double() * coordinates.scales(point)[0]
-        return flux[0, self.good].double().numpy(), change.numpy()
+            flux, rows = self.problem.flux_and_jacobian(point)
+        change = torch.stack([blocks.scatter(row)[0, self.good] for row in rows.unbind(2)], dim=1)
+        change = change.double() * coordinates.scales(point)[0]
+        return blocks.scatter(flux)[0, self.good].double().numpy(), change.numpy()
 
     def _data(self) -> Array:
         return np.concatenate([self.flux, np.zeros(self.factor.shape[1] + self.basis.shape[1])])
@@ -191,7 +190,7 @@ def main() -> None:
         began = time.process_time()
         z, found = one_after_another(problem, start, derivative)
         seconds = time.process_time() - began
-        below = 2.0 * (reference - problem.log_posterior(z[:, None])[:, 0].numpy())
+        below = 2.0 * (reference - problem.expand(z).log_posterior.numpy())
         low, middle, high = np.quantile(below, (0.16, 0.5, 0.84))
         worst = below[np.abs(below).argmax()]
         print(
@@ -215,7 +214,7 @@ def _agreement(problem: Problem, start: torch.Tensor, end: torch.Tensor) -> floa
     for s in range(len(problem)):
         star = StarResiduals(problem.select(torch.tensor([s])))
         squares = [float((star(z[s].numpy()) ** 2).sum()) for z in (start, end)]
-        posterior = star.problem.log_posterior(torch.stack([start[s], end[s]])[None])[0].numpy()
+        posterior = np.array([float(star.problem.expand(x[s : s + 1]).log_posterior) for x in (start, end)])
         errors.append(abs((squares[1] - squares[0]) + 2.0 * (posterior[1] - posterior[0])))
     return max(errors)
 

@@ -7,8 +7,8 @@ import numpy as np
 from phdlspec.ages.composition import metallicity_term
 from phdlspec.ages.interpolation import interpolation_error
 from phdlspec.ages.isochrones import Isochrones
-from phdlspec.ages.photometry import BANDS
 from phdlspec.ages.stages import STAGE_WORDS
+from phdlspec.bolometric import BANDS
 
 
 def describe(isochrones: Isochrones) -> str:

@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from phdlspec.ages.photometry import BANDS
 from phdlspec.ages.priors import LENGTH_KPC, MEAN_EXTINCTION, ln_space_density
 from phdlspec.ages.stars import Photometry
+from phdlspec.bolometric import BANDS
 
 Array = NDArray[np.float64]
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from phdlspec.ages.catalogue import AgeCatalogue
 from phdlspec.ages.distance import usable_parallax
 from phdlspec.ages.flags import AgeFlag
-from phdlspec.ages.photometry import BANDS, Band
 from phdlspec.ages.stars import Photometry
+from phdlspec.bolometric import BANDS, Band
 from phdlspec.errors import UserError
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 

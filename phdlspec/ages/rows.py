@@ -56,7 +56,7 @@ class Rows:
         make equivalent points where `eep` is None
     helium : True for points that burn helium in the core, or later; None where the set does not say
     quantities : arrays (N,), the keys of `QUANTITIES`
-    magnitudes : absolute magnitudes (N,) by band, see `phdlspec.ages.photometry.BANDS`
+    magnitudes : absolute magnitudes (N,) by band, see `phdlspec.bolometric.BANDS`
     """
 
     facts: SetFacts

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phdlspec.ages.photometry import BANDS
 from phdlspec.ages.stars import Photometry
+from phdlspec.bolometric import BANDS
 
 Array = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from phdlspec.ages.distance import NO_MAGNITUDE
 from phdlspec.ages.fine_grid import FineGrids
-from phdlspec.ages.photometry import BANDS
 from phdlspec.ages.priors import LENGTH_KPC, MEAN_EXTINCTION
 from phdlspec.ages.stars import Photometry, Stars, no_photometry
+from phdlspec.bolometric import BANDS
 
 Array = NDArray[np.float64]
 

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.func import jvp
 
 from phdlspec.emulator.basis import PatchBasis
 from phdlspec.emulator.checkpoint import Checkpoint
 from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
+from phdlspec.emulator.slopes import coefficients_and_slopes
 from phdlspec.errors import UserError, first_line
 from phdlspec.labels import GRID_LABELS, GRID_ROLES, STRUCTURE, LabelSet, Role
 from phdlspec.likelihood import ErrorFloor
-from phdlspec.lsf import NativeGrid, project, project_with_derivatives
+from phdlspec.lsf import NativeGrid, at_resolving_power, project, project_with_derivatives
 
 Outside = Literal["raise", "flag", "allow"]
 Labels = ArrayLike | Tensor | Mapping[str, float]
-_JACOBIAN_BATCH = 8  # stars whose tangents are computed at once
+_JACOBIAN_BATCH = {"cpu": 8, "cuda": 256}  # stars whose derivatives on the native grid are computed at once
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,9 +56,7 @@ class Emulator:
     model_error : ModelError measured on held-out models
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike
-    ):
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike):
         self.metadata: dict[str, Any] = checkpoint.metadata
         self.checkpoint_hash = checkpoint.sha256
         self.device = device
@@ -90,28 +88,43 @@ class Emulator:
         lower, upper = self._lower[self._of_grid], self._upper[self._of_grid]
         return 2.0 * (theta[:, self._of_grid] - lower) / (upper - lower) - 1.0
 
+    @property
+    def patch_width(self) -> int:
+        """W, native pixels of a patch."""
+        return self._parts.basis.width
+
+    def patches(self, theta: Tensor) -> Tensor:
+        """Normalised flux in patches of the native grid (Q, B, W) for labels (B, L); VBROAD is not applied."""
+        basis = self._parts.basis
+        return torch.baddbmm(basis.mean[:, None], self._parts.network.by_patch(self._unit(theta)), basis.vectors)
+
+    def patches_and_jacobian(self, theta: Tensor) -> Tensor:
+        """Flux and its exact derivatives, per label unit, by all labels but VBROAD: (Q, B, 1 + L - 1, W)."""
+        basis, unit = self._parts.basis, self._unit(theta)
+        with torch.no_grad():
+            coefficients = coefficients_and_slopes(self._parts.network, unit)
+            coefficients[:, :, 1:] *= (2.0 / (self._upper[self._of_grid] - self._lower[self._of_grid]))[:, None]
+            rows = torch.bmm(coefficients.flatten(1, 2), basis.vectors).reshape(*coefficients.shape[:3], -1)
+            rows[:, :, 0] += basis.mean[:, None]
+        return rows
+
     def native_flux(self, theta: Tensor) -> Tensor:
-        """Normalised flux (B, Pn) on the native grid for labels (B, 33); VBROAD is not applied."""
-        return self._parts.basis.decode(self._parts.network(self._unit(theta)))
+        """Normalised flux (B, Pn) on the native grid for labels (B, L); VBROAD is not applied."""
+        return self.patches(theta).transpose(0, 1).flatten(1)[:, : self.native.size]
 
     def native_flux_and_jacobian(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Flux (B, Pn) and its exact derivatives (B, Pn, 32), per label unit, without VBROAD."""
+        """Flux (B, Pn) and its exact derivatives (B, Pn, L - 1), per label unit, without VBROAD."""
         flux, by_label = self._native_by_label(theta)
         return flux, by_label.transpose(1, 2)
 
     def _native_by_label(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        # Flux (B, Pn) and derivatives (B, 32, Pn): forward mode, one tangent for each label.
-        unit = self._unit(theta)
-        n_labels = unit.shape[1]
-        slope = 2.0 / (self._upper[self._of_grid] - self._lower[self._of_grid])
-        fluxes, jacobians = [], []
-        with torch.no_grad():
-            for x in unit.split(_JACOBIAN_BATCH):  # type: ignore[no-untyped-call]
-                tangents = torch.diag(slope).repeat(len(x), 1)
-                value, change = jvp(self._parts.network, (x.repeat_interleave(n_labels, 0),), (tangents,))[:2]
-                fluxes.append(self._parts.basis.decode(value[::n_labels]))
-                jacobians.append(self._parts.basis.decode_change(change).reshape(len(x), n_labels, -1))
-        return torch.cat(fluxes), torch.cat(jacobians)
+        # Flux (B, Pn) and derivatives (B, L - 1, Pn).
+        batch = _JACOBIAN_BATCH.get(self.device.type, 8)
+        rows = torch.cat([
+            self.patches_and_jacobian(part).permute(1, 2, 0, 3).flatten(2)[..., : self.native.size]
+            for part in theta.split(batch)  # type: ignore[no-untyped-call]
+        ])  # fmt: skip
+        return rows[:, 0], rows[:, 1:]
 
     # --- as observed -------------------------------------------------------------------------------------------
 
@@ -184,11 +197,10 @@ class Emulator:
         wave (P,) or (S, P) is the rest wavelength of their pixels, vacuum Å; theta (S, L or more) begins with the
         labels in their units. Measured on held-out models, see `phdlspec.emulator.model_error`.
         """
-        stars = theta[:, [self.labels.index(name) for name in STRUCTURE]]
         native, by_label = self._native_by_label(theta[:, : len(self.labels)].float())
-        pixels = torch.as_tensor(self.native.wave, device=self.device)
-        flux, jacobian = (project(x, self.native, pixels, MEASURED_AT).cpu().numpy() for x in (native, by_label))
-        return self.model_error.floor(wave, stars.detach().cpu().numpy(), flux, jacobian)
+        stars = theta[:, [self.labels.index(name) for name in STRUCTURE]].detach()
+        flux, jacobian = (at_resolving_power(x, self.native, MEASURED_AT) for x in (native, by_label))
+        return self.model_error.floor(wave, stars, flux, jacobian)
 
     def trusted(self, theta: ArrayLike | Tensor) -> NDArray[np.bool_]:
         """True (B,) for labels within the bounds and within the range that the model card trusts."""

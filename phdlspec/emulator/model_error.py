@@ -91,22 +91,24 @@ class ModelError:
         inside = np.clip(np.asarray(stars, dtype=float), self.lowest, self.highest)
         return np.exp(_features(inside) @ self.trend)
 
-    def floor(self, wave: Tensor, stars: ArrayLike, flux: ArrayLike, jacobian: ArrayLike) -> ErrorFloor:
+    def floor(self, wave: Tensor, stars: Tensor, flux: Tensor, jacobian: Tensor) -> ErrorFloor:
         """The error of S stars in normalised flux at rest wavelengths (P,) or (S, P), vacuum Å.
 
         stars (S, 3) are their `STRUCTURE` labels, K and dex; flux (S, Pn) and jacobian (S, L, Pn), per label unit,
         their spectra on the native grid at `MEASURED_AT`.
         """
-        pixels = np.atleast_2d(wave.detach().cpu().numpy())
-        amplitude, basis = self.amplitude(stars), continuum_basis(self.wave)
-        sigmas, factors = [], []
-        for s, (a, f, j) in enumerate(zip(amplitude, np.asarray(flux, float), np.asarray(jacobian, float))):
-            observed = pixels[min(s, len(pixels) - 1)]
-            rows = a * (self.shifts * reference_bounds(f, j, self.wave, basis, self.span)) @ j
-            sigmas.append(np.interp(observed, self.wave, a * self.sigma))
-            factors.append(np.array([np.interp(observed, self.wave, row) for row in rows]))
-        both = (torch.as_tensor(np.array(x), dtype=torch.float32, device=wave.device) for x in (sigmas, factors))
-        return ErrorFloor(*both)
+
+        def put(x: ArrayLike) -> Tensor:
+            return torch.as_tensor(x, dtype=torch.float64, device=flux.device)
+
+        amplitude = put(self.amplitude(stars.cpu().numpy()))
+        jacobian, basis = jacobian.double(), put(continuum_basis(self.wave))
+        bounds = reference_bounds(flux.double(), jacobian, self.wave, basis, put(self.span))
+        rows = amplitude[:, None, None] * (put(self.shifts) * bounds[:, None]) @ jacobian
+        pixels = wave.expand(len(flux), -1)
+        sigma = _interpolated(pixels, put(self.wave), amplitude[:, None, None] * put(self.sigma))
+        factor = _interpolated(pixels, put(self.wave), rows)
+        return ErrorFloor(sigma[:, 0].float(), factor.float())
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], wave: Array) -> ModelError:
@@ -120,31 +122,43 @@ class ModelError:
         return {f"model_error.{name}": torch.as_tensor(getattr(self, name), dtype=torch.float32) for name in names}
 
 
-def _information(flux: Array, jacobian: Array, wave: Array, basis: Array, span: Array) -> tuple[Array, Array]:
-    """Fisher matrix (L, L) of the labels and their score (L, P) for a residual, with the continuum marginalised.
+def _interpolated(at: Tensor, wave: Tensor, rows: Tensor) -> Tensor:
+    """Rows (S, C, Pn) on wave (Pn,) at other wavelengths (S, P): linear, and constant beyond the ends."""
+    right = torch.searchsorted(wave, at.contiguous()).clamp(1, len(wave) - 1)
+    share = ((at - wave[right - 1]) / (wave[right] - wave[right - 1])).clamp(0.0, 1.0)[:, None]
+    left, right = (i[:, None].expand(-1, rows.shape[1], -1) for i in (right - 1, right))
+    return torch.gather(rows, 2, left) * (1.0 - share) + torch.gather(rows, 2, right) * share
+
+
+def _information(flux: Tensor, jacobian: Tensor, wave: Array, basis: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
+    """Fisher matrix (..., L, L) of the labels and their score (..., L, P) for a residual, with the continuum
+    marginalised.
 
     The ranges of the labels are a Gaussian prior of the same variance.
     """
-    weight = np.mean(np.diff(np.log(wave))) / _REFERENCE_PIXEL / _REFERENCE_NOISE**2
-    continuum = np.linalg.qr((flux * basis).T)[0]  # (P, K)
-    score = weight * (jacobian - (jacobian @ continuum) @ continuum.T)
-    return score @ jacobian.T + np.diag(12.0 / span**2), score
+    weight = float(np.mean(np.diff(np.log(wave)))) / _REFERENCE_PIXEL / _REFERENCE_NOISE**2
+    continuum = torch.linalg.qr(flux[..., None] * basis.T)[0]  # (..., P, K)
+    score = weight * (jacobian - (jacobian @ continuum) @ continuum.mT)
+    return score @ jacobian.mT + torch.diag(12.0 / span**2), score
 
 
-def reference_bounds(flux: Array, jacobian: Array, wave: Array, basis: Array, span: Array) -> Array:
-    """Cramer-Rao bounds (L,) in label units at a signal-to-noise ratio of 100 in every pixel of LAMOST's width.
+def reference_bounds(flux: Tensor, jacobian: Tensor, wave: Array, basis: Tensor, span: Tensor) -> Tensor:
+    """Cramer-Rao bounds (..., L) in label units at a signal-to-noise ratio of 100 in every pixel of LAMOST's width.
 
-    flux (P,), jacobian (L, P) on wave (P,), vacuum Å; basis (K, P) of the continuum, span (L,) of the labels.
+    flux (..., P), jacobian (..., L, P) on wave (P,), vacuum Å; basis (K, P) of the continuum, span (L,) of the labels;
+    float64.
     """
     fisher, _ = _information(flux, jacobian, wave, basis, span)
-    return np.sqrt(np.diag(np.linalg.inv(fisher)))
+    return torch.diagonal(torch.linalg.inv(fisher), dim1=-2, dim2=-1).sqrt()
 
 
 def _pull(residual: Array, flux: Array, jacobian: Array, wave: Array, basis: Array, span: Array) -> Array:
     """How far the labels of a fit are off (L,), in units of the bounds, where the model errs by residual (P,)."""
-    fisher, score = _information(flux, jacobian, wave, basis, span)
+    told, changes = (torch.as_tensor(x, dtype=torch.float64) for x in (flux, jacobian))
+    information = _information(told, changes, wave, torch.as_tensor(basis), torch.as_tensor(span))
+    fisher, score = (x.numpy() for x in information)
     covariance = np.linalg.inv(fisher)
-    return covariance @ (score @ residual) / np.sqrt(np.diag(covariance))
+    return np.asarray(covariance @ (score @ residual) / np.sqrt(np.diag(covariance)))
 
 
 def _features(stars: Array) -> Array:

@@ -170,26 +170,35 @@ class Network(nn.Module):
         self.attention = PatchAttention(architecture, bias - bias.mean(dim=1, keepdim=True))
         self.perceptrons = PatchPerceptrons(architecture)
 
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # The labels with [X/H], 1/Teff and free carbon and oxygen beside them: (L, B, F) and (B, L + F').
+    def carbon_monoxide_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Main labels and 1/Teff (B, 5), [C/H] and [O/H] (B, 1) in dex, of scaled labels (B, L)."""
         half = 0.5 * (self.upper - self.lower)
         coolest, hottest = self.lower[TEFF], self.upper[TEFF]
         teff = coolest + half[TEFF] * (x[:, TEFF, None] + 1.0)
         inverse = (coolest * hottest / teff - 0.5 * (coolest + hottest)) / half[TEFF]
-        dex = half * x
-        metals = dex + self.lower[FE_H] + half[FE_H] * (x[:, FE_H, None] + 1.0)
+        iron = self.lower[FE_H] + half[FE_H] * (x[:, FE_H, None] + 1.0)
+        carbon, oxygen = (half[j] * x[:, j, None] + iron for j in (CARBON, OXYGEN))
+        return torch.cat([x[:, MAIN], inverse], dim=1), carbon, oxygen
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The labels (B, L) with [X/H], 1/Teff and free carbon and oxygen beside them: (L, B, F) and (B, L + F')."""
+        half = 0.5 * (self.upper - self.lower)
+        metals = half * x + self.lower[FE_H] + half[FE_H] * (x[:, FE_H, None] + 1.0)
         absolute = torch.cat([x[:, MAIN], metals[:, ABUNDANCES] / METAL_UNIT], dim=1)
-        main = torch.cat([x[:, MAIN], inverse], dim=1)
-        carbon, oxygen = metals[:, CARBON, None], metals[:, OXYGEN, None]
+        main, carbon, oxygen = self.carbon_monoxide_inputs(x)
         free = main[:, :0] if self.carbon_monoxide is None else self.carbon_monoxide(main, carbon, oxygen)
         own = torch.stack([x.T, absolute.T], dim=-1)  # (L, B, 2)
         every = (len(own), -1, -1)
         tokens = torch.cat([main[None].expand(every), own, free[None].expand(every)], dim=-1)
-        return tokens, torch.cat([absolute, inverse, free], dim=1)
+        return tokens, torch.cat([absolute, main[:, N_MAIN:], free], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        token_features, plain = self._features(x)
+    def by_patch(self, x: Tensor) -> Tensor:
+        """Coefficients (Q, B, K) of scaled labels (B, L)."""
+        token_features, plain = self.features(x)
         gathered = self.attention(self.tokens(token_features))
         inputs = torch.cat([gathered, plain[None].expand(gathered.shape[0], -1, -1)], dim=-1)
-        answer: Tensor = self.perceptrons(inputs).transpose(0, 1) * self.scale
+        answer: Tensor = self.perceptrons(inputs) * self.scale[:, None]
         return answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.by_patch(x).transpose(0, 1)

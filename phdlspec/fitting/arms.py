@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.problem import Problem
 from phdlspec.likelihood import Observations
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
 MAX_ARM_SHIFT = 40.0  # km/s
-_STEP = 20.0  # km/s, half the base of the derivative by velocity
 _MEASURED = 10.0  # km/s, error of an arm's velocity beyond which its shift is not applied
 
 
@@ -27,9 +25,7 @@ class ArmShift:
     velocity_variance: Tensor
 
 
-def align_arms(
-    problem: Problem, z: Tensor, data: Observations, spectrum: Spectrum, emulator: Emulator
-) -> tuple[Observations, ArmShift]:
+def align_arms(problem: Problem, z: Tensor, data: Observations, spectrum: Spectrum) -> tuple[Observations, ArmShift]:
     """Takes the shift of the last arm's wavelengths against the first's out of the data of S stars.
 
     z (S, D) : optima of the data as they are; spectrum : one of those that share the pixels and two arms.
@@ -38,7 +34,7 @@ def align_arms(
     if len(spectrum.arms) != 2:
         return data, ArmShift(shift, shift)
     red = torch.as_tensor(spectrum.arm_index() == 1, device=problem.device)
-    change, residual = _change_and_residual(problem, z, data, emulator)
+    change, residual = _change_and_residual(problem, z, data)
     (red_shift, red_information), (blue_shift, blue_information) = (
         _velocity_of(problem.likelihood.weight * part, change, residual) for part in (red, ~red)
     )
@@ -52,19 +48,15 @@ def align_arms(
     return aligned, ArmShift(shift, torch.where(measured, lost, torch.zeros_like(shift)))
 
 
-def _change_and_residual(
-    problem: Problem, z: Tensor, data: Observations, emulator: Emulator
-) -> tuple[Tensor, Tensor]:
+def _change_and_residual(problem: Problem, z: Tensor, data: Observations) -> tuple[Tensor, Tensor]:
     """Change of the model (S, P) per km/s, and data minus model (S, P)."""
-    labels, rv, scale = problem.coordinates.split(problem.coordinates.parameters(z))
-    power = data.resolving_power
-    if scale is not None:
-        power = power * scale[:, None].to(power.dtype)
-    before, here, after = (
-        emulator.observe(labels.float(), data.wave, power, (rv + offset).float()) for offset in (-_STEP, 0.0, _STEP)
-    )
-    continuum = problem.likelihood.continuum(here[:, None])[:, 0]
-    return (after - before) / (2.0 * _STEP) * continuum, data.flux - here * continuum
+    which, parts = problem.coordinates.names.index("RV"), []
+    for index, part in problem.groups():
+        flux, jacobian = part.flux_and_jacobian(z[index])
+        parts.append(torch.stack([part.likelihood.blocks.scatter(x) for x in (flux, jacobian[:, :, which])]))
+    flux, change = torch.cat(parts, dim=1)
+    continuum = problem.likelihood.continuum(flux)
+    return change * continuum, data.flux - flux * continuum
 
 
 def _velocity_of(weight: Tensor, change: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.stop_reason import StopReason
 
 WIDENING = 3.0  # the search starts that much wider than the posterior's expansion, but never wider than the prior
+SPREAD = 256  # points that tell how far from each other those of the search will be
 MAX_ITERATIONS = 200
 MAX_RESTARTS = 2
 TOLERANCE = 0.05  # of lnL within a population and over its last generations: the optimiser does the rest
@@ -33,7 +34,7 @@ WORTHWHILE = 1.0  # gain in lnL that asks for a restart with a doubled populatio
 
 
 class Objective(Protocol):
-    """What is maximised: S functions of D coordinates (`Problem` is one)."""
+    """What is maximised: S functions of D coordinates (`Neighbourhood` is one)."""
 
     def log_posterior(self, z: Tensor) -> Tensor:
         """Values (S, N) at z (S, N, D); what is not finite counts as worst."""
@@ -66,7 +67,10 @@ def search(problem: Problem, local: Optimum, random: StarRandom) -> Searched:
     """Look for better optima of S stars around those that have been found; the population is twice the usual one."""
     covariance = first_covariance(local.expansion.hessian)
     population = 2 * default_population(problem.n_dim)
-    return maximise(problem, local.z, local.expansion.log_posterior, covariance, random, population)
+    first = random.normal(SPREAD, problem.n_dim) @ torch.linalg.cholesky(covariance).mT
+    return maximise(
+        problem.near(local.z[:, None] + first), local.z, local.expansion.log_posterior, covariance, random, population
+    )
 
 
 def first_covariance(hessian: Tensor) -> Tensor:
@@ -162,9 +166,7 @@ class Strategy:
         c_1 = 2.0 / ((n + 1.3) ** 2 + mu_eff)
         c_mu = min(1.0 - c_1, 2.0 * (0.25 + mu_eff + 1.0 / mu_eff - 2.0) / ((n + 2.0) ** 2 + mu_eff))
         # Sum of the negative weights: nothing decays on average, and C stays positive definite (eqs. 50-53).
-        negative = min(
-            1.0 + c_1 / c_mu, 1.0 + 2.0 * mu_eff_negative / (mu_eff + 2.0), (1.0 - c_1 - c_mu) / (n * c_mu)
-        )
+        negative = min(1.0 + c_1 / c_mu, 1.0 + 2.0 * mu_eff_negative / (mu_eff + 2.0), (1.0 - c_1 - c_mu) / (n * c_mu))
         positive_sum, negative_sum = raw[raw > 0].sum(), -raw[raw < 0].sum()
         weights = torch.where(raw > 0, raw / positive_sum, raw * (negative / negative_sum))
         c_sigma = (mu_eff + 2.0) / (n + mu_eff + 5.0)

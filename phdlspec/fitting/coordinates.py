@@ -63,6 +63,12 @@ class Coordinates:
         """Names of the parameters, in order."""
         return (*self.labels.names, "RV", *(("LN_RESOLUTION",) if self.resolution_width > 0 else ()))
 
+    @property
+    def velocity_window(self) -> tuple[Tensor, float]:
+        """Middle (S,) and half width of the range of velocities, km/s."""
+        low, high = self.lower[:, len(self.labels)], self.upper[:, len(self.labels)]
+        return 0.5 * (low + high), 0.5 * float((high - low).max())
+
     def __len__(self) -> int:
         return len(self.lower)
 

@@ -23,7 +23,7 @@ from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.error_model import ErrorModel
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
-from phdlspec.fitting.posteriors import sample_posteriors
+from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.priors import select_priors
 from phdlspec.fitting.problem import Problem
@@ -33,13 +33,14 @@ from phdlspec.fitting.result import FitResult
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.fitting.starts import first_coordinates, first_velocities
 from phdlspec.fitting.summary import FittedStars
-from phdlspec.likelihood import Likelihood
+from phdlspec.labels import STRUCTURE
 from phdlspec.spectrum import Spectrum
 
 log = logging.getLogger(__name__)
 
+ROUGH = 0.1  # expected gain in lnL at which the fits that tell outliers and arms end
+POOR_START = 5.0  # chi2 a pixel beyond which a second start is tried
 CPU_ALLOCATOR = "DefaultCPUAllocator"
-AT_ONCE = {"cpu": 64, "cuda": 2048}  # model spectra
 
 
 @dataclass
@@ -137,13 +138,13 @@ def _fit_together(
     coordinates = Coordinates.around(emulator.labels, rv, settings.resolution_width)
     with clock.stage("look-up"):
         starts = first_coordinates(data, velocities, coordinates, emulator)
-    chunk = AT_ONCE.get(emulator.device.type, 64)
-    problem = Problem(emulator, Likelihood.of(data), coordinates, select_priors(settings.priors), chunk)
+    priors = select_priors(settings.priors)
+    problem = Problem.of(emulator, data, coordinates, priors)
     with clock.stage("optimise"):
-        rough = Optimum.best_of([_roughly(problem, start) for start in starts])
-        data, arms = align_arms(problem, rough.z, data, first, emulator)
+        rough = _first_optimum(problem, starts)
+        data, arms = align_arms(problem, rough.z, data, first)
         if len(first.arms) == 2:  # what was out of line is no misfit of the model
-            problem = problem.with_likelihood(Likelihood.of(data))
+            problem = Problem.of(emulator, data, coordinates, priors)
             rough = _roughly(problem, rough.z)
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust)
         best = _best(errors.problem, rough.z, random, settings.mode)
@@ -156,7 +157,31 @@ def _fit_together(
 
 
 def _roughly(problem: Problem, start: Tensor) -> Optimum:
-    return levenberg_marquardt(problem, start, max_iterations=15, tolerance=0.5)
+    return levenberg_marquardt(problem, start, max_iterations=15, tolerance=ROUGH)
+
+
+def _first_optimum(problem: Problem, starts: list[Tensor]) -> Optimum:
+    """From the first start; where that ends badly or at an edge of the models, from the best one of all."""
+    found = _roughly(problem, starts[0])
+    doubtful = torch.nonzero(_doubtful(problem, found))[:, 0]
+    if len(doubtful) == 0:
+        return found
+    part = problem.select(doubtful)
+    tries = [found.select(doubtful), *(_roughly(part, start[doubtful]) for start in starts[1:])]
+    return found.with_stars(doubtful, Optimum.best_of(tries))
+
+
+def _doubtful(problem: Problem, found: Optimum) -> Tensor:
+    """(S,) True where another start may lead elsewhere."""
+    labels = problem.coordinates.labels
+    theta = problem.coordinates.parameters(found.z)[:, [labels.index(name) for name in STRUCTURE]]
+    lower, upper = (
+        torch.as_tensor([getattr(labels[name], bound) for name in STRUCTURE], dtype=theta.dtype, device=theta.device)
+        for bound in ("lower", "upper")
+    )
+    at_edge = (((theta - lower) / (upper - lower) - 0.5).abs() > 0.5 - AT_BOUND).any(1)
+    poor = found.expansion.chi2 > POOR_START * problem.likelihood.n_pixels
+    return at_edge | poor | ~found.converged
 
 
 def _best(problem: Problem, start: Tensor, random: StarRandom, mode: str) -> Optimum:

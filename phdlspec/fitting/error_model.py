@@ -41,13 +41,14 @@ class ErrorModel:
         if robust:
             outliers = problem.likelihood.outliers(flux) & (data.ivar > 0)
             data = replace(data, ivar=torch.where(outliers, torch.zeros_like(data.ivar), data.ivar))
-        continuum = problem.likelihood.continuum(flux[:, None])[:, 0]
+        continuum = problem.likelihood.continuum(flux)
         parameters = problem.coordinates.parameters(z)
         rv = parameters[:, len(emulator.labels)]
         at_rest = spectrum.wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
         floor = emulator.error_floor(torch.as_tensor(at_rest, device=problem.device), parameters)
-        stated = Likelihood.of(data, floor, continuum)
+        blocks = problem.likelihood.blocks
+        stated = Likelihood.of(data, blocks, floor, continuum)
         if robust:
             pixels = torch.tensor(spectrum.wave, dtype=torch.float64, device=problem.device)  # its array is read-only
             floor = with_misfit(floor, stated, flux, pixels, problem.n_dim)
-        return cls(problem.with_likelihood(Likelihood.of(data, floor, continuum)), stated, outliers)
+        return cls(problem.with_likelihood(Likelihood.of(data, blocks, floor, continuum)), stated, outliers)

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from phdlspec.fitting.convergence import effective_sample_size, split_rhat
 from phdlspec.fitting.linear_proposals import LinearProposals
-from phdlspec.fitting.problem import Problem
+from phdlspec.fitting.problem import Neighbourhood, Problem
 from phdlspec.fitting.random import StarRandom
 
 CHAINS = 8
+SPREAD = 256  # draws of the linearised posterior that tell how far from each other places will be
 JUMPS = 4  # proposals of the linearised posterior between trajectories
 WARM_UP = 50
 WHITEN_FROM, WHITEN_AT = 8, 32  # transitions whose draws whiten the coordinates again
@@ -108,7 +109,7 @@ class _Walk:
     step sizes; probability : (S,) mean of the last transition's acceptance, accepted (S,) its sum since `forget`
     """
 
-    problem: Problem
+    problem: Neighbourhood
     random: StarRandom
     proposals: LinearProposals
     mean: Tensor
@@ -129,11 +130,12 @@ class _Walk:
         stars, n_dim = mean.shape
         scale = torch.linalg.inv(torch.linalg.cholesky(hessian)).mT  # covariance = scale scale^T
         proposals = LinearProposals.around(problem, mean, random)
+        near = problem.near(proposals.draw(SPREAD))
         x = random.normal(CHAINS, n_dim)
-        value, gradient = _value_and_gradient(problem, mean, scale, x)
+        value, gradient = _value_and_gradient(near, mean, scale, x)
         step = torch.full((stars,), n_dim**-0.25, dtype=mean.dtype, device=mean.device)
         averaging, zero = _DualAveraging.around(step), torch.zeros_like(step)
-        return cls(problem, random, proposals, mean, scale, x, value, gradient, averaging, step, zero, zero, [])
+        return cls(near, random, proposals, mean, scale, x, value, gradient, averaging, step, zero, zero, [])
 
     def select(self, index: Tensor) -> _Walk:
         """Some of the stars."""
@@ -201,13 +203,13 @@ class _Walk:
         return Chains(list(z), ess, rhat, self.accepted / len(self.kept), steps, converged)
 
 
-def _value_and_gradient(problem: Problem, mean: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def _value_and_gradient(problem: Neighbourhood, mean: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     # Log posterior at z = mean + scale x, (S, C), and its gradient in x, (S, C, D).
     value, gradient = problem.log_posterior_and_gradient(mean[:, None] + x @ scale.mT)
     return value.nan_to_num(nan=-math.inf), (gradient @ scale).nan_to_num(nan=0.0)
 
 
-def _jump(problem: Problem, proposals: LinearProposals, z: Tensor, value: Tensor, random: StarRandom) -> Tensor:
+def _jump(problem: Neighbourhood, proposals: LinearProposals, z: Tensor, value: Tensor, random: StarRandom) -> Tensor:
     """Places (S, C, D) after `JUMPS` independence steps from z with log posterior `value` (S, C)."""
     weight = value - proposals.log_density(z)
     for _ in range(JUMPS):

@@ -2,27 +2,41 @@
 
 In the coordinates of `Coordinates` the posterior has no bounds, and the Hessian of every star is at least the identity.
 Damping follows Nielsen's rule (Madsen, Nielsen & Tingleff 2004, Methods for Non-Linear Least Squares Problems,
-sect. 3.2). A Jacobian costs as much as seventy spectra, an exact gradient (reverse mode) as much as three: the
-Gauss-Newton Hessian of a star is kept as long as it foretells what a step gains. Stars that have converged leave the
-batch.
+sect. 3.2). Every place that is tried is expanded in full: the closed form of the Jacobian costs little more than the
+spectrum that a trial needs anyway. Stars that have converged leave the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from phdlspec.fitting.problem import Expansion, Problem
+from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.problem import Expansion
 from phdlspec.fitting.stop_reason import StopReason
 
 MAX_STEP = 1.5  # largest change of a coordinate in one step
 TOLERANCE = 2e-3  # expected gain of lnL at which a star has converged: a step below 0.06 of the errors
 NOISE = 1e-3  # of lnL by rounding: a step that loses less is no failure
-FAITHFUL = 0.3  # a Hessian is kept while gain / foretold gain is within this of one
 HOPELESS = 1e8  # damping beyond which no step is tried
+
+
+class Expandable(Protocol):
+    """What is climbed: `Problem` is one."""
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Of the S stars."""
+
+    def expand(self, z: Tensor) -> Expansion:
+        """At one place (S, D) a star."""
+
+    def select(self, index: Tensor) -> Expandable:
+        """Some stars."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,21 @@ class Optimum:
         """True (S,) for stars that met the tolerance."""
         return torch.tensor([reason is StopReason.CONVERGED for reason in self.stop_reason], device=self.z.device)
 
+    def select(self, index: Tensor) -> Optimum:
+        """The optima of some stars."""
+        reasons = tuple(self.stop_reason[i] for i in index.tolist())
+        return Optimum(self.z[index], self.expansion.select(index), reasons, self.iterations[index])
+
+    def with_stars(self, index: Tensor, other: Optimum) -> Optimum:
+        """These optima, with those of `other` for the stars `index`."""
+        reasons = list(self.stop_reason)
+        for i, reason in zip(index.tolist(), other.stop_reason):
+            reasons[i] = reason
+        pairs = ((getattr(self.expansion, f.name), getattr(other.expansion, f.name)) for f in fields(Expansion))
+        expansion = Expansion(*(mine.index_copy(0, index, theirs) for mine, theirs in pairs))
+        iterations = self.iterations.index_copy(0, index, other.iterations)
+        return Optimum(self.z.index_copy(0, index, other.z), expansion, tuple(reasons), iterations)
+
     @classmethod
     def best_of(cls, candidates: Sequence[Optimum]) -> Optimum:
         """For each star the optimum with the highest posterior."""
@@ -68,36 +97,34 @@ class Optimum:
 
 
 def levenberg_marquardt(
-    problem: Problem, start: Tensor, max_iterations: int = 60, tolerance: float = TOLERANCE, keep_hessian: bool = True
+    problem: Expandable, start: Tensor, max_iterations: int = 60, tolerance: float = TOLERANCE
 ) -> Optimum:
     """Climb to the maximum of the log posterior from `start` (S, D).
 
     A star stops when the quadratic model expects less than `tolerance` in lnL from a full Newton step, when damping
-    grows without any gain, or at the iteration limit. Models without reverse-mode gradients need `keep_hessian` False.
+    grows without any gain, or at the iteration limit.
     """
-    climb = _Climb(problem, start, keep_hessian)
+    climb = _Climb(problem, start)
     for _ in range(3 * max_iterations):
         gradient, hessian = climb.quadratic_model()
         running = climb.retire(_expected_gain(gradient, hessian) < tolerance, max_iterations)
         if len(climb.active) == 0:
             break
         climb.step(gradient[running], hessian[running])
-    return climb.optimum()
+    return Optimum(climb.z, climb.best, tuple(climb.reason), climb.iterations)
 
 
 class _Climb:
     """S stars on their way up.
 
-    best : the expansion last made of each star, value and gradient at its place; current (S,) : where it is of this
-    very place. active : the stars that are still climbing.
+    best : the expansion of each star at its place z; active : the stars that are still climbing, `part` their problem.
     """
 
-    def __init__(self, problem: Problem, start: Tensor, keep_hessian: bool):
-        self.problem, self.keep_hessian = problem, keep_hessian
+    def __init__(self, problem: Expandable, start: Tensor):
+        self.problem = self.part = problem
         self.z = start.to(torch.float64).clone()
         stars, device = len(self.z), start.device
         self.best = problem.expand(self.z)
-        self.current = torch.ones(stars, dtype=torch.bool, device=device)
         self.damping = torch.full((stars,), 1e-2, dtype=torch.float64, device=device)
         self.growth = torch.full((stars,), 2.0, dtype=torch.float64, device=device)
         self.iterations = torch.zeros(stars, dtype=torch.int64, device=device)
@@ -109,19 +136,20 @@ class _Climb:
         gradient = self.best.gradient[self.active]
         # What the map to bounded labels adds to the curvature: the pull of the data times the bend of the map.
         pull = gradient + self.z[self.active]
-        coordinates = self.problem.coordinates.select(self.active)
-        bend = (coordinates.bend(self.z[self.active]) * pull).clamp(min=0.0)
+        bend = (self.part.coordinates.bend(self.z[self.active]) * pull).clamp(min=0.0)
         return gradient, self.best.hessian[self.active] + torch.diag_embed(bend)
 
     def retire(self, done: Tensor, max_iterations: int) -> Tensor:
         """Take the stars that are done (A,), stuck or out of steps out of the active ones; True (A,) for the rest."""
         stuck = self.damping[self.active] > HOPELESS
-        for i in self.active[done].tolist():
-            self.reason[i] = StopReason.CONVERGED
-        for i in self.active[stuck & ~done].tolist():
-            self.reason[i] = StopReason.NO_PROGRESS
         running = ~(done | stuck) & (self.iterations[self.active] < max_iterations)
-        self.active = self.active[running]
+        if not bool(running.all()):
+            for i in self.active[done].tolist():
+                self.reason[i] = StopReason.CONVERGED
+            for i in self.active[stuck & ~done].tolist():
+                self.reason[i] = StopReason.NO_PROGRESS
+            self.active = self.active[running]
+            self.part = self.problem.select(self.active)
         return running
 
     def step(self, gradient: Tensor, hessian: Tensor) -> None:
@@ -130,29 +158,18 @@ class _Climb:
         diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
         damped = hessian + torch.diag_embed(self.damping[active, None] * diagonal)
         step = torch.linalg.solve(damped, gradient[..., None])[..., 0]
-        length = step.abs().amax(-1, keepdim=True)
-        step = step * (MAX_STEP / length).clamp(max=1.0)
+        step = step * (MAX_STEP / step.abs().amax(-1, keepdim=True)).clamp(max=1.0)
         proposal = self.z[active] + step
-        value, new_gradient = self._evaluate(proposal, gradient)
-        gain = value - self.best.log_posterior[active]
+        tried = self.part.expand(proposal)
+        gain = tried.log_posterior - self.best.log_posterior[active]
         model_gain = (step * gradient).sum(-1) - 0.5 * (step * (hessian @ step[..., None])[..., 0]).sum(-1)
-        accepted = torch.isfinite(value) & (gain > -NOISE)
-        ratio = gain / model_gain.clamp(min=1e-12)
-        self._adapt_damping(accepted, ratio)
+        accepted = torch.isfinite(tried.log_posterior) & (gain > -NOISE)
+        self._adapt_damping(accepted, gain / model_gain.clamp(min=1e-12))
         moved = active[accepted]
         self.z[moved] = proposal[accepted]
         self.iterations[moved] += 1
-        self.best.log_posterior[moved], self.best.gradient[moved] = value[accepted], new_gradient[accepted]
-        self.current[moved] = False
-        faithful = ((ratio - 1.0).abs() < FAITHFUL) & self.keep_hessian
-        self._expand(active[~faithful & ~self.current[active]])
-
-    def _evaluate(self, proposal: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        part = self.problem.select(self.active) if len(self.active) < len(self.z) else self.problem
-        if not self.keep_hessian:
-            return part.log_posterior(proposal[:, None])[:, 0], gradient
-        value, new_gradient = part.log_posterior_and_gradient(proposal[:, None])
-        return value[:, 0], new_gradient[:, 0]
+        for field in fields(Expansion):
+            getattr(self.best, field.name)[moved] = getattr(tried, field.name)[accepted]
 
     def _adapt_damping(self, accepted: Tensor, ratio: Tensor) -> None:
         active = self.active
@@ -161,18 +178,6 @@ class _Climb:
         self.damping[active] = torch.where(accepted, damping * factor, damping * growth)
         self.damping.clamp_(min=1e-9)
         self.growth[active] = torch.where(accepted, 2.0, growth * 2.0)
-
-    def _expand(self, index: Tensor) -> None:
-        if len(index):
-            fresh = self.problem.select(index).expand(self.z[index])
-            for field in fields(Expansion):
-                getattr(self.best, field.name)[index] = getattr(fresh, field.name)
-            self.current[index] = True
-
-    def optimum(self) -> Optimum:
-        """Where the stars have come to, expanded there."""
-        self._expand(torch.nonzero(~self.current)[:, 0])
-        return Optimum(self.z, self.best, tuple(self.reason), self.iterations)
 
 
 def _expected_gain(gradient: Tensor, hessian: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class LinearProposals:
     def draw(self, n: int) -> Tensor:
         """Coordinates (S, n, D)."""
         if self.stock.shape[1] < n:
-            drawn = self.linear.draw(self.random, max(n, STOCK))
+            drawn = self.linear.draw(self.random.uniform(max(n, STOCK), len(self.coordinates.names)))
             self.stock = self.coordinates.coordinates(drawn, edge=DRAWN_EDGE)
         drawn, self.stock = self.stock[:, :n], self.stock[:, n:]
         return drawn

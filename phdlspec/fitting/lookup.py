@@ -48,14 +48,9 @@ class Lookup:
 
     def nearest(self, data: Observations, rv: Tensor, count: int) -> Tensor:
         """Labels (S, count, L) of the entries that fit the S stars best, for their velocities (S,) km/s."""
-        found = []
         rest = torch.as_tensor(REST_WAVE, device=self.theta.device)
-        for star in range(len(data)):
-            wave = data.wave if data.wave.ndim == 1 else data.wave[star]
-            flux, ivar = _at_rest(wave, data.flux[star], data.ivar[star], rest, float(rv[star]))
-            gain = self.chi2.gain(ivar, flux, self.flux)
-            found.append(self.theta[torch.topk(gain, count).indices])
-        return torch.stack(found)
+        flux, ivar = _at_rest(data, rest, rv)
+        return self.theta[torch.topk(self.chi2.gains(ivar, flux, self.flux), count, dim=1).indices]
 
 
 def velocity_templates(emulator: Emulator) -> Tensor:
@@ -94,12 +89,15 @@ def _table(emulator: Emulator) -> Lookup:
     return Lookup(theta, flux, ContinuumChi2(torch.as_tensor(basis, dtype=torch.float32, device=emulator.device)))
 
 
-def _at_rest(wave: Tensor, flux: Tensor, ivar: Tensor, rest: Tensor, rv: float) -> tuple[Tensor, Tensor]:
-    # Linear interpolation of flux and ivar at the rest wavelengths' places in the spectrum; 0 where it has none.
-    place = rest * (1.0 + rv / SPEED_OF_LIGHT_KM_S)
-    right = torch.searchsorted(wave, place).clamp(1, len(wave) - 1)
-    fraction = ((place - wave[right - 1]) / (wave[right] - wave[right - 1])).to(flux.dtype)
-    inside = (place >= wave[0]) & (place <= wave[-1]) & (ivar[right - 1] > 0) & (ivar[right] > 0)
-    value = flux[right - 1] * (1 - fraction) + flux[right] * fraction
-    weight = torch.minimum(ivar[right - 1], ivar[right])
+def _at_rest(data: Observations, rest: Tensor, rv: Tensor) -> tuple[Tensor, Tensor]:
+    # Linear interpolation of flux and ivar (S, R) at the rest wavelengths' places in the spectra; 0 beyond.
+    wave = data.wave.expand(data.flux.shape)
+    place = rest * (1.0 + rv.double()[:, None] / SPEED_OF_LIGHT_KM_S)
+    right = torch.searchsorted(wave.contiguous(), place).clamp(1, wave.shape[1] - 1)
+    left = right - 1
+    below, above = wave.gather(1, left), wave.gather(1, right)
+    fraction = ((place - below) / (above - below)).to(data.flux.dtype)
+    weight = torch.minimum(data.ivar.gather(1, left), data.ivar.gather(1, right))
+    inside = (place >= wave[:, :1]) & (place <= wave[:, -1:]) & (weight > 0)
+    value = data.flux.gather(1, left) * (1 - fraction) + data.flux.gather(1, right) * fraction
     return torch.where(inside, value, torch.zeros_like(value)), torch.where(inside, weight, torch.zeros_like(weight))

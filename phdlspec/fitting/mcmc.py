@@ -65,9 +65,11 @@ def sample_emcee(
     walkers = 2 * ((WALKERS_PER_DIMENSION * n_dim + 1) // 2)
     random = np.random.default_rng(seed)
 
+    near = problem.near(draws[None])
+
     def log_posterior(points: Array) -> Array:
         z = torch.as_tensor(points, dtype=torch.float64, device=draws.device)
-        values = problem.log_posterior(z[None])[0].cpu().numpy()
+        values = near.log_posterior(z[None])[0].cpu().numpy()
         return np.where(np.isfinite(values), values, -np.inf)
 
     stream = StarRandom(seed, ["linear proposals"], draws.device)

@@ -28,9 +28,7 @@ LEAST_PIXELS = 30
 LAGS = 10  # pixels, beyond which residuals are not compared
 
 
-def with_misfit(
-    floor: ErrorFloor, likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
-) -> ErrorFloor:
+def with_misfit(floor: ErrorFloor, likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int) -> ErrorFloor:
     """The error floor, and what the residuals of S stars show besides.
 
     Parameters
@@ -56,7 +54,7 @@ def contrast(likelihood: Likelihood, flux: Tensor, wave: Tensor) -> tuple[Tensor
     window = _windows(wave, CONTRAST_WINDOW)
     member = torch.nn.functional.one_hot(window).T.to(flux.dtype)  # (W, P)
     templates = (1.0 - flux)[:, None] * member
-    continuum = likelihood.continuum(flux[:, None])
+    continuum = likelihood.continuum(flux)[:, None]
     weight = (likelihood.weight[:, None] * member).double()  # (S, W, P)
     residual = (likelihood.data.flux[:, None] - flux[:, None] * continuum).double()
     total = weight.sum(-1, keepdim=True).clamp(min=1e-30)
@@ -86,9 +84,9 @@ def misfit(likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
     wave : (P,) pixels, cut into windows that all stars share.
     """
     used = likelihood.weight > 0
-    z = likelihood.standardised_residuals(flux[:, None])[:, 0].double()
+    z = likelihood.standardised_residuals(flux).double()
     z = z / (1.0 - n_parameters / used.sum(-1, keepdim=True)).clamp(min=0.5).sqrt()
-    continuum = likelihood.continuum(flux[:, None])[:, 0].double()
+    continuum = likelihood.continuum(flux).double()
     noise2 = torch.where(used, 1.0 / likelihood.weight.clamp(min=1e-30), torch.zeros_like(continuum)) / continuum**2
     window = _windows(wave, WINDOW)
     n_windows = int(window[-1]) + 1

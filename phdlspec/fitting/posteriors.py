@@ -18,7 +18,7 @@ from phdlspec.fitting.settings import FitSettings
 from phdlspec.labels import STRUCTURE
 
 AT_BOUND = 0.02  # of a label's range
-DRAWS = 512
+DRAWS = 256
 FULL_ESS, FALLBACK_ESS = 400.0, 100.0
 FULL_DRAWS, FALLBACK_DRAWS = 600, 80  # of each chain at most
 

@@ -28,6 +28,10 @@ class Prior:
     description: str
     residuals: Residuals
 
+    def select(self, index: Tensor) -> Prior:
+        """The prior of some stars: the same for all."""
+        return self
+
 
 def _column(labels: LabelSet, theta: Tensor, name: str) -> Tensor:
     return theta[..., labels.index(name)]
@@ -107,16 +111,12 @@ def prior_value(priors: Sequence[Prior], coordinates: Coordinates, z: Tensor) ->
     return -0.5 * (_residuals(priors, coordinates, z) ** 2).sum(-1)
 
 
-def prior_expansion(
-    priors: Sequence[Prior], coordinates: Coordinates, z: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def prior_expansion(priors: Sequence[Prior], coordinates: Coordinates, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """ln pi (S,), gradient (S, D) and minus the Gauss-Newton Hessian (S, D, D) at coordinates (S, D)."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_(True)
         rho = _residuals(priors, coordinates, leaf)
-        rows = [
-            torch.autograd.grad(rho[:, i].sum(), leaf, retain_graph=True)[0] for i in range(rho.shape[1])
-        ]
+        rows = [torch.autograd.grad(rho[:, i].sum(), leaf, retain_graph=True)[0] for i in range(rho.shape[1])]
     jacobian = torch.stack(rows, dim=1)  # (S, R, D)
     rho = rho.detach()
     gradient = -(rho[..., None] * jacobian).sum(dim=1)

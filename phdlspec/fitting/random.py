@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+_BITS = 30  # of a Sobol point
+
+
+@lru_cache(maxsize=8)
+def _sobol(n: int, n_dim: int) -> Tensor:
+    # Integers (n, D) of a scrambled sequence, the same for all; each star shifts them on its own.
+    engine = torch.quasirandom.SobolEngine(n_dim, scramble=True, seed=1)  # type: ignore[no-untyped-call]
+    points: Tensor = engine.draw(n, dtype=torch.float64)
+    integers: Tensor = (points * 2**_BITS).long()
+    return integers
 
 
 class StarRandom:
@@ -46,3 +58,11 @@ class StarRandom:
         """Uniform numbers (S, *shape) in [0, 1), float64."""
         draws = [torch.rand(*shape, generator=g, dtype=torch.float64) for g in self._generators]
         return torch.stack(draws).to(self.device)
+
+    def sobol(self, n: int, n_dim: int) -> Tensor:
+        """Quasi-random points (S, n, D) that fill the unit cube evenly, float64: a scrambled Sobol sequence, for each
+        star with a random digital shift, which keeps its evenness and makes every point uniform."""
+        shift = torch.stack([torch.randint(2**_BITS, (1, n_dim), generator=g) for g in self._generators])
+        shifted: Tensor = _sobol(n, n_dim)[None] ^ shift
+        uniform: Tensor = (shifted.double() + 0.5) / 2**_BITS
+        return uniform.to(self.device)

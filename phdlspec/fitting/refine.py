@@ -7,9 +7,12 @@ the labels stop moving; the posterior is moved along, its shape is the emulator'
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.direct_synthesis import DirectSynthesis
@@ -17,8 +20,7 @@ from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.levenberg_marquardt import levenberg_marquardt
 from phdlspec.fitting.problem import Problem
-from phdlspec.labels import GRID_ROLES, Role
-from phdlspec.lsf import project, project_with_derivatives
+from phdlspec.labels import GRID_ROLES
 
 MAX_STEPS = 5
 TOLERANCE = 5e-3  # expected gain in lnL: a step below 0.1 of the errors
@@ -28,36 +30,31 @@ class AbInitioModel:
     """Direct synthesis in the place of the emulator: what the fitter asks of a model (`problem.Model`)."""
 
     def __init__(self, direct: DirectSynthesis, emulator: Emulator):
-        self.labels, self._direct, self._native = emulator.labels, direct, emulator.native
+        self.labels, self.native, self._direct = emulator.labels, emulator.native, direct
+        self.patch_width = emulator.patch_width
         self._of_grid = self.labels.place(*GRID_ROLES)
-        self._broadening = self.labels.place(Role.BROADENING).start
         self.syntheses = 0
 
-    def _each(self, theta: Tensor, derivatives: bool) -> Tensor:
-        # (B, 1 or 33, Pn)
-        rows = []
+    def _cut(self, rows: list[Tensor], theta: Tensor) -> Tensor:
+        # Rows (..., Pn) of each star, in patches (Q, B, ..., W).
+        every = torch.stack(rows).to(theta)
+        missing = -self.native.size % self.patch_width
+        padded = torch.nn.functional.pad(every, (0, missing))
+        return padded.reshape(*padded.shape[:-1], -1, self.patch_width).movedim(-2, 0)
+
+    def _each(self, theta: Tensor) -> Iterator[NDArray[np.float64]]:
         for row in theta[:, self._of_grid].double().cpu().numpy():
             self.syntheses += 1
-            if derivatives:
-                flux, jacobian = self._direct.native_flux_and_jacobian(row, self._native)
-                rows.append(torch.cat([flux[None], jacobian]))
-            else:
-                rows.append(self._direct.native_flux(row, self._native)[None])
-        return torch.stack(rows).to(theta.device)
+            yield row
 
-    def observe(self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor) -> Tensor:
-        """Normalised flux (B, P) at observed pixels."""
-        native, vbroad = self._each(theta, False)[:, 0], theta[:, self._broadening]
-        return project(native, self._native, wave, resolving_power, vbroad, rv)
+    def patches(self, theta: Tensor) -> Tensor:
+        """Normalised flux (Q, B, W) for labels (B, L)."""
+        return self._cut([self._direct.native_flux(row, self.native) for row in self._each(theta)], theta)
 
-    def observe_and_jacobian(
-        self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Flux (B, P) and derivatives (B, P, L + 2)."""
-        both, vbroad = self._each(theta, True), theta[:, self._broadening]
-        columns = project(both[:, 1:], self._native, wave, resolving_power, vbroad, rv)
-        flux, *rest = project_with_derivatives(both[:, 0], self._native, wave, resolving_power, vbroad, rv)
-        return flux, torch.cat([columns, torch.stack(rest, dim=1)], dim=1).transpose(1, 2)
+    def patches_and_jacobian(self, theta: Tensor) -> Tensor:
+        """Flux and derivatives by all labels but the broadening, (Q, B, L, W)."""
+        both = (self._direct.native_flux_and_jacobian(row, self.native) for row in self._each(theta))
+        return self._cut([torch.cat([flux[None], jacobian]) for flux, jacobian in both], theta)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def refine(problem: Problem, z: Tensor, emulator: Emulator, direct: DirectSynthe
         rms = float((problem.flux(z) - ab_initio.flux(z))[0, used].pow(2).mean().sqrt())
         if not move:
             return Refined(rms, unmoved, 0, "not refined")
-        best = levenberg_marquardt(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE, keep_hessian=False)
+        best = levenberg_marquardt(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE)
     except UserError as error:
         return Refined(rms, unmoved, 0, first_line(error))
     coordinates = problem.coordinates

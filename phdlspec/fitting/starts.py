@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +15,10 @@ from phdlspec.fitting.lookup import Lookup, velocity_templates
 from phdlspec.labels import STRUCTURE
 from phdlspec.likelihood import Observations
 from phdlspec.masks import MaskInterval, wavelength_mask
-from phdlspec.radial_velocity import Velocities, measure_velocities
+from phdlspec.radial_velocity import Velocities, VelocityScan
 from phdlspec.spectrum import Spectrum
+
+Arms = tuple[tuple[float, float], ...]
 
 STARTS = 2  # entries of the look-up that are climbed from
 CANDIDATES = 12  # entries among which a start of another kind is looked for
@@ -24,11 +29,21 @@ def first_velocities(
     data: Observations, spectrum: Spectrum, masks: tuple[MaskInterval, ...], emulator: Emulator
 ) -> Velocities:
     """Velocities of S stars that share the pixels and the arms of `spectrum`."""
+    survey = str(spectrum.meta.get("SURVEY", ""))
+    power = np.ascontiguousarray(spectrum.resolving_power_by_pixel)
+    return _scan(emulator, spectrum.wave.tobytes(), power.tobytes(), spectrum.arms, survey, masks).measure(
+        data.flux, data.ivar
+    )
+
+
+@lru_cache(maxsize=8)
+def _scan(
+    emulator: Emulator, wave: bytes, power: bytes, arms: Arms, survey: str, masks: tuple[MaskInterval, ...]
+) -> VelocityScan:
     # One basis for all: it must not depend on which stars happen to be fitted together.
-    masked = wavelength_mask(spectrum.wave, masks, str(spectrum.meta.get("SURVEY", "")))
-    basis = continuum_basis(spectrum.wave, spectrum.arms, ~masked)
-    power, templates = data.resolving_power[0], velocity_templates(emulator)
-    return measure_velocities(data.flux, data.ivar, spectrum.wave, basis, templates, emulator.native, power)
+    pixels = np.frombuffer(wave)
+    basis = continuum_basis(pixels, arms, ~wavelength_mask(pixels, masks, survey))
+    return VelocityScan.of(pixels, basis, velocity_templates(emulator), emulator.native, np.frombuffer(power))
 
 
 def first_coordinates(

@@ -59,7 +59,7 @@ class FittedStars:
     def results(self, keep: bool) -> list[FitResult]:
         """One result a star; `keep` adds best model and draws."""
         bounds = cramer_rao(self.best.expansion, self.problem.coordinates)
-        chi2 = self.errors.stated.chi2(self.problem.flux(self.best.z)[:, None])[:, 0]
+        chi2 = self.errors.stated.chi2(self.problem.flux(self.best.z))
         return [self._result(s, bounds[s], float(chi2[s]), keep) for s in range(len(self.members))]
 
     def _result(self, star: int, bound: Tensor, chi2: float, keep: bool) -> FitResult:
@@ -138,7 +138,7 @@ class FittedStars:
         data = one.likelihood.data
         power = data.resolving_power if scale is None else data.resolving_power * scale[:, None].float()
         flux, jacobian = self.emulator.observe_and_jacobian(labels.float(), data.wave, power, rv.float())
-        continuum = one.likelihood.continuum(flux[:, None])[0, 0]
+        continuum = one.likelihood.continuum(flux)[0]
         weight = one.likelihood.weight[0]
         size, used = member.scale, weight > 0
         sigma = torch.where(used, weight.clamp(min=1e-30) ** -0.5, torch.full_like(weight, torch.nan)) * size

@@ -2,10 +2,17 @@
 
 from phdlspec.lsf.degrading import broaden, degrade
 from phdlspec.lsf.native_grid import NativeGrid
-from phdlspec.lsf.projection import kernel_half_width, project, project_with_derivatives, valid_pixels
+from phdlspec.lsf.projection import (
+    at_resolving_power,
+    kernel_half_width,
+    project,
+    project_with_derivatives,
+    valid_pixels,
+)
 
 __all__ = [
     "NativeGrid",
+    "at_resolving_power",
     "broaden",
     "degrade",
     "kernel_half_width",

@@ -37,9 +37,7 @@ ROTATION_VARIANCE = ((1 - LIMB_DARKENING) / 4 + 2 * LIMB_DARKENING / 15) / (1 - 
 _CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 
 
-def kernel_half_width(
-    grid: NativeGrid, resolving_power: float | Tensor | ArrayLike, vbroad_max: float = 60.0
-) -> int:
+def kernel_half_width(grid: NativeGrid, resolving_power: float | Tensor | ArrayLike, vbroad_max: float = 60.0) -> int:
     """Taps on either side of a pixel that `project` needs for the lowest of these resolving powers.
 
     Give the result to `project` to spare it reading values back from the device, and under `torch.func.vmap`.
@@ -61,7 +59,7 @@ def kernel_half_width(
     return math.ceil(TRUNCATION_SIGMA * math.sqrt(variance) / grid.dlnlam)
 
 
-def _positions(grid: NativeGrid, wave: Tensor, rv: Tensor) -> Tensor:
+def native_positions(grid: NativeGrid, wave: Tensor, rv: Tensor) -> Tensor:
     """Native pixel coordinates (B, P), float64, of observed wavelengths (P,) or (B, P) at velocities (B,)."""
     shift = torch.log1p(rv.to(torch.float64) / SPEED_OF_LIGHT_KM_S)
     lnw = torch.log(wave.to(torch.float64)) - math.log(grid.wave0)
@@ -79,7 +77,7 @@ def valid_pixels(
     wave = torch.as_tensor(wave)
     rv = torch.zeros(1, dtype=torch.float64, device=wave.device) if rv is None else rv
     half = kernel_half_width(grid, resolving_power, vbroad_max)
-    x = torch.round(_positions(grid, wave, rv))
+    x = torch.round(native_positions(grid, wave, rv))
     return (x >= half) & (x <= grid.size - 1 - half)
 
 
@@ -96,7 +94,7 @@ class _Kernel:
 def _kernel(
     grid: NativeGrid, wave: Tensor, power: Tensor, vbroad: Tensor, rv: Tensor, half: int, dtype: torch.dtype
 ) -> _Kernel:
-    x = _positions(grid, wave, rv)
+    x = native_positions(grid, wave, rv)
     nearest = torch.round(x).detach()
     fraction = (x - nearest).to(dtype)
     taps = torch.arange(-half, half + 1, device=x.device)
@@ -214,6 +212,19 @@ def project(
         parts.append(torch.einsum("bkpt,bpt->bkp", windows, kernel.weight))
     flux = parts[0] if len(parts) == 1 else torch.cat(parts)
     return flux if inputs.columns else flux[:, 0]
+
+
+def at_resolving_power(native: Tensor, grid: NativeGrid, resolving_power: float) -> Tensor:
+    """Native spectra (..., Pn) at a lower resolving power on their own pixels, as `project` would make them there."""
+    half = kernel_half_width(grid, resolving_power, 0.0)
+    variance = (gaussian_variance(resolving_power) - gaussian_variance(grid.resolving_power)) / grid.dlnlam**2
+    weight = torch.exp(-0.5 * torch.arange(-half, half + 1, dtype=torch.float64) ** 2 / variance)
+    first, last = native[..., :1], native[..., -1:]
+    padded = torch.cat([*[first] * half, native, *[last] * half], dim=-1)
+    result = torch.zeros_like(native)
+    for tap, share in enumerate((weight / weight.sum()).tolist()):
+        result.add_(padded[..., tap : tap + grid.size], alpha=share)
+    return result
 
 
 def project_with_derivatives(

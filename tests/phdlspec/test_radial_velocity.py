@@ -11,7 +11,7 @@ from phdlspec import lsf
 from phdlspec.continuum import continuum_basis
 from phdlspec.io import read_spectrum
 from phdlspec.masks import wavelength_mask
-from phdlspec.radial_velocity import air_wavelengths_suspected, measure_velocities, radial_velocity
+from phdlspec.radial_velocity import VelocityScan, air_wavelengths_suspected, radial_velocity
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import LAMOST_WAVE, SPEED_OF_LIGHT_KM_S
 
@@ -32,9 +32,7 @@ def templates() -> torch.Tensor:
     balmer = np.zeros(GRID.size)
     for centre in (3971.2, 4102.9, 4341.7, 4862.7, 6564.6):
         balmer += 0.8 * np.exp(-np.abs(GRID.wave - centre) / 8.0)
-    return torch.as_tensor(
-        np.exp(-np.stack([tau + 0.3 * balmer, 0.15 * tau + 0.6 * balmer, 0.02 * tau + balmer]))
-    )
+    return torch.as_tensor(np.exp(-np.stack([tau + 0.3 * balmer, 0.15 * tau + 0.6 * balmer, 0.02 * tau + balmer])))
 
 
 def mocks(templates, template: int, rv, snr: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +59,7 @@ def basis_for(ivar: torch.Tensor) -> np.ndarray:
 def test_velocities_and_errors_of_mocks(templates, template, snr, scatter):
     true = np.array([-930.0, -410.0, -120.5, -3.0, 0.0, 14.3, 77.7, 250.0, 333.0, 701.0, 948.0, 55.0])
     flux, ivar = mocks(templates, template, true, snr)
-    got = measure_velocities(flux, ivar, LAMOST_WAVE, basis_for(ivar), templates, GRID, 1800.0)
+    got = VelocityScan.of(LAMOST_WAVE, basis_for(ivar), templates, GRID, 1800.0).measure(flux, ivar)
     assert (got.template == template).all()
     assert got.reliable.all()
     error = got.rv.numpy() - true
@@ -79,11 +77,8 @@ def test_outliers_and_garbage(templates):
     flux[1] *= 1e-17  # another unit
     ivar[1] *= 1e34
     ivar[2] = 0  # nothing usable
-    flux[3] = (
-        torch.as_tensor(np.random.default_rng(1).normal(0, 1, len(LAMOST_WAVE)))
-        / ivar[3].clamp_min(1e-9).sqrt()
-    )
-    got = measure_velocities(flux, ivar, LAMOST_WAVE, basis_for(ivar), templates, GRID, 1800.0)
+    flux[3] = torch.as_tensor(np.random.default_rng(1).normal(0, 1, len(LAMOST_WAVE))) / ivar[3].clamp_min(1e-9).sqrt()
+    got = VelocityScan.of(LAMOST_WAVE, basis_for(ivar), templates, GRID, 1800.0).measure(flux, ivar)
     np.testing.assert_allclose(got.rv[:2].numpy(), 120.0, atol=6)
     assert torch.isnan(got.rv[2])
     assert got.reliable.tolist() == [True, True, False, False]
@@ -92,8 +87,8 @@ def test_outliers_and_garbage(templates):
 def test_a_batch_gives_what_single_spectra_give(templates):
     flux, ivar = mocks(templates, 1, np.array([35.0, -200.0]), 40)
     basis = basis_for(ivar)
-    both = measure_velocities(flux, ivar, LAMOST_WAVE, basis, templates, GRID, 1800.0)
-    one = measure_velocities(flux[1:], ivar[1:], LAMOST_WAVE, basis, templates, GRID, 1800.0)
+    both = VelocityScan.of(LAMOST_WAVE, basis, templates, GRID, 1800.0).measure(flux, ivar)
+    one = VelocityScan.of(LAMOST_WAVE, basis, templates, GRID, 1800.0).measure(flux[1:], ivar[1:])
     assert both.rv[1].item() == pytest.approx(one.rv[0].item(), abs=1e-6)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.ages.composition import metallicity_term
-from phdlspec.ages.photometry import BANDS
 from phdlspec.ages.rows import Rows, SetFacts
+from phdlspec.bolometric import BANDS
 from phdlspec.errors import UserError
 
 Array = NDArray[np.float64]

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phdlspec.ages.photometry import BANDS
 from phdlspec.ages.rows import Rows, SetFacts
+from phdlspec.bolometric import BANDS
 from phdlspec.errors import UserError
 
 Array = NDArray[np.float64]

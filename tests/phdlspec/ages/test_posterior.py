@@ -6,7 +6,6 @@ import torch
 from scipy.integrate import dblquad
 
 from phdlspec.ages import distance
-from phdlspec.ages.bolometric import corrections
 from phdlspec.ages.fine_grid import LEVELS, FineGrids
 from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.judgement import at_limit, bimodal
@@ -16,6 +15,7 @@ from phdlspec.ages.priors import PRIORS, named_prior
 from phdlspec.ages.simulation import Errors, simulate
 from phdlspec.ages.stages import Stage
 from phdlspec.ages.stars import Photometry, Stars, no_photometry
+from phdlspec.bolometric import corrections
 from phdlspec.errors import UserError
 
 COVARIANCE = np.array([[3600.0, 2.4, 1.5], [2.4, 0.01, 0.001], [1.5, 0.001, 0.0036]])

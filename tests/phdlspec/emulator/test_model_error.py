@@ -12,10 +12,12 @@ STARS_AT = 5500.0, 3.0, -0.5
 def _lines(seed):
     """Derivatives (3, P) of three labels: as many combs of lines."""
     random = np.random.default_rng(seed)
-    return np.array([
-        sum(np.exp(-0.5 * ((WAVE - centre) / 1.5) ** 2) for centre in random.uniform(4020, 4780, 25)) / unit
-        for unit in SPAN
-    ])
+    return np.array(
+        [
+            sum(np.exp(-0.5 * ((WAVE - centre) / 1.5) ** 2) for centre in random.uniform(4020, 4780, 25)) / unit
+            for unit in SPAN
+        ]
+    )
 
 
 JACOBIAN = _lines(0)
@@ -40,8 +42,8 @@ def _measure(stars, random, offsets):
 
 
 def _floor(error, stars):
-    n = len(stars)
-    return error.floor(torch.as_tensor(WAVE), stars, np.tile(FLUX, (n, 1)), np.tile(JACOBIAN, (n, 1, 1)))
+    flux, jacobian = (torch.as_tensor(x).expand(len(stars), *x.shape) for x in (FLUX, JACOBIAN))
+    return error.floor(torch.as_tensor(WAVE), torch.as_tensor(stars), flux, jacobian)
 
 
 def test_the_error_of_other_stars_is_foretold():
@@ -64,7 +66,8 @@ def test_labels_that_are_off_widen_the_bounds_by_as_much():
     design = np.vstack([JACOBIAN, continuum_basis(WAVE)]).T
     prior = np.diag(np.append(12.0 / SPAN**2, np.zeros(design.shape[1] - 3)))
     with_error = np.sqrt(np.diag(np.linalg.inv(design.T @ np.linalg.solve(noise, design) + prior)))[:3]
-    pure = reference_bounds(FLUX, JACOBIAN, WAVE, continuum_basis(WAVE), SPAN)
+    flux, jacobian, basis, span = map(torch.as_tensor, (FLUX, JACOBIAN, continuum_basis(WAVE), SPAN))
+    pure = reference_bounds(flux, jacobian, WAVE, basis, span).numpy()
     np.testing.assert_allclose(np.sqrt(with_error**2 - pure**2)[[0, 2]], offsets[[0, 2]], rtol=0.15)
     assert with_error[1] < 1.1 * pure[1]
 

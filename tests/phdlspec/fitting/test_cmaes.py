@@ -250,6 +250,9 @@ class TwoPeaks:
     def select(self, index: Tensor) -> TwoPeaks:
         return self
 
+    def near(self, z: Tensor) -> TwoPeaks:
+        return self
+
     def log_posterior(self, z: Tensor) -> Tensor:
         far = z - torch.tensor([0.4, 0.0, 0.0, 0.0, 0.0], dtype=z.dtype)
         return torch.logaddexp(-50.0 * sphere(z), 20.0 - 50.0 * sphere(far))

@@ -72,6 +72,6 @@ def test_draws_follow_a_posterior_that_lies_elsewhere(shift):
     off = Optimum(z, replace(problem.expand(best.z), gradient=-z), best.stop_reason, best.iterations)
     sample = importance_sample(problem, off, StarRandom(3, ["0"]), draws=600)
     assert sample.reliable.all()
-    assert ((sample.mean() - right.mean()).abs() / right.variance().sqrt()).max() < 0.45  # of a hundred draws
+    assert ((sample.mean() - right.mean()).abs() / right.variance().sqrt()).max() < 0.45  # of fifty draws
     ratio = (sample.variance() / right.variance()).sqrt()
-    assert (ratio - 1.0).abs().max() < 0.3
+    assert (ratio - 1.0).abs().max() < 0.4

@@ -12,7 +12,7 @@ from tests.phdlspec.fitting.test_problem import make_problem
 def test_climbs_back_to_the_optimum_from_far_starts():
     problem, truth = make_problem(6, snr=150.0, seed=2)
     best = problem.coordinates.coordinates(truth)
-    at_truth = problem.log_posterior(best[:, None])[:, 0]
+    at_truth = problem.expand(best).log_posterior
     g = torch.Generator().manual_seed(0)
     start = best + 0.4 * torch.randn(best.shape, generator=g, dtype=torch.float64)
     start[:, -2] = 0.0  # the velocity starts 10 km/s off

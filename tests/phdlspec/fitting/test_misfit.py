@@ -23,8 +23,8 @@ def test_good_fits_get_nothing_and_a_bad_window_gets_what_it_lacks():
     noise = 0.05 * torch.randn(int(bad.sum()), generator=torch.Generator().manual_seed(0))
     data = likelihood.data
     spoiled = data.flux.clone()
-    spoiled[1, bad] += noise * likelihood.continuum(flux[:, None])[1, 0, bad]
-    again = Likelihood.of(replace(data, flux=spoiled))
+    spoiled[1, bad] += noise * likelihood.continuum(flux)[1, bad]
+    again = Likelihood.of(replace(data, flux=spoiled), problem.likelihood.blocks)
     extra = misfit(again, flux, wave, problem.n_dim)
     inside = (wave > wave[0] * 1.005) & (wave < wave[0] * 1.07)
     assert 0.035 < float(extra[1, inside].median()) < 0.065
@@ -42,8 +42,8 @@ def test_pixels_that_err_together_count_as_fewer():
     sizes = []
     for error in (alone[:, : len(wave)], together):
         data = likelihood.data
-        spoiled = data.flux + error.to(flux) * likelihood.continuum(flux[:, None])[:, 0]
-        extra = misfit(Likelihood.of(replace(data, flux=spoiled)), flux, wave, problem.n_dim)
+        spoiled = data.flux + error.to(flux) * likelihood.continuum(flux)
+        extra = misfit(Likelihood.of(replace(data, flux=spoiled), problem.likelihood.blocks), flux, wave, problem.n_dim)
         sizes.append(float((extra**2).mean()))
     assert 0.7 < sizes[0] / 0.05**2 < 1.4
     assert 2.8 < sizes[1] / sizes[0] < 6.5  # the fitted continuum takes a part
@@ -52,10 +52,11 @@ def test_pixels_that_err_together_count_as_fewer():
 def _too_shallow(problem, flux, shares):
     """The likelihood of stars whose lines are deeper than the models' by these shares, one for each third of pixels."""
     data = problem.likelihood.data
-    continuum = problem.likelihood.continuum(flux[:, None])[:, 0]
+    continuum = problem.likelihood.continuum(flux)
     third = torch.arange(flux.shape[1]) * len(shares) // flux.shape[1]
     share = torch.tensor(shares).to(flux)[third]
-    return Likelihood.of(replace(data, flux=data.flux - share * (1.0 - flux) * continuum))
+    spoiled = replace(data, flux=data.flux - share * (1.0 - flux) * continuum)
+    return Likelihood.of(spoiled, problem.likelihood.blocks)
 
 
 def test_lines_that_are_too_strong_by_stretches_are_found_as_such(monkeypatch):

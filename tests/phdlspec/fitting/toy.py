@@ -70,28 +70,25 @@ class ToyEmulator:
         vbroad = theta[:, self.labels.index("VBROAD")]
         return project(self.native_flux(theta), self.native, wave, resolving_power, vbroad, rv, half)
 
-    def observe_and_jacobian(
-        self, theta: Tensor, wave: Tensor, resolving_power: Tensor, rv: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Flux and (B, P, L + 2), by forward-mode differentiation of the whole chain."""
-        theta, rv = theta.to(self.dtype), rv.to(self.dtype)
-        power = torch.as_tensor(resolving_power, dtype=self.dtype)
-        inputs = torch.cat([theta, rv[:, None], torch.zeros_like(rv)[:, None]], dim=1)
-        n = len(self.labels)
+    patch_width = 64
 
-        def function(x: Tensor) -> Tensor:
-            scaled = (power if power.ndim == 2 else power.reshape(1, -1)) * torch.exp(x[:, n + 1 :])
-            vbroad = x[:, self.labels.index("VBROAD")]
-            half = kernel_half_width(self.native, power * 0.98)
-            return project(self.native_flux(x[:, :n]), self.native, wave, scaled, vbroad, x[:, n], half)
+    def _cut(self, rows: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(rows, (0, -self.native.size % self.patch_width))
+        return padded.unflatten(-1, (-1, self.patch_width)).movedim(-2, 0)
 
-        columns = []
-        flux = function(inputs)
-        for i in range(n + 2):
-            tangent = torch.zeros_like(inputs)
+    def patches(self, theta: Tensor) -> Tensor:
+        """(B, L) -> (Q, B, W)."""
+        return self._cut(self.native_flux(theta.to(self.dtype)))
+
+    def patches_and_jacobian(self, theta: Tensor) -> Tensor:
+        """(B, L) -> (Q, B, L, W), by forward-mode differentiation."""
+        theta = theta.to(self.dtype)
+        rows = [self.native_flux(theta)]
+        for i in range(len(self.labels) - 1):
+            tangent = torch.zeros_like(theta)
             tangent[:, i] = 1.0
-            columns.append(torch.func.jvp(function, (inputs,), (tangent,))[1])
-        return flux, torch.stack(columns, dim=-1)
+            rows.append(torch.func.jvp(self.native_flux, (theta,), (tangent,))[1])
+        return self._cut(torch.stack(rows, dim=1))
 
 
 def legendre_basis(wave: np.ndarray, degree: int = 4) -> Tensor:
