@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from phdlspec.errors import UserError, first_line
-from phdlspec.fitting.result import FitResult, ModelSpectrum
+from phdlspec.fitting.result import FitResult, Given, ModelSpectrum
 from phdlspec.flags import label_words, star_words
 
 FORMAT = "phdlspec-fit"
@@ -27,7 +27,8 @@ def write_ecsv(result: FitResult, path: str | Path, provenance: Mapping[str, Any
     table.meta = {
         "file": result.path, "flag": result.flag, "flag_words": star_words(result.flag), "reason": result.reason,
         "mode": result.mode, "stop_reason": result.stop_reason, "chi2": result.chi2, "rchi2": result.rchi2,
-        "npix": result.npix, "snr": result.snr, "diagnostics": dict(result.diagnostics),
+        "npix": result.npix, "snr": result.snr,
+        "given": [str(given) for given in result.given], "diagnostics": dict(result.diagnostics),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()}, **provenance,
     }  # fmt: skip
     temporary = path.with_name(f".{path.name}.tmp")
@@ -62,6 +63,9 @@ def write_hdf5(result: FitResult, path: str | Path, provenance: Mapping[str, Any
                     "meta": result.meta}  # fmt: skip
             for name, values in told.items():
                 file.attrs[name] = json.dumps(dict(values), default=_plain)
+            file.attrs["given"] = json.dumps([asdict(given) for given in result.given])
+            if result.crlb_alone is not None:
+                file["crlb_alone"] = result.crlb_alone
             file["names"] = [name.encode() for name in result.names]
             for name in ARRAYS:
                 file[name] = getattr(result, name)
@@ -98,11 +102,13 @@ def read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 raise UserError(f"{path}: HDF5, but no result of a fit (format {FORMAT!r} expected)")
             values: dict[str, Any] = {name: file[name][()] for name in ARRAYS}
             values["cov"] = file["covariance"][()]
+            values["crlb_alone"] = file["crlb_alone"][()] if "crlb_alone" in file else None
             values["names"] = tuple(name.decode() for name in file["names"][()])
             values["draws"] = file["draws"][()].astype(np.float64) if "draws" in file else None
             values["spectrum"] = _model_of(file["spectrum"]) if "spectrum" in file else None
         values |= {name: str(attrs["file" if name == "path" else name]) for name in ("path", "reason", "mode")}
         values |= {"flag": int(attrs["flag"]), "npix": int(attrs["npix"]), "stop_reason": str(attrs["stop_reason"])}
+        values["given"] = tuple(Given(**given) for given in json.loads(attrs.get("given", "[]")))
         values |= {"chi2": float(attrs["chi2"]), "snr": float(attrs["snr"])}
         values |= {name: json.loads(attrs.get(name, "{}")) for name in ("diagnostics", "seconds", "meta")}
         return values, json.loads(attrs["provenance"])

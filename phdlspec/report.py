@@ -49,7 +49,7 @@ def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, A
             "element changed by 0.2 dex.</p>",
             "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
             "<p>Open symbols: the spectrum says little about the element. Dashes: Cramér–Rao bound.</p>",
-            "<h2>Labels</h2>", _label_table(result),
+            "<h2>Labels</h2>", _given(result), _label_table(result),
             "<h2>Posterior of the main labels</h2>", _picture(corner_figure(result)),
         ]  # fmt: skip
     parts += ["<h2>How it was made</h2>", _provenance(result, provenance)]
@@ -80,6 +80,23 @@ def _verdict(result: FitResult) -> str:
     if not notes:
         return text + "<p class='good'>No flags.</p>"
     return text + "<p class='warn'>" + "<br>".join(html.escape(note) for note in notes) + "</p>"
+
+
+def _given(result: FitResult) -> str:
+    """What was given from elsewhere, what the spectrum alone says, and the bounds without."""
+    if not result.given:
+        return ""
+    rows = "".join(
+        f"<tr><td>{html.escape(one.name)}</td><td>{one.value:.5g}</td><td>{one.err:.3g}</td><td>{one.alone:.5g}</td>"
+        f"<td>{one.alone_err:.3g}</td><td>{one.alone_crlb:.3g}</td><td>{one.sigma:.1f}</td><td>{one.source}</td></tr>"
+        for one in result.given
+    )
+    return (
+        "<p>Given from elsewhere (an error of 0: exactly), and what the spectrum alone says:</p>"
+        "<table><tr><th>label</th>"
+        "<th>given</th><th>error</th><th>spectrum</th><th>error</th><th>bound</th><th>sigma apart</th><th>how</th></tr>"
+        f"{rows}</table><p>The bounds below count what was given.</p>"
+    )
 
 
 def _picture(figure: Figure) -> str:

@@ -13,10 +13,10 @@ from mock_study import choose
 
 from phdlspec import load_emulator
 from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.bounds import cramer_rao
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.preparation import observations, prepare
 from phdlspec.fitting.problem import Problem
-from phdlspec.fitting.summary import cramer_rao
 from phdlspec.gridfile import Grid
 from phdlspec.likelihood import Likelihood
 from phdlspec.lsf import NativeGrid

@@ -8,7 +8,8 @@ For each spectrum DIR/<stem>.ecsv (one row per label), DIR/<stem>.h5 (draws, bes
 written. A file that cannot be read or fitted is one line on standard error and an ECSV with its reason; the rest
 goes on. Two files with one stem are refused: give each folder an --out of its own.
 --mode fast takes seconds, full samples the posterior with emcee or HMC. Masks: --mask-off NAME switches a group of the
-default masks off, --mask-file adds intervals.
+default masks off, --mask-file adds intervals. What is known from elsewhere: --fix TEFF=5772 LOGG=4.44,
+--gaussian FE_H=-0.5±0.1, --known TABLE; the results say what the spectrum alone would have said.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.known import Given, parse_fixed, parse_gaussian
+from phdlspec.fitting.known_table import read_known
 from phdlspec.fitting.result import FitResult as Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
@@ -58,6 +61,12 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
     parser.add_argument("--sampler", choices=("emcee", "hmc"), default="emcee", help="of the full mode (default emcee)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default 1)")
     parser.add_argument("--prior", action="append", default=[], metavar="NAME", help="an astrophysical prior, see docs")
+    parser.add_argument("--fix", nargs="+", action="extend", default=[], metavar="LABEL=VALUE",
+                        help="labels that are known exactly, as TEFF=5772 LOGG=4.44")  # fmt: skip
+    parser.add_argument("--gaussian", nargs="+", action="extend", default=[], metavar="LABEL=VALUE±ERR",
+                        help="labels that are known with an error, as FE_H=-0.5±0.1 (or -0.5+-0.1)")  # fmt: skip
+    parser.add_argument("--known", metavar="TABLE",
+                XX  # fmt: skip
     parser.add_argument("--resolving-power", metavar="R", help="number, or a table with wave and resolving_power")
     parser.add_argument("--resolution-width", type=float, default=0.1, metavar="SIGMA",
                         help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.1)")  # fmt: skip
@@ -72,7 +81,21 @@ def settings_of(args: argparse.Namespace) -> FitSettings:
     return FitSettings(
         mode=args.mode, sampler=args.sampler, seed=args.seed, priors=tuple(args.prior),
         masks=mask_table(args.mask_off, extra), resolution_width=args.resolution_width,
+        known=known_of(args), known_table=args.known,
     )  # fmt: skip
+
+
+def known_of(args: argparse.Namespace) -> dict[str, Given]:
+    """What --fix and --gaussian say, by label; `UserError` where one is given twice, or --known cannot be read."""
+    told: dict[str, Given] = {}
+    pairs = [*(parse_fixed(text) for text in args.fix), *(parse_gaussian(text) for text in args.gaussian)]
+    for name, given in pairs:
+        if name in told:
+            raise UserError(f"{name} is given twice, expected once")
+        told[name] = given
+    if args.known is not None:
+        read_known(args.known)  # what is wrong with it is told before anything is fitted
+    return told
 
 
 def resolving_power_of(args: argparse.Namespace) -> float | str | None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from phdlspec.labels import LabelSet
 
+CLOSED = 1e-6  # of its range is what is left to a label that is fixed
 EDGE = 1e-4  # starting values are kept this fraction of the range inside the bounds
 RV_HALF_WINDOW_KM_S = 300.0
 RESOLUTION_BOUND = 0.2  # the resolving power is never scaled by more than exp(0.2)
@@ -56,6 +58,17 @@ class Coordinates:
             torch.cat([lower, rv - half_window], dim=1),
             torch.cat([upper, rv + half_window], dim=1),
             resolution_width,
+        )
+
+    def closed_on(self, values: ArrayLike) -> Coordinates:
+        """With labels fixed at values (S, L), NaN where they stay free: their bounds close on them."""
+        fixed = torch.as_tensor(values, dtype=torch.float64, device=self.lower.device)
+        fixed = torch.nn.functional.pad(fixed, (0, 1), value=torch.nan)  # the velocity stays free
+        width = CLOSED * (self.upper - self.lower)
+        low = torch.minimum(torch.maximum(fixed - 0.5 * width, self.lower), self.upper - width)
+        free = torch.isnan(fixed)
+        return replace(
+            self, lower=torch.where(free, self.lower, low), upper=torch.where(free, self.upper, low + width)
         )
 
     @property

@@ -22,15 +22,17 @@ from phdlspec.fitting.arms import align_arms
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.error_model import ErrorModel
+from phdlspec.fitting.known import KnownPrior, fixed_values
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
 from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
-from phdlspec.fitting.priors import select_priors
+from phdlspec.fitting.priors import StatedPrior, select_priors
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
 from phdlspec.fitting.result import FitResult
 from phdlspec.fitting.settings import FitSettings
+from phdlspec.fitting.spectrum_alone import known_stars, spectrum_alone
 from phdlspec.fitting.starts import first_coordinates, first_velocities
 from phdlspec.fitting.summary import FittedStars
 from phdlspec.labels import STRUCTURE
@@ -135,10 +137,14 @@ def _fit_together(
     with clock.stage("velocity"):
         velocities = first_velocities(data, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
-    coordinates = Coordinates.around(emulator.labels, rv, settings.resolution_width)
+    stars = known_stars([member.spectrum for member in members], settings)
+    free = Coordinates.around(emulator.labels, rv, settings.resolution_width)
+    coordinates = free.closed_on(fixed_values(stars, emulator.labels))
     with clock.stage("look-up"):
         starts = first_coordinates(data, velocities, coordinates, emulator)
-    priors = select_priors(settings.priors)
+    asked: tuple[StatedPrior, ...] = select_priors(settings.priors)
+    known = KnownPrior.of(stars, emulator.labels, emulator.device)
+    priors = (*asked, known) if known else asked
     problem = Problem.of(emulator, data, coordinates, priors)
     with clock.stage("optimise"):
         rough = _first_optimum(problem, starts)
@@ -148,12 +154,13 @@ def _fit_together(
             rough = _roughly(problem, rough.z)
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust)
         best = _best(errors.problem, rough.z, random, settings.mode)
+        alone = spectrum_alone(errors.problem, best, stars, free, asked)
     with clock.stage("posterior"):
         posteriors = sample_posteriors(errors.problem, best, random, settings)
     with clock.stage("direct synthesis"):
         refined = _refined(errors.problem, best, emulator, direct, settings.refine)
     seconds = {name: total / len(members) for name, total in clock.seconds.items()}
-    return FittedStars(members, emulator, random, errors, best, posteriors, velocities, arms, refined, seconds)
+    return FittedStars(members, emulator, random, errors, best, posteriors, velocities, arms, refined, alone, seconds)
 
 
 def _roughly(problem: Problem, start: Tensor) -> Optimum:

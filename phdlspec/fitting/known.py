@@ -193,6 +193,9 @@ class KnownPrior:
         value_t, error_t, absolute_t, logg_error_t = told
         return cls(columns, value_t, error_t, bands, absolute_t, logg_error_t)
 
+    def __bool__(self) -> bool:
+        return bool(self.columns or self.bands)
+
     def select(self, index: Tensor) -> KnownPrior:
         """The prior of some stars."""
         return replace(
@@ -213,6 +216,20 @@ class KnownPrior:
             for band, absolute, error in zip(self.bands, self.absolute, self.logg_error)
         ]
         return torch.cat([of_labels, *of_parallax], dim=-1)
+
+    def information(self, labels: LabelSet, theta: Tensor) -> Tensor:
+        """What the prior says (S, L, L), as a Fisher matrix of the labels (S, L)."""
+        jacobian = _jacobian(self, labels, theta)
+        return jacobian.mT @ jacobian
+
+
+def _jacobian(prior: KnownPrior, labels: LabelSet, theta: Tensor) -> Tensor:
+    # Of the residuals (S, R) by the labels (S, L): (S, R, L).
+    with torch.enable_grad():
+        leaf = theta.detach().requires_grad_(True)
+        rho = prior.residuals(labels, leaf)
+        rows = [torch.autograd.grad(column.sum(), leaf, retain_graph=True)[0] for column in rho.unbind(1)]
+    return torch.stack(rows, dim=1)
 
 
 def fixed_values(stars: Sequence[KnownStar], labels: LabelSet) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,17 @@ from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.labels import STRUCTURE, LabelSet, Role, typical_vmic
 
 Residuals = Callable[[LabelSet, Tensor], Tensor]
+
+
+class StatedPrior(Protocol):
+    """What a fit asks of a prior: `Prior` is one, and what is known of single stars (`phdlspec.fitting.known`)."""
+
+    @property
+    def residuals(self) -> Residuals:
+        """Standardised residuals (S, ..., R) of labels (S, ..., L)."""
+
+    def select(self, index: Tensor) -> StatedPrior:
+        """The prior of some stars."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +113,19 @@ def select_priors(names: Sequence[str]) -> tuple[Prior, ...]:
     return tuple(PRIORS[name] for name in names)
 
 
-def _residuals(priors: Sequence[Prior], coordinates: Coordinates, z: Tensor) -> Tensor:
+def _residuals(priors: Sequence[StatedPrior], coordinates: Coordinates, z: Tensor) -> Tensor:
     theta = coordinates.split(coordinates.parameters(z))[0]
     return torch.cat([prior.residuals(coordinates.labels, theta) for prior in priors], dim=-1)
 
 
-def prior_value(priors: Sequence[Prior], coordinates: Coordinates, z: Tensor) -> Tensor:
+def prior_value(priors: Sequence[StatedPrior], coordinates: Coordinates, z: Tensor) -> Tensor:
     """ln pi (S, ...) of priors at coordinates (S, ..., D), without constants."""
     return -0.5 * (_residuals(priors, coordinates, z) ** 2).sum(-1)
 
 
-def prior_expansion(priors: Sequence[Prior], coordinates: Coordinates, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def prior_expansion(
+    priors: Sequence[StatedPrior], coordinates: Coordinates, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """ln pi (S,), gradient (S, D) and minus the Gauss-Newton Hessian (S, D, D) at coordinates (S, D)."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_(True)

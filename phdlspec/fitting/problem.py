@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from phdlspec.fitting.coordinates import RESOLUTION_BOUND, Coordinates
-from phdlspec.fitting.priors import Prior, prior_expansion, prior_value
+from phdlspec.fitting.priors import StatedPrior, prior_expansion, prior_value
 from phdlspec.labels import GRID_ROLES, LabelSet, Role
 from phdlspec.likelihood import Likelihood, Observations
 from phdlspec.lsf import NativeGrid
@@ -79,10 +79,12 @@ class Problem:
     likelihood: Likelihood
     instrument: Instrument
     coordinates: Coordinates
-    priors: tuple[Prior, ...] = ()
+    priors: tuple[StatedPrior, ...] = ()
 
     @classmethod
-    def of(cls, model: Model, data: Observations, coordinates: Coordinates, priors: tuple[Prior, ...] = ()) -> Problem:
+    def of(
+        cls, model: Model, data: Observations, coordinates: Coordinates, priors: tuple[StatedPrior, ...] = ()
+    ) -> Problem:
         """The problem with the stated noise of `data`."""
         rv, half_window = coordinates.velocity_window
         blocks = Blocks.of(model.native, model.patch_width, data.wave, rv, data.ivar > 0)

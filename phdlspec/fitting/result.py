@@ -43,6 +43,32 @@ class ModelSpectrum:
     jacobian: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Given:
+    """A label that was given from elsewhere, as `value` and `err` (0: exact), and what the spectrum alone says of it:
+    `alone`, `alone_err`, with the bound `alone_crlb`. source : "fixed", "gaussian" or "parallax"."""
+
+    name: str
+    source: str
+    value: float
+    err: float
+    alone: float
+    alone_err: float
+    alone_crlb: float
+
+    @property
+    def sigma(self) -> float:
+        """By how many of both errors the two differ."""
+        return abs(self.value - self.alone) / max(float(np.hypot(self.err, self.alone_err)), 1e-300)
+
+    def __str__(self) -> str:
+        error = f" ± {self.err:.4g}" if self.err else " exactly"
+        return (
+            f"{self.name} was given as {self.value:.5g}{error} ({self.source}); the spectrum alone says "
+            f"{self.alone:.5g} ± {self.alone_err:.2g}, {self.sigma:.1f} sigma from it"
+        )
+
+
 class Measurement(float):
     """A fitted parameter: its value, as a number to compute with, and what is known of it.
 
@@ -109,6 +135,7 @@ class FitResult:
     cov : covariance (D, D); `covariance` has it by names
     mode : what was really done; stop_reason : of the optimiser; diagnostics : of the sampler; seconds : by stage
     chi2, npix, snr : of the best model; meta : of the spectrum; path : its file
+    given : labels that were given from elsewhere; crlb_alone : bounds (D,) without them, None where nothing was given
     spectrum, draws : best model and equally weighted draws (N, D), where they were asked for
     """
 
@@ -132,6 +159,8 @@ class FitResult:
     meta: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    given: tuple[Given, ...] = ()
+    crlb_alone: Array | None = None
     spectrum: ModelSpectrum | None = None
     draws: Array | None = None
 
@@ -193,6 +222,9 @@ class FitResult:
         for quantity in QUANTITIES:
             table[quantity.name] = getattr(self, quantity.field)
             table[quantity.name].info.description = quantity.comment
+        if self.crlb_alone is not None:
+            table["crlb_alone"] = self.crlb_alone
+            table["crlb_alone"].info.description = "Cramer-Rao bound without what was given from elsewhere"
         table["unit"] = [PARAMETER_UNITS[name] for name in self.names]
         return table
 
@@ -233,6 +265,7 @@ class FitResult:
             return f"{self.title}   no result: {self.reason}"
         lines = [f"{self.title}   S/N {self.snr:.0f}   reduced chi2 {self.rchi2:.2f}   {self.mode}"]
         lines += [f"  ! {words}" for words in (*self.flag_words, *self.meta.get("WARNINGS", ()))]
+        lines += [f"  {given}" for given in self.given]
         lines.append(f"  {'label':14s}{'':12s}{'value':>10s}{'error':>9s}{'bound':>9s}  flag")
         lines += [self._line(i) for i in self._told()]
         silent = [name for i, name in enumerate(self.names) if i not in set(self._told())]

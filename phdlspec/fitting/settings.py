@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from phdlspec.errors import UserError
+from phdlspec.fitting.known import Given, KnownStar
 from phdlspec.fitting.priors import select_priors
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, intervals_of
 
@@ -25,7 +27,8 @@ class FitSettings:
         0 trusts the spectrum's own.
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
         ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
-        most.
+        most. known : what is known of all stars from elsewhere, by name, as `KnownStar.of` takes it: {"TEFF": 5772.0,
+        "FE_H": (-0.5, 0.1)}. known_table : of what is known of each star, see `phdlspec.fitting.known_table`.
     """
 
     mode: str = "full"
@@ -37,6 +40,8 @@ class FitSettings:
     robust: bool = True
     refine: bool = False
     max_steps: int = 4000
+    known: Mapping[str, Given] = field(default_factory=dict)
+    known_table: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -51,3 +56,4 @@ class FitSettings:
         object.__setattr__(self, "priors", (self.priors,) if isinstance(self.priors, str) else tuple(self.priors))
         object.__setattr__(self, "masks", intervals_of(self.masks))
         select_priors(self.priors)
+        KnownStar.of(self.known)

@@ -11,15 +11,18 @@ from torch import Tensor
 
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.arms import ArmShift
+from phdlspec.fitting.bounds import bounds_with_what_is_known
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.error_model import ErrorModel
+from phdlspec.fitting.known import KnownStar
 from phdlspec.fitting.levenberg_marquardt import Optimum
 from phdlspec.fitting.posteriors import AT_BOUND, PosteriorSample
 from phdlspec.fitting.preparation import Prepared
-from phdlspec.fitting.problem import Expansion, Problem
+from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined
 from phdlspec.fitting.result import FitResult, ModelSpectrum
+from phdlspec.fitting.spectrum_alone import Alone
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.labels import STRUCTURE
 from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected
@@ -37,7 +40,8 @@ KEPT_DRAWS = 400
 class FittedStars:
     """What the stages of a fit found of S stars that share their pixels.
 
-    refined : where direct synthesis was at hand; seconds : a star, by stage.
+    refined : where direct synthesis was at hand; alone : of the stars of which something was given, what the spectrum
+    alone says; seconds : a star, by stage.
     """
 
     members: list[Prepared]
@@ -49,6 +53,7 @@ class FittedStars:
     velocities: Velocities
     arms: ArmShift
     refined: list[Refined | None]
+    alone: list[Alone | None]
     seconds: dict[str, float]
 
     @property
@@ -58,7 +63,7 @@ class FittedStars:
 
     def results(self, keep: bool) -> list[FitResult]:
         """One result a star; `keep` adds best model and draws."""
-        bounds = cramer_rao(self.best.expansion, self.problem.coordinates)
+        bounds = bounds_with_what_is_known(self.problem, self.best)
         chi2 = self.errors.stated.chi2(self.problem.flux(self.best.z))
         return [self._result(s, bounds[s], float(chi2[s]), keep) for s in range(len(self.members))]
 
@@ -80,6 +85,12 @@ class FittedStars:
         converged = bool(self.best.converged[star]) and self.posteriors[star].reliable
         trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
         label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
+        alone = self.alone[star]
+        given, unused = ((), ()) if alone is None else (alone.given(moments.mean), alone.known.unused)
+        if alone is not None:
+            moments, crlb, label_flag = _as_given(coordinates.names, alone.known, moments, crlb, label_flag)
+        disagreeing = tuple(str(one) for one in given if one.sigma > 3.0)
+        warnings = (*spectrum.warnings, *([in_air] if in_air else []), *unused, *disagreeing)
         flag = _flag_of(
             {
                 StarFlag.POOR_FIT: not chi2 / max(npix - len(coordinates.names), 1) < POOR_RCHI2,
@@ -89,6 +100,8 @@ class FittedStars:
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
+                StarFlag.GIVEN_DISAGREES: any(one.sigma > 3.0 for one in given),
+                StarFlag.GIVEN_UNUSED: bool(unused),
                 **_conditions_of(spectrum),
             }
         )
@@ -97,8 +110,9 @@ class FittedStars:
             p84=moments.p84, crlb=crlb, label_flag=label_flag, cov=moments.covariance, flag=flag,
             mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=chi2, npix=npix, snr=spectrum.snr,
             path=spectrum.path,
-            meta={**spectrum.meta, "WARNINGS": (*spectrum.warnings, *([in_air] if in_air else []))},
-            diagnostics=diagnostics, seconds=self.seconds,
+            meta={**spectrum.meta, "WARNINGS": warnings},
+            diagnostics=diagnostics, seconds=self.seconds, given=given,
+            crlb_alone=None if alone is None else alone.crlb,
             spectrum=self._model(star) if keep else None,
             draws=self._kept(star, parameters, weight) if keep else None,
         )  # fmt: skip
@@ -172,6 +186,25 @@ class Moments:
         return cls(mean.cpu().numpy(), np.sqrt(np.maximum(np.diag(covariance), 0.0)), p16, p50, p84, covariance)
 
 
+def _as_given(
+    names: tuple[str, ...], known: KnownStar, moments: Moments, crlb: Array, label_flag: NDArray[np.int64]
+) -> tuple[Moments, Array, NDArray[np.int64]]:
+    """Results with the labels that were given: those that are fixed have no errors, and all a flag."""
+    fixed = [names.index(name) for name in known.fixed]
+    exact = np.array(list(known.fixed.values()))
+    parts = {name: getattr(moments, name).copy() for name in ("mean", "err", "p16", "p50", "p84", "covariance")}
+    for name in ("mean", "p16", "p50", "p84"):
+        parts[name][fixed] = exact
+    parts["err"][fixed] = 0.0
+    parts["covariance"][fixed], parts["covariance"][:, fixed] = 0.0, 0.0
+    crlb, label_flag = crlb.copy(), label_flag.copy()
+    crlb[fixed] = 0.0
+    # No bound of the models and no flat prior says anything of a value that is exact.
+    label_flag[fixed] &= int(LabelFlag.UNTRUSTED_REGION | LabelFlag.NOT_CONVERGED)
+    label_flag[[names.index(name) for name in known.names]] |= int(LabelFlag.GIVEN)
+    return Moments(**parts), crlb, label_flag
+
+
 def _refinement(checked: Refined, parameters: Tensor, weight: Tensor) -> dict[str, float]:
     error = (weight[:, None] * (parameters - weight @ parameters) ** 2).sum(0).sqrt()
     return {
@@ -195,23 +228,6 @@ def weighted_quantiles(x: Tensor, weight: Tensor, q: tuple[float, ...]) -> Tenso
     c0, c1 = torch.gather(levels, 2, place - 1), torch.gather(levels, 2, place)
     fraction = ((target - c0) / (c1 - c0).clamp(min=1e-300)).clamp(0.0, 1.0)
     return low + fraction * (high - low)
-
-
-def cramer_rao(expansion: Expansion, coordinates: Coordinates) -> Tensor:
-    """Bounds (S, D) in label units: the likelihood alone, all else marginalised; inf without information.
-
-    Only the resolving power keeps its prior: it is knowledge about the instrument, not about the star.
-    """
-    fisher = expansion.fisher.clone()
-    n = coordinates.lower.shape[1]
-    width = torch.ones(fisher.shape[-1], dtype=fisher.dtype, device=fisher.device)
-    width[:n] = (coordinates.upper - coordinates.lower)[0]
-    if coordinates.resolution_width > 0:
-        fisher[:, n, n] += coordinates.resolution_width**-2
-    # In units of the ranges, with a trace of a prior a thousand ranges wide, so that the matrix can be inverted.
-    scaled = fisher * width[:, None] * width + 1e-6 * torch.eye(len(width), dtype=fisher.dtype, device=fisher.device)
-    bound = torch.diagonal(torch.linalg.inv(scaled), dim1=1, dim2=2).clamp(min=0.0).sqrt()
-    return torch.where(bound > 100.0, torch.full_like(bound, torch.inf), bound) * width
 
 
 def label_flags(
