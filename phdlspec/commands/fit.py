@@ -66,7 +66,8 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
     parser.add_argument("--gaussian", nargs="+", action="extend", default=[], metavar="LABEL=VALUE±ERR",
                         help="labels that are known with an error, as FE_H=-0.5±0.1 (or -0.5+-0.1)")  # fmt: skip
     parser.add_argument("--known", metavar="TABLE",
-                XX  # fmt: skip
+                        help="what is known of each star, by OBSID, FILE or position: <LABEL>, <LABEL>_ERR, or "
+                        "PARALLAX, PARALLAX_ERR (mas), magnitudes G, BP, RP, KS and AV")  # fmt: skip
     parser.add_argument("--resolving-power", metavar="R", help="number, or a table with wave and resolving_power")
     parser.add_argument("--resolution-width", type=float, default=0.1, metavar="SIGMA",
                         help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.1)")  # fmt: skip

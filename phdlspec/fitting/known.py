@@ -25,7 +25,7 @@ from torch import Tensor
 
 from phdlspec.bolometric import BANDS, SOLAR_MBOL, corrections, scaled
 from phdlspec.errors import UserError
-from phdlspec.labels import LABELS, STRUCTURE, LabelSet
+from phdlspec.labels import LABELS, STRUCTURE, LabelSet, label_of
 
 MASS = (0.02, 0.10)  # mean and width of lg(M / Msun): old stars, 0.8 to 1.35 suns within one sigma
 SUN = (5772.0, 4.438)  # Teff (K), log g
@@ -82,6 +82,7 @@ class KnownStar:
             if name in _PHOTOMETRY:
                 photometry[name] = (float(value), float(error))
                 continue
+            name = label_of(name) or name
             _check(name, float(value), float(error), labels)
             if error > 0:
                 gaussian[name] = (float(value), float(error))
@@ -241,7 +242,7 @@ def fixed_values(stars: Sequence[KnownStar], labels: LabelSet) -> NDArray[np.flo
     return values
 
 
-_GAUSSIAN = re.compile(r"(?P<name>\w+)=(?P<value>[^±+/]+?)(?:±|\+-|\+/-)(?P<error>.+)")
+_GAUSSIAN = re.compile(r"(?P<name>[^=]+)=(?P<value>[^±+/]+?)(?:±|\+-|\+/-)(?P<error>.+)")
 
 
 def parse_fixed(text: str) -> tuple[str, float]:
@@ -249,7 +250,7 @@ def parse_fixed(text: str) -> tuple[str, float]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{text!r}: expected LABEL=VALUE, as TEFF=5772")
-    return name.strip().upper(), _number(value, text)
+    return _name(name), _number(value, text)
 
 
 def parse_gaussian(text: str) -> tuple[str, tuple[float, float]]:
@@ -262,7 +263,11 @@ def parse_gaussian(text: str) -> tuple[str, tuple[float, float]]:
         raise UserError(
             f"{text!r}: the error is {error:g}, expected a positive number; --fix takes a value that is exact"
         )
-    return found["name"].upper(), (value, error)
+    return _name(found["name"]), (value, error)
+
+
+def _name(text: str) -> str:
+    return label_of(text.strip()) or text.strip().upper()
 
 
 def _number(text: str, whole: str) -> float:
