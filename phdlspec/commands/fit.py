@@ -89,7 +89,8 @@ def settings_of(args: argparse.Namespace) -> FitSettings:
 def known_of(args: argparse.Namespace) -> dict[str, Given]:
     """What --fix and --gaussian say, by label; `UserError` where one is given twice, or --known cannot be read."""
     told: dict[str, Given] = {}
-    pairs = [*(parse_fixed(text) for text in args.fix), *(parse_gaussian(text) for text in args.gaussian)]
+    pairs: list[tuple[str, Given]] = [parse_fixed(text) for text in args.fix]
+    pairs += [parse_gaussian(text) for text in args.gaussian]
     for name, given in pairs:
         if name in told:
             raise UserError(f"{name} is given twice, expected once")

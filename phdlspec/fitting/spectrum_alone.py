@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Alone:
-    """Of one star: what was given, and value, err and crlb (D,) of the spectrum alone."""
+    """Of one star: what was given, and value and err (D,) of the spectrum alone; crlb (D,) at the fitted labels."""
 
     names: tuple[str, ...]
     known: KnownStar
@@ -80,7 +80,8 @@ def spectrum_alone(
     start = free.coordinates.coordinates(problem.coordinates.parameters(best.z)[index])
     alone = levenberg_marquardt(free, start)
     value, err = (x.cpu().numpy() for x in _moments(free.coordinates, alone))
-    crlb = cramer_rao(alone.expansion, free.coordinates).cpu().numpy()
+    # At the same place as those with what was given, so that the two tell what it brought.
+    crlb = cramer_rao(best.expansion.select(index), free.coordinates).cpu().numpy()
     for i, s in enumerate(which):
         found[s] = Alone(coordinates.names, stars[s], value[i], err[i], crlb[i])
     return found
