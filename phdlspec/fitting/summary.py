@@ -78,14 +78,16 @@ class FittedStars:
             diagnostics |= _refinement(checked, parameters, weight)
         moments = Moments.of(parameters, weight)
         rv = coordinates.names.index("RV")
-        crlb = bound.cpu().numpy()
-        crlb[rv] = np.hypot(crlb[rv], float(self.arms.velocity_variance[star]) ** 0.5)
+        alone = self.alone[star]
+        crlb, crlb_alone = bound.cpu().numpy(), None if alone is None else alone.crlb
+        for one in (crlb, crlb_alone):
+            if one is not None:
+                one[rv] = np.hypot(one[rv], float(self.arms.velocity_variance[star]) ** 0.5)
         in_air = air_wavelengths_suspected(moments.mean[rv], moments.err[rv], spectrum)
         npix = int(self.problem.likelihood.n_pixels[star])
         converged = bool(self.best.converged[star]) and self.posteriors[star].reliable
         trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
         label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
-        alone = self.alone[star]
         given, unused = ((), ()) if alone is None else (alone.given(moments.mean), alone.known.unused)
         if alone is not None:
             moments, crlb, label_flag = _as_given(coordinates.names, alone.known, moments, crlb, label_flag)
@@ -112,7 +114,7 @@ class FittedStars:
             path=spectrum.path,
             meta={**spectrum.meta, "WARNINGS": warnings},
             diagnostics=diagnostics, seconds=self.seconds, given=given,
-            crlb_alone=None if alone is None else alone.crlb,
+            crlb_alone=crlb_alone,
             spectrum=self._model(star) if keep else None,
             draws=self._kept(star, parameters, weight) if keep else None,
         )  # fmt: skip
