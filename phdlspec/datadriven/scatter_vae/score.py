@@ -1,15 +1,24 @@
 """How strange a spectrum is, and where: signs of strangeness, each with its probability among ordinary stars.
 
-Each sign is a number that grows with strangeness: the misfit per pixel, the most significant deviation in windows of
-several widths (a cosmic-ray hit is one pixel wide, a carbon band eighty), the distance of the latents, what a shift of
-a part of the spectrum would explain (a displaced arm), what a second set of lines would explain (a double-lined
-binary). Its logarithm is compared with that of ordinary stars of the same signal-to-noise ratio, which training has not
-seen; the upper tail beyond 5% is taken as exponential. The score is the largest -log10 of these probabilities.
+Each sign is a number that grows with strangeness:
+
+misfit        mean square deviation
+window of w   the most significant sum of deviations in w pixels: a cosmic-ray hit is one wide, a carbon band eighty
+latents       distance of the latents from those of the training stars
+shift         pixels by which a part of the spectrum is displaced, as far as its lines say (a displaced arm)
+second lines  share of a second star of the same kind to either side, or to one, as far as the lines say
+emission      light in excess at H alpha and H beta
+sky           light in excess, or wanting, at the lines of OH in the frame of the Earth
+
+Deviations in windows are in units of what is usual at that pixel: where sky lines are subtracted, ordinary stars have
+large ones. The logarithm of a sign is compared with that of ordinary stars of the same signal-to-noise ratio, which
+training has not seen; the upper tail beyond 5% is taken as exponential. The score is the largest -log10 of these
+probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,28 +28,53 @@ from scipy.ndimage import shift as shifted
 from scipy.ndimage import uniform_filter1d
 from scipy.optimize import least_squares
 
+from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
+
 Array = NDArray[np.float64]
 
 WIDTHS = (1, 3, 9, 27, 81)
 PARTS = 4
 LAGS = (1.5, 2.0, 3.0, 4.0)  # pixels by which the lines of two stars of a pair lie to either side
-SPECTRUM_SIGNS = ("misfit", *(f"window of {w}" for w in WIDTHS), "latents", "shift", "second lines")
+HYDROGEN = (6564.6, 4862.7)  # vacuum Å, at rest
+# The stronger OH lines outside the telluric masks, vacuum Å (Osterbrock et al. 1996).
+OH = (
+    *(7752.8, 7796.3, 7810.6, 7823.7, 7843.4, 7915.9, 7966.8, 7995.5, 8028.0, 8384.7, 8401.5, 8417.5, 8432.5, 8467.7),
+    *(8495.7, 8507.0, 8551.1, 8770.3, 8780.7, 8793.6, 8829.5, 8852.6, 8888.3, 8905.6, 8922.1),
+)
+SPECTRUM_SIGNS = (
+    "misfit", *(f"window of {w}" for w in WIDTHS), "latents", "shift", "second lines", "emission", "sky",
+)  # fmt: skip
 XP_SIGNS = ("misfit", "window of 1", "window of 3", "latents")
 TAIL = 0.05
 FALSE_ALARMS = 0.01  # share of ordinary stars above the threshold
+_USUAL_SHIFT, _USUAL_SHARE = 0.3, 0.1  # pixels, of the light: what noise alone may pretend is held down to that
+_LINE_SIGMA = 1.0e-4 * np.log(10.0) * 1.3  # of a narrow line, in ln(wave)
 _QUANTILES = np.linspace(0.0, 1.0 - TAIL, 96)
 _FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """What a model leaves of N spectra: deviation (N, P) in units of its expected size, 0 where there is none; good
-    (N, P); the model and the root of its variance (N, P)."""
+    """What a model leaves of N spectra.
+
+    deviation : (N, P) in units of its expected size, 0 where there is none. good : (N, P). model, sigma : (N, P), the
+    model and the root of its variance. usual : (P,) size of large deviations of ordinary stars, over that of a normal
+    distribution. wave : (P,) at rest. velocity : (N,) km/s that was taken out.
+    """
 
     deviation: Array
     good: NDArray[np.bool_]
     model: Array
     sigma: Array
+    usual: Array
+    wave: Array
+    velocity: Array
+
+
+def usual_deviation(deviation: Array, good: NDArray[np.bool_]) -> Array:
+    """Size (P,) of the deviations (N, P) that one star in fifty exceeds, over that of a normal distribution; >= 1."""
+    size = np.array([np.quantile(np.abs(d[g]), 0.98) if g.sum() > 20 else 2.33 for d, g in zip(deviation.T, good.T)])
+    return np.maximum(uniform_filter1d(size, 3, mode="nearest") / 2.326, 1.0)
 
 
 def signs_of(left: Residuals, distance: Array, names: Sequence[str]) -> Array:
@@ -53,36 +87,31 @@ def signs_of(left: Residuals, distance: Array, names: Sequence[str]) -> Array:
             columns.append(np.abs(_window(left, int(name.split()[-1]))).max(axis=1))
         elif name == "latents":
             columns.append(distance)
-        elif name == "shift":
-            columns.append(_shift(left))
         else:
-            columns.append(_second_lines(left))
+            columns.append(_SHAPES[name](left))
     return np.column_stack(columns)
 
 
 def _window(left: Residuals, width: int) -> Array:
     """Significance (N, P) of the sum of the deviations in a window about each pixel, half of which must be good."""
+    relative = left.deviation / left.usual
     if width == 1:
-        return left.deviation
-    total = uniform_filter1d(left.deviation, width, axis=1, mode="constant") * width
+        return relative
+    total = uniform_filter1d(relative, width, axis=1, mode="constant") * width
     count = uniform_filter1d(left.good.astype(float), width, axis=1, mode="constant") * width
     return np.where(count > 0.5 * width, total / np.sqrt(np.maximum(count, 1.0)), 0.0)
 
 
 def _shift(left: Residuals) -> Array:
-    # The deviations projected on the derivative of the model, in each part of the spectrum.
+    # How much of the derivative of the model is in the deviations, in each part of the spectrum.
     slope = np.gradient(left.model, axis=1) / left.sigma * left.good
-    significance = [_projected(d, s) for d, s in zip(_parts(left.deviation), _parts(slope))]
-    return np.abs(significance).max(axis=0)
+    parts = zip(*(np.array_split(x, PARTS, axis=1) for x in (left.deviation, slope)))
+    return np.max([np.abs(_amount(d, s, _USUAL_SHIFT)) for d, s in parts], axis=0)
 
 
-def _parts(x: Array) -> list[Array]:
-    return np.array_split(x, PARTS, axis=1)
-
-
-def _projected(deviation: Array, template: Array) -> Array:
-    size = np.sqrt((template**2).sum(axis=1))
-    return np.asarray((deviation * template).sum(axis=1) / np.maximum(size, 1e-9))
+def _amount(deviation: Array, template: Array, usual: float) -> Array:
+    """How much (N,) of a template is in the deviations, held down where they cannot tell less than `usual`."""
+    return np.asarray((deviation * template).sum(axis=1) / ((template**2).sum(axis=1) + usual**-2))
 
 
 def _second_lines(left: Residuals) -> Array:
@@ -91,8 +120,34 @@ def _second_lines(left: Residuals) -> Array:
     for lag in LAGS:
         right, other = (shifted(left.model, (0, s * lag), order=1, mode="nearest") for s in (1, -1))
         for template in (right + other - 2.0 * left.model, right - left.model, other - left.model):
-            found.append(_projected(left.deviation, template / left.sigma * left.good))
+            found.append(_amount(left.deviation, template / left.sigma * left.good, _USUAL_SHARE))
     return np.asarray(np.maximum(np.max(found, axis=0), _FLOOR))
+
+
+def _emission(left: Residuals) -> Array:
+    return np.maximum(_significance(left, _line_profile(left.wave[None], HYDROGEN, 3.0 * _LINE_SIGMA)), _FLOOR)
+
+
+def _sky(left: Residuals) -> Array:
+    observed = left.wave * (1.0 + left.velocity[:, None] / SPEED_OF_LIGHT_KM_S)
+    return np.abs(_significance(left, _line_profile(observed, OH, _LINE_SIGMA)))
+
+
+def _line_profile(wave: Array, lines: Sequence[float], sigma: float) -> Array:
+    ln = np.log(wave)
+    return np.asarray(sum(np.exp(-0.5 * ((ln - np.log(line)) / sigma) ** 2) for line in lines))
+
+
+def _significance(left: Residuals, light: Array) -> Array:
+    # The deviations projected on additional light of this form (N, P) or (1, P).
+    template = light / (left.sigma * left.usual) * left.good
+    size = np.sqrt((template**2).sum(axis=1))
+    return np.asarray((left.deviation / left.usual * template).sum(axis=1) / np.maximum(size, 1e-9))
+
+
+_SHAPES: dict[str, Callable[[Residuals], Array]] = {
+    "shift": _shift, "second lines": _second_lines, "emission": _emission, "sky": _sky,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

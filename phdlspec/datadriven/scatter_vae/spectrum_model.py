@@ -34,23 +34,24 @@ FORM = "spectrum"
 Array = NDArray[np.float64]
 
 
-def residuals(flux: NDArray[Any], ivar: NDArray[Any], explained: Explained) -> Residuals:
-    """What is left of spectra (N, P)."""
+def deviations(flux: NDArray[Any], ivar: NDArray[Any], explained: Explained) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Deviations of spectra (N, P) in units of their expected size, that size, and which are good."""
     good = ivar > 0
     model, sigma = explained.model.cpu().numpy(), explained.variance.sqrt().cpu().numpy()
-    return Residuals(np.where(good, (flux - model) / sigma, 0.0), good, model, sigma)
+    return np.where(good, (flux - model) / sigma, 0.0), sigma, good
 
 
 @dataclass(frozen=True)
 class SpectrumModel:
     """A trained model.
 
-    wave : (P,) vacuum Å. used : (P,) pixels that it knows. latents : where those of its training stars lie. reference :
-    of ordinary stars. metadata : settings, provenance, what held-out stars say.
+    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `Residuals`. latents : where those
+    of its training stars lie. reference : of ordinary stars. metadata : settings, provenance, what held-out stars say.
     """
 
     wave: Array
     used: NDArray[np.bool_]
+    usual: Array
     network: SpectrumNetwork
     latents: LatentSpace
     reference: Reference
@@ -70,7 +71,10 @@ class SpectrumModel:
         flux, ivar = self.arrays(data)
         device = self.network.mean.device
         explained = explain(self.network, *(torch.as_tensor(x, device=device) for x in (flux, ivar)))
-        return explained, residuals(flux, ivar, explained)
+        deviation, sigma, good = deviations(flux, ivar, explained)
+        model = explained.model.cpu().numpy()
+        velocity = np.nan_to_num(data.velocity)
+        return explained, Residuals(deviation, good, model, sigma, self.usual, self.wave[self.used], velocity)
 
     def find(self, data: Dataset) -> Found:
         """What the model finds of a data set."""
@@ -108,7 +112,7 @@ class SpectrumModel:
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors."""
-        arrays = {"wave": self.wave, "used": self.used, "latent_mean": self.latents.mean,
+        arrays = {"wave": self.wave, "used": self.used, "usual": self.usual, "latent_mean": self.latents.mean,
                   "latent_covariance": self.latents.covariance,
                   **{f"reference.{n}": a for n, a in self.reference.tensors().items()}}  # fmt: skip
         header = {"form": FORM, "shape": asdict(self.network.shape), "metadata": dict(self.metadata)}
@@ -122,7 +126,7 @@ class SpectrumModel:
         prefix = "reference."
         kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         return cls(
-            arrays["wave"], arrays["used"], network.eval().requires_grad_(False),
+            arrays["wave"], arrays["used"], arrays["usual"], network.eval().requires_grad_(False),
             LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
             Reference.of_tensors(SPECTRUM_SIGNS, kept), header["metadata"],
         )  # fmt: skip

@@ -29,8 +29,15 @@ from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_stars
-from phdlspec.datadriven.scatter_vae.score import SPECTRUM_SIGNS, Reference, learn_reference, signs_of
-from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel, residuals
+from phdlspec.datadriven.scatter_vae.score import (
+    SPECTRUM_SIGNS,
+    Reference,
+    Residuals,
+    learn_reference,
+    signs_of,
+    usual_deviation,
+)
+from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel, deviations
 from phdlspec.datadriven.scatter_vae.spectrum_network import FRONT_SCATTER, Shape, SpectrumNetwork
 from phdlspec.datadriven.scatter_vae.work import Work
 from phdlspec.errors import UserError
@@ -99,7 +106,7 @@ def train_spectra(
     numbers = range(min(FOLDS, -(-HELD_OUT * FOLDS // len(data))))
     folds = [run.fold(latents, number) for number in numbers]
     ln_noise, ln_scatter = calibrate(run.held_out(folds))
-    reference, told = run.reference(folds, ln_noise, ln_scatter)
+    reference, usual, told = run.reference(folds, ln_noise, ln_scatter)
     network = run.tuned(latents, np.arange(len(data)), "all")
     with torch.no_grad():
         network.ln_noise.add_(torch.as_tensor(ln_noise, dtype=torch.float32))
@@ -112,7 +119,7 @@ def train_spectra(
         "held_out": told, "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     run.work.finish()
-    return SpectrumModel(data.wave, used, network.cpu(), space, reference, metadata)
+    return SpectrumModel(data.wave, used, usual, network.cpu(), space, reference, metadata)
 
 
 class _Training:
@@ -209,22 +216,28 @@ class _Training:
         flux, good = self.data.flux[rows][:, self.used], self.data.ivar[rows][:, self.used] > 0
         return HeldOut((flux - model) ** 2, np.concatenate([f.noise for f in folds]), scatter**2, good)
 
-    def reference(self, folds: list[_Fold], ln_noise: NDArray, ln_scatter: NDArray) -> tuple[Reference, dict[str, Any]]:
-        """The reference of ordinary stars, and what the held-out stars say of the model."""
-        signs, rchi2 = [], []
-        for fold in folds:
-            flux, ivar = (x[fold.rows][:, self.used] for x in (self.data.flux, self.data.ivar))
-            scatter = fold.explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
-            variance = torch.as_tensor(fold.noise * np.exp(ln_noise)) + scatter
-            explained = Explained(
-                fold.explained.latents, fold.explained.model,
-                torch.where(torch.as_tensor(ivar) > 0, variance, torch.ones_like(variance)), scatter.sqrt(),
+    def reference(
+        self, folds: list[_Fold], ln_noise: NDArray, ln_scatter: NDArray
+    ) -> tuple[Reference, NDArray, dict[str, Any]]:
+        """The reference of ordinary stars, usual deviations, and what the held-out stars say of the model."""
+        parts = [self._deviations(f, ln_noise, ln_scatter) for f in folds]
+        usual = usual_deviation(np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts]))
+        signs = []
+        for fold, (deviation, sigma, good) in zip(folds, parts):
+            left = Residuals(
+                deviation, good, fold.explained.model.cpu().numpy(), sigma, usual, self.data.wave[self.used],
+                self.data.velocity[fold.rows],
             )  # fmt: skip
-            left = residuals(flux, ivar, explained)
-            distance = fold.space.distance(explained.latents.cpu().numpy())
-            signs.append(signs_of(left, distance, SPECTRUM_SIGNS))
-            rchi2.append((left.deviation**2).sum(1) / left.good.sum(1).clip(1))
+            signs.append(signs_of(left, fold.space.distance(fold.explained.latents.cpu().numpy()), SPECTRUM_SIGNS))
+        rchi2 = np.concatenate([(d**2).sum(1) / g.sum(1).clip(1) for d, _, g in parts])
         rows = np.concatenate([f.rows for f in folds])
-        told = {"spectra": len(rows), "rchi2_mean": float(np.mean(np.concatenate(rchi2))),
-                "rchi2_median": float(np.median(np.concatenate(rchi2)))}  # fmt: skip
-        return learn_reference(np.concatenate(signs), self.data.snr[rows], SPECTRUM_SIGNS), told
+        told = {"spectra": len(rows), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2))}
+        return learn_reference(np.concatenate(signs), self.data.snr[rows], SPECTRUM_SIGNS), usual, told
+
+    def _deviations(self, fold: _Fold, ln_noise: NDArray, ln_scatter: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Deviations of a fold's held-out stars, calibrated, their expected size, which are good."""
+        flux, ivar = (x[fold.rows][:, self.used] for x in (self.data.flux, self.data.ivar))
+        scatter = fold.explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
+        variance = torch.as_tensor(fold.noise * np.exp(ln_noise)) + scatter
+        variance = torch.where(torch.as_tensor(ivar) > 0, variance, torch.ones_like(variance))
+        return deviations(flux, ivar, Explained(fold.explained.latents, fold.explained.model, variance, scatter.sqrt()))

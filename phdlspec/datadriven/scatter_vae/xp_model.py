@@ -57,7 +57,12 @@ def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tu
             parts.append((z, model, scatter, (error[c].square() + scatter.square()).sqrt()))
     latents, flux, spread, sigma = (torch.cat(p).cpu().numpy().astype(float) for p in zip(*parts))
     deviation = (x.cpu().numpy() - flux) / sigma
-    return latents, spread, Residuals(deviation, np.ones(deviation.shape, dtype=bool), flux, sigma)
+    good, usual, index = (
+        np.ones(deviation.shape, dtype=bool),
+        np.ones(deviation.shape[1]),
+        np.arange(deviation.shape[1]),
+    )
+    return latents, spread, Residuals(deviation, good, flux, sigma, usual, index.astype(float), np.zeros(len(flux)))
 
 
 def signal_to_noise(data: XPSet) -> Array:

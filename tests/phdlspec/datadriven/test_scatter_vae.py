@@ -142,7 +142,11 @@ def test_factors_on_noise_and_scatter_are_found():
 def residuals_of(deviation: np.ndarray) -> Residuals:
     x = np.arange(deviation.shape[1])
     lines = 1.0 - 0.5 * np.exp(-0.5 * ((x % 50 - 25.0) / 3.0) ** 2) + 0.0 * deviation
-    return Residuals(deviation, np.ones(deviation.shape, dtype=bool), lines, np.full(deviation.shape, 0.01))
+    wave = 6000.0 * np.exp(2.3e-4 * np.arange(deviation.shape[1]))
+    return Residuals(
+        deviation, np.ones(deviation.shape, dtype=bool), lines, np.full(deviation.shape, 0.01),
+        np.ones(deviation.shape[1]), wave, np.zeros(len(deviation)),
+    )  # fmt: skip
 
 
 def test_the_threshold_has_its_false_alarms_and_percentiles_are_uniform():
