@@ -47,6 +47,12 @@ def fit_spectra(spectra: Sequence[Spectrum | FitResult], emulator: Emulator, set
     return [next(fitted) if isinstance(s, Spectrum) else s for s in spectra]
 
 
+def results_of(job: CatalogJob, spectra: Sequence[Spectrum | FitResult]) -> list[FitResult]:
+    """Results of a job's spectra, fitted and judged."""
+    results = fit_spectra(spectra, emulator_of(job), job.settings)
+    return results if job.judge is None else job.judge(spectra, results)
+
+
 def _fit_halving(spectra: list[Spectrum], emulator: Emulator, settings: FitSettings) -> list[FitResult]:
     if not spectra:
         return []
@@ -77,14 +83,13 @@ def emulator_of(job: CatalogJob, loaded: Emulator | None = None) -> Emulator:
 
 def process_chunk(job: CatalogJob, chunk: Chunk) -> int:
     """Read, fit and store one chunk; the number of its spectra."""
-    store_chunk(job, chunk, fit_spectra(read_chunk(job, chunk), emulator_of(job), job.settings))
+    store_chunk(job, chunk, results_of(job, read_chunk(job, chunk)))
     return len(chunk)
 
 
 def fit_one(job: CatalogJob, reference: str) -> Arrays:
     """The row of one spectrum, as arrays."""
-    spectra = read_chunk(job, Chunk(0, (reference,)))
-    return to_arrays(fit_spectra(spectra, emulator_of(job), job.settings), [reference])
+    return to_arrays(results_of(job, read_chunk(job, Chunk(0, (reference,)))), [reference])
 
 
 def failed_row(reference: str, reason: str) -> Arrays:

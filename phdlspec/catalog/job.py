@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from phdlspec import __version__
+from phdlspec.fitting.result import FitResult
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io.resolution import ResolvingPower
 from phdlspec.provenance import configuration
+from phdlspec.spectrum import Spectrum
 
 CHUNK = 32  # spectra that are fitted and stored together
 LONGEST = {"fast": 300.0, "full": 1800.0}  # s, after which a star in a worker process is given up
@@ -27,12 +30,24 @@ class Chunk:
         return len(self.references)
 
 
+class Judge(Protocol):
+    """Says of fitted spectra what the fit does not, in their diagnostics and flags; sent to workers as it is."""
+
+    @property
+    def identity(self) -> str:
+        """What must be the same when a stopped run goes on."""
+
+    def __call__(self, spectra: Sequence[Spectrum | FitResult], results: Sequence[FitResult]) -> list[FitResult]:
+        """The results with what it says."""
+
+
 @dataclass(frozen=True)
 class CatalogJob:
     """What to fit and how.
 
     references : one a spectrum. emulator : checkpoint, None for the shipped one. chunk : spectra a chunk.
-    threads : of each worker; 0 shares the machine's among them. digest : of `identity`, for workers.
+    threads : of each worker; 0 shares the machine's among them. digest : of `identity`, for workers. judge : of what
+    the fit does not see.
     """
 
     references: tuple[str, ...]
@@ -45,6 +60,7 @@ class CatalogJob:
     chunk: int = CHUNK
     threads: int = 0
     digest: str = ""
+    judge: Judge | None = None
 
     @property
     def n_chunks(self) -> int:
@@ -79,4 +95,5 @@ class CatalogJob:
             "size of chunks": self.chunk,
             "configuration": json.loads(json.dumps(configuration(self.settings))),
             "medium or resolving power": json.loads(json.dumps([self.medium, self.resolving_power], default=str)),
+            "judge": "" if self.judge is None else self.judge.identity,
         }  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from phdlspec.catalog.strangest import strangest_section
 from phdlspec.columns import ColumnRole, column_name
 from phdlspec.flags import STAR_WORDS, LabelFlag
 from phdlspec.labels import ELEMENTS, abundance_name
@@ -35,6 +36,7 @@ def write_quality(table: Table, path: str | Path) -> None:
         "<h2>Abundances</h2><p>Stars without flags of their own, labels that the spectrum sets.</p>",
         _picture(_abundances(drawn)),
         "<h2>Errors against signal-to-noise ratio, and against their bounds</h2>", _picture(_errors(drawn)),
+        strangest_section(table),
     ]  # fmt: skip
     title = html.escape(path.stem)
     page = (

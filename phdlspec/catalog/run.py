@@ -19,9 +19,9 @@ from phdlspec.catalog.chunks import (
     emulator_of,
     failed_row,
     fit_one,
-    fit_spectra,
     process_chunk,
     read_chunk,
+    results_of,
     store_chunk,
     wrong_in_chunk,
 )
@@ -43,14 +43,13 @@ log = logging.getLogger(__name__)
 
 def _in_process(job: CatalogJob, todo: Sequence[Chunk]) -> Iterator[int]:
     # While one chunk is fitted the next one is read.
-    emulator = emulator_of(job)
     with ThreadPoolExecutor(max_workers=1) as reader:
         reading = [reader.submit(read_chunk, job, chunk) for chunk in todo[:1]]
         for chunk, following in zip(todo, [*todo[1:], None]):
             spectra = reading.pop().result()
             if following is not None:
                 reading.append(reader.submit(read_chunk, job, following))
-            store_chunk(job, chunk, fit_spectra(spectra, emulator, job.settings))
+            store_chunk(job, chunk, results_of(job, spectra))
             yield len(chunk)
 
 

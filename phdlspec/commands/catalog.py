@@ -25,6 +25,7 @@ from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.formats import ENDINGS, write_also
 from phdlspec.catalog.quality import write_quality
 from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
+from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.errors import UserError
 from phdlspec.flags import StarFlag
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a catalogue that exists")
     parser.add_argument("--chunk", type=int, default=32, help="spectra fitted and stored together (default 32)")
     parser.add_argument("--no-report", action="store_true", help="no quality page")
+    parser.add_argument("--anomaly", metavar="MODEL", help="of phdlspec vae train: how strange each spectrum is")
     parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
     add_fit_arguments(parser, mode="fast")
 
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     job = CatalogJob(
         references=tuple(expand_inputs(args.inputs)), out=args.out, settings=settings_of(args), emulator=args.emulator,
         device=args.device, medium=args.medium, resolving_power=resolving_power_of(args), chunk=args.chunk,
+        judge=None if args.anomaly is None else AnomalyJudge.of(args.anomaly),
     )  # fmt: skip
     table = make_catalog(
         job, workers=args.workers, scheduler=args.scheduler, resume=args.resume, overwrite=args.overwrite,

@@ -6,7 +6,7 @@ misfit        mean square deviation
 window of w   the most significant sum of deviations in w pixels: a cosmic-ray hit is one wide, a carbon band eighty
 latents       distance of the latents from those of the training stars
 shift         pixels by which a part of the spectrum is displaced, as far as its lines say (a displaced arm)
-second lines  share of a second star of the same kind to either side, or to one, as far as the lines say
+second lines  significance of a second star of the same kind to either side, or to one
 emission      light in excess at H alpha and H beta
 sky           light in excess, or wanting, at the lines of OH in the frame of the Earth
 
@@ -47,7 +47,7 @@ SPECTRUM_SIGNS = (
 XP_SIGNS = ("misfit", "window of 1", "window of 3", "latents")
 TAIL = 0.05
 FALSE_ALARMS = 0.01  # share of ordinary stars above the threshold
-_USUAL_SHIFT, _USUAL_SHARE = 0.3, 0.1  # pixels, of the light: what noise alone may pretend is held down to that
+_USUAL_SHIFT = 0.3  # pixels: what noise alone may pretend is held down to that
 _LINE_SIGMA = 1.0e-4 * np.log(10.0) * 1.3  # of a narrow line, in ln(wave)
 _QUANTILES = np.linspace(0.0, 1.0 - TAIL, 96)
 _FLOOR = 1e-3
@@ -120,7 +120,9 @@ def _second_lines(left: Residuals) -> Array:
     for lag in LAGS:
         right, other = (shifted(left.model, (0, s * lag), order=1, mode="nearest") for s in (1, -1))
         for template in (right + other - 2.0 * left.model, right - left.model, other - left.model):
-            found.append(_amount(left.deviation, template / left.sigma * left.good, _USUAL_SHARE))
+            template = template / left.sigma * left.good
+            size = np.sqrt((template**2).sum(axis=1))
+            found.append((left.deviation * template).sum(axis=1) / np.maximum(size, 1e-9))
     return np.asarray(np.maximum(np.max(found, axis=0), _FLOOR))
 
 
