@@ -28,23 +28,24 @@ class Explained:
     scatter: Tensor
 
 
-def explain(network: SpectrumNetwork, flux: Tensor, ivar: Tensor) -> Explained:
-    """What the network makes of spectra (N, P)."""
+def explain(network: SpectrumNetwork, flux: Tensor, ivar: Tensor, hidden: Tensor | None = None) -> Explained:
+    """What the network makes of spectra (N, P); hidden : (P,) pixels that it is not to look at, but to predict."""
+    seen = ivar if hidden is None else torch.where(hidden, 0.0, ivar)
     with torch.no_grad():
-        parts = [_explain(network, flux[c], ivar[c]) for c in chunks(len(flux))]
+        parts = [_explain(network, flux[c], ivar[c], seen[c]) for c in chunks(len(flux))]
         return Explained(*(torch.cat([getattr(p, n) for p in parts]) for n in Explained.__dataclass_fields__))
 
 
-def _explain(network: SpectrumNetwork, flux: Tensor, ivar: Tensor) -> Explained:
-    z = network.encode(network.filtered(flux, ivar))[0]
-    best = _State(network, flux, ivar, z)
+def _explain(network: SpectrumNetwork, flux: Tensor, ivar: Tensor, seen: Tensor) -> Explained:
+    z = network.encode(network.filtered(flux, seen))[0]
+    best = _State(network, flux, seen, z)
     damping = torch.full((len(z),), 1e-2)
     for _ in range(STEPS):
-        tried = _State(network, flux, ivar, best.step(damping))
+        tried = _State(network, flux, seen, best.step(damping))
         better = tried.value < best.value
         damping = torch.where(better, damping * 0.1, damping * 10.0)
-        best = best if not better.any() else _State(network, flux, ivar, torch.where(better[:, None], tried.z, best.z))
-    return Explained(best.z, best.model, best.variance, best.scatter)
+        best = best if not better.any() else _State(network, flux, seen, torch.where(better[:, None], tried.z, best.z))
+    return Explained(best.z, best.model, network.variance(ivar, best.scatter), best.scatter)
 
 
 class _State:

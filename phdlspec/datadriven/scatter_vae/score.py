@@ -7,7 +7,7 @@ window of w   the most significant sum of deviations in w pixels: a cosmic-ray h
 latents       distance of the latents from those of the training stars
 shift         pixels by which a part of the spectrum is displaced, as far as its lines say (a displaced arm)
 second lines  significance of a second star of the same kind to either side, or to one
-emission      light in excess at H alpha and H beta
+emission      light in excess at H alpha and H beta over what the rest of the spectrum predicts there
 sky           light in excess, or wanting, at the lines of OH in the frame of the Earth
 
 Deviations in windows are in units of what is usual at that pixel: where sky lines are subtracted, ordinary stars have
@@ -36,6 +36,7 @@ WIDTHS = (1, 3, 9, 27, 81)
 PARTS = 4
 LAGS = (1.5, 2.0, 3.0, 4.0)  # pixels by which the lines of two stars of a pair lie to either side
 HYDROGEN = (6564.6, 4862.7)  # vacuum Å, at rest
+HALF_WIDTH = 20.0  # Å
 # The stronger OH lines outside the telluric masks, vacuum Å (Osterbrock et al. 1996).
 OH = (
     *(7752.8, 7796.3, 7810.6, 7823.7, 7843.4, 7915.9, 7966.8, 7995.5, 8028.0, 8384.7, 8401.5, 8417.5, 8432.5, 8467.7),
@@ -77,8 +78,16 @@ def usual_deviation(deviation: Array, good: NDArray[np.bool_]) -> Array:
     return np.maximum(uniform_filter1d(size, 3, mode="nearest") / 2.326, 1.0)
 
 
-def signs_of(left: Residuals, distance: Array, names: Sequence[str]) -> Array:
-    """The signs (N, F) of these names; distance (N,) is that of the latents."""
+def hydrogen(wave: Array) -> NDArray[np.bool_]:
+    """(P,) True at the lines that are predicted from the rest of the spectrum."""
+    return np.asarray(np.any([np.abs(wave - line) < HALF_WIDTH for line in HYDROGEN], axis=0))
+
+
+def signs_of(left: Residuals, distance: Array, names: Sequence[str], blind: Residuals | None = None) -> Array:
+    """The signs (N, F) of these names.
+
+    distance : (N,) of the latents. blind : what is left where the model has not looked at `hydrogen`; by default `left`.
+    """
     columns = []
     for name in names:
         if name == "misfit":
@@ -88,7 +97,7 @@ def signs_of(left: Residuals, distance: Array, names: Sequence[str]) -> Array:
         elif name == "latents":
             columns.append(distance)
         else:
-            columns.append(_SHAPES[name](left))
+            columns.append(_SHAPES[name](blind if blind is not None and name == "emission" else left))
     return np.column_stack(columns)
 
 

@@ -22,6 +22,7 @@ from phdlspec.datadriven.scatter_vae.score import (
     Reference,
     Residuals,
     describe_windows,
+    hydrogen,
     signs_of,
     worst_windows,
 )
@@ -66,11 +67,15 @@ class SpectrumModel:
             )
         return data.flux[:, self.used], data.ivar[:, self.used]
 
-    def explain(self, data: Dataset) -> tuple[Explained, Residuals]:
-        """Latents, reconstruction, variance and scatter on the pixels that the model knows, and what is left."""
+    def explain(self, data: Dataset, hidden: NDArray[np.bool_] | None = None) -> tuple[Explained, Residuals]:
+        """Latents, reconstruction, variance and scatter on the pixels that the model knows, and what is left.
+
+        hidden : (Pu,) pixels that are not to be looked at, only predicted.
+        """
         flux, ivar = self.arrays(data)
         device = self.network.mean.device
-        explained = explain(self.network, *(torch.as_tensor(x, device=device) for x in (flux, ivar)))
+        unseen = None if hidden is None else torch.as_tensor(hidden, device=device)
+        explained = explain(self.network, *(torch.as_tensor(x, device=device) for x in (flux, ivar)), unseen)
         deviation, sigma, good = deviations(flux, ivar, explained)
         model = explained.model.cpu().numpy()
         velocity = np.nan_to_num(data.velocity)
@@ -84,13 +89,14 @@ class SpectrumModel:
 
     def _find(self, data: Dataset) -> Found:
         explained, left = self.explain(data)
+        _, blind = self.explain(data, hydrogen(self.wave[self.used]))
         latents = explained.latents.cpu().numpy().astype(float)
         scatter = np.where(left.good, explained.scatter.cpu().numpy(), np.nan)
         with np.errstate(all="ignore"):
             median = np.array([np.median(row[good]) if good.any() else np.nan for row, good in zip(scatter, left.good)])
         return Found(
             latents, (left.deviation**2).sum(axis=1), left.good.sum(axis=1), median,
-            signs_of(left, self.latents.distance(latents), self.reference.names), np.nan_to_num(data.snr, nan=1.0),
+            signs_of(left, self.latents.distance(latents), self.reference.names, blind), np.nan_to_num(data.snr, nan=1.0),
             [describe_windows(w) for w in worst_windows(left, self.wave[self.used])],
         )  # fmt: skip
 

@@ -33,6 +33,7 @@ from phdlspec.datadriven.scatter_vae.score import (
     SPECTRUM_SIGNS,
     Reference,
     Residuals,
+    hydrogen,
     learn_reference,
     signs_of,
     usual_deviation,
@@ -84,6 +85,7 @@ class _Spectra:
 class _Fold:
     rows: NDArray[np.int64]  # held out
     explained: Explained
+    blind: Explained  # without a look at hydrogen
     space: LatentSpace
     noise: NDArray[np.float32]  # variance (n, P) by the network's own factor
 
@@ -194,9 +196,10 @@ class _Training:
         network = self.tuned(latents, kept, f"fold{number}")
         seen, left = self.real.take(kept), self.real.take(held)
         space = LatentSpace.of(explain(network, seen.flux, seen.ivar).latents.cpu().numpy())
-        explained = explain(network, left.flux, left.ivar)
+        hidden = torch.as_tensor(hydrogen(self.data.wave[self.used]), device=self.device)
+        explained, blind = (explain(network, left.flux, left.ivar, h) for h in (None, hidden))
         noise = torch.where(left.ivar > 0, network.ln_noise.exp() / left.ivar.clamp_min(1e-30), 0.0)
-        return _Fold(held, explained, space, noise.cpu().numpy())
+        return _Fold(held, explained, blind, space, noise.cpu().numpy())
 
     def choose_latents(self) -> int:
         """The number with the highest likelihood of held-out stars."""
@@ -220,24 +223,34 @@ class _Training:
         self, folds: list[_Fold], ln_noise: NDArray, ln_scatter: NDArray
     ) -> tuple[Reference, NDArray, dict[str, Any]]:
         """The reference of ordinary stars, usual deviations, and what the held-out stars say of the model."""
-        parts = [self._deviations(f, ln_noise, ln_scatter) for f in folds]
+        parts = [self._deviations(f, f.explained, ln_noise, ln_scatter) for f in folds]
         usual = usual_deviation(np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts]))
         signs = []
-        for fold, (deviation, sigma, good) in zip(folds, parts):
-            left = Residuals(
-                deviation, good, fold.explained.model.cpu().numpy(), sigma, usual, self.data.wave[self.used],
-                self.data.velocity[fold.rows],
-            )  # fmt: skip
-            signs.append(signs_of(left, fold.space.distance(fold.explained.latents.cpu().numpy()), SPECTRUM_SIGNS))
+        for fold, part in zip(folds, parts):
+            left = self._residuals(fold, fold.explained, part, usual)
+            blind = self._residuals(fold, fold.blind, self._deviations(fold, fold.blind, ln_noise, ln_scatter), usual)
+            distance = fold.space.distance(fold.explained.latents.cpu().numpy())
+            signs.append(signs_of(left, distance, SPECTRUM_SIGNS, blind))
         rchi2 = np.concatenate([(d**2).sum(1) / g.sum(1).clip(1) for d, _, g in parts])
         rows = np.concatenate([f.rows for f in folds])
         told = {"spectra": len(rows), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2))}
         return learn_reference(np.concatenate(signs), self.data.snr[rows], SPECTRUM_SIGNS), usual, told
 
-    def _deviations(self, fold: _Fold, ln_noise: NDArray, ln_scatter: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def _residuals(
+        self, fold: _Fold, explained: Explained, part: tuple[NDArray, NDArray, NDArray], usual: NDArray
+    ) -> Residuals:
+        deviation, sigma, good = part
+        return Residuals(
+            deviation, good, explained.model.cpu().numpy(), sigma, usual, self.data.wave[self.used],
+            self.data.velocity[fold.rows],
+        )  # fmt: skip
+
+    def _deviations(
+        self, fold: _Fold, explained: Explained, ln_noise: NDArray, ln_scatter: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
         """Deviations of a fold's held-out stars, calibrated, their expected size, which are good."""
         flux, ivar = (x[fold.rows][:, self.used] for x in (self.data.flux, self.data.ivar))
-        scatter = fold.explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
+        scatter = explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
         variance = torch.as_tensor(fold.noise * np.exp(ln_noise)) + scatter
         variance = torch.where(torch.as_tensor(ivar) > 0, variance, torch.ones_like(variance))
-        return deviations(flux, ivar, Explained(fold.explained.latents, fold.explained.model, variance, scatter.sqrt()))
+        return deviations(flux, ivar, Explained(explained.latents, explained.model, variance, scatter.sqrt()))
