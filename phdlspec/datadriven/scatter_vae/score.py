@@ -86,7 +86,7 @@ def hydrogen(wave: Array) -> NDArray[np.bool_]:
 def signs_of(left: Residuals, distance: Array, names: Sequence[str], blind: Residuals | None = None) -> Array:
     """The signs (N, F) of these names.
 
-    distance : (N,) of the latents. blind : what is left where the model has not looked at `hydrogen`; by default `left`.
+    distance : (N,) of the latents. blind : what is left if the model does not look at `hydrogen`; by default `left`.
     """
     columns = []
     for name in names:

@@ -96,7 +96,8 @@ class SpectrumModel:
             median = np.array([np.median(row[good]) if good.any() else np.nan for row, good in zip(scatter, left.good)])
         return Found(
             latents, (left.deviation**2).sum(axis=1), left.good.sum(axis=1), median,
-            signs_of(left, self.latents.distance(latents), self.reference.names, blind), np.nan_to_num(data.snr, nan=1.0),
+            signs_of(left, self.latents.distance(latents), self.reference.names, blind),
+            np.nan_to_num(data.snr, nan=1.0),
             [describe_windows(w) for w in worst_windows(left, self.wave[self.used])],
         )  # fmt: skip
 
