@@ -37,6 +37,7 @@ from phdlspec.datadriven.scatter_vae import (
     train_spectra,
     train_xp,
 )
+from phdlspec.datadriven.scatter_vae.check import check_spectra, check_xp
 from phdlspec.datadriven.scatter_vae.xp_table import NORMALISATIONS, XPSet, is_xp
 from phdlspec.errors import UserError
 from phdlspec.files import only_writer, replacing
@@ -62,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_input(apply_)
     apply_.add_argument("--out", required=True, type=Path, metavar="TABLE", help="FITS or ECSV table to write")
 
+    check = actions.add_parser("check", help="one page: reconstruction, calibration, latents, the strangest")
+    check.add_argument("model", type=Path, metavar="MODEL")
+    _add_input(check)
+    check.add_argument("--labels", nargs="+", default=(), metavar="TABLE", help="spectra: labels to colour latents by")
+    check.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the page and its table")
+
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="SPECTRA|XP", help="spectra, or tables of XP coefficients")
@@ -74,7 +81,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one action; 0 when done."""
-    return {"train": _train, "apply": _apply}[args.action](args)
+    return {"train": _train, "apply": _apply, "check": _check}[args.action](args)
 
 
 def _device(name: str) -> str:
@@ -142,4 +149,14 @@ def _apply(args: argparse.Namespace) -> int:
             table.write(temporary, format="ascii.ecsv", overwrite=True)
     strange = int((table["FLAG"] & 1).sum())
     print(f"{args.out}: {len(table)} rows, {strange} strange, {sum(map(bool, table['REASON']))} without a result")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    model = load_model(args.model).to(_device(args.device))
+    name = str(args.model)
+    if isinstance(model, XPModel):
+        print(check_xp(model, _read_xp(args), args.out, name))
+    else:
+        print(check_spectra(model, _read_spectra(args, model), args.out, name))
     return 0

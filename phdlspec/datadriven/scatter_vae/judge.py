@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from phdlspec.datadriven.dataset import read_dataset
 from phdlspec.datadriven.scatter_vae.flags import VaeFlag
@@ -49,7 +50,7 @@ class AnomalyJudge:
         for i, found in zip(rows, model.apply(data)):
             if found["REASON"]:
                 continue
-            told = {"anomaly": float(found["ANOMALY"]), "anomaly_pct": float(found["ANOMALY_PCT"]),
+            told: dict[str, Any] = {"anomaly": float(found["ANOMALY"]), "anomaly_pct": float(found["ANOMALY_PCT"]),
                     "anomaly_in": f"{found['SIGN']}: {found['WORST']}"}  # fmt: skip
             strange = int(StarFlag.STRANGE) if found["FLAG"] & int(VaeFlag.STRANGE) else 0
             result = answer[i]

@@ -84,11 +84,16 @@ class XPModel:
     reference: Reference
     metadata: Mapping[str, Any]
 
+    def left(self, data: XPSet) -> tuple[Array, Array, Residuals]:
+        """Latents (N, K), scatter (N, 110) and what is left of sources."""
+        x, error, _ = self.standard.apply(data)
+        device = self.network.mu.weight.device
+        return xp_residuals(self.network, *(torch.as_tensor(a, device=device) for a in (x, error)))
+
     def find(self, data: XPSet) -> tuple[Found, tuple[str, ...]]:
         """What the model finds of sources, and the reasons (N,) against some."""
-        x, error, reasons = self.standard.apply(data)
-        device = self.network.mu.weight.device
-        z, scatter, left = xp_residuals(self.network, *(torch.as_tensor(a, device=device) for a in (x, error)))
+        reasons = data.scaled(self.standard.normalisation)[2]
+        z, scatter, left = self.left(data)
         names = [f"{'BP' if i < EACH else 'RP'} {i % EACH}" for i in range(COEFFICIENTS)]
         order = np.argsort(-np.abs(left.deviation), axis=1)[:, :3]
         worst = [", ".join(f"{names[i]} {row[i]:+.1f}" for i in o) for row, o in zip(left.deviation, order)]

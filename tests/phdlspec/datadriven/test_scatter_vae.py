@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from phdlspec.catalog.rows import to_arrays, to_table
+from phdlspec.catalog.strangest import strangest_section
 from phdlspec.cli import main
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.scatter_vae import SpectrumSettings, VaeFlag, load_model, load_spectrum_model, train_spectra
 from phdlspec.datadriven.scatter_vae.basis import principal_components, project_onto
 from phdlspec.datadriven.scatter_vae.calibration import HeldOut, calibrate
+from phdlspec.datadriven.scatter_vae.check import check_spectra
+from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_spectra, population
 from phdlspec.datadriven.scatter_vae.score import (
@@ -24,6 +29,8 @@ from phdlspec.datadriven.scatter_vae.score import (
     worst_windows,
 )
 from phdlspec.errors import UserError
+from phdlspec.fitting.result import FitResult
+from phdlspec.flags import StarFlag
 from phdlspec.labels import LabelSet
 from phdlspec.wavelength import LAMOST_WAVE
 
@@ -227,3 +234,37 @@ def test_a_damaged_state_is_begun_again(tmp_path):
     history = optimise(network, lambda rows, _: network(torch.ones(len(rows), 2))[:, 0] ** 2, 8,
                        Schedule(2, 4, 1e-2, 1, 2), 0, state=tmp_path / "s.pt")  # fmt: skip
     assert len(history) == 2
+
+
+def test_the_page_is_of_spectra_that_training_has_not_seen(data, model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    data.take(np.arange(110, 130)).write(tmp_path / "other.h5")
+    out = tmp_path / "report"
+    assert main(["vae", "check", str(tmp_path / "m.safetensors"), str(tmp_path / "other.h5"), "--out", str(out)]) == 0
+    assert "<h2>The strangest</h2>" in (out / "check.html").read_text()
+    known = replace(model, metadata={"files": list(data.files)})
+    with pytest.raises(UserError, match="expected 5 or more that it has not seen"):
+        check_spectra(known, data, out, "m")
+
+
+def test_a_catalogue_says_what_the_model_says(model, tmp_path):
+    theta = population(3, 9, LabelSet())
+    spectra = list(emulated_spectra(theta, 9, np.full(3, 80.0)))
+    model.save(tmp_path / "m.safetensors")
+    lost = FitResult.failed("gone", "broken")
+    judge = AnomalyJudge.of(tmp_path / "m.safetensors")
+    results = judge([*spectra, lost], [FitResult.failed(s.path, "not fitted here") for s in spectra] + [lost])
+    expected = model.apply(spectra)
+    rows = to_table(to_arrays(results, ["a", "b", "c", "gone"]))
+    assert np.allclose(rows["ANOMALY"][:3], expected["ANOMALY"], rtol=1e-5)
+    assert np.isnan(rows["ANOMALY"][3])
+    assert list((rows["FLAG"][:3] & int(StarFlag.STRANGE)) > 0) == list((expected["FLAG"] & 1) > 0)
+    page = strangest_section(rows)
+    assert page.count("<tr>") == 4
+    assert html.escape(str(expected["WORST"][0])) in page
+
+
+def test_a_model_of_xp_is_no_judge_of_spectra(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="not a model"):
+        AnomalyJudge.of(tmp_path / "m.safetensors")

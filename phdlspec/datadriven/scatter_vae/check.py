@@ -1,0 +1,162 @@
+"""One page on how a model does: reconstruction and calibration by wavelength, latents coloured by labels, odd spectra.
+
+Spectra that the model was trained on are left out, as far as it knows their names. Labels are looked at, never learned.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.datadriven.dataset import Dataset
+from phdlspec.datadriven.scatter_vae.score import Residuals
+from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
+from phdlspec.datadriven.scatter_vae.xp_model import XPModel
+from phdlspec.datadriven.scatter_vae.xp_table import XPSet
+from phdlspec.errors import UserError
+from phdlspec.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST = 5
+BINS = 24
+ORDINARY = 0.975  # share of the stars that count as ordinary in the calibration
+SHOWN = 10
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
+    "img{max-width:100%}td,th{padding:0 .8em;text-align:left}"
+)
+
+Array = NDArray[np.float64]
+
+
+def check_spectra(model: SpectrumModel, data: Dataset, folder: str | Path, name: str) -> str:
+    """Write `check.html` and `check.ecsv` (the table by wavelength) into the folder; a sentence on what was found."""
+    known = set(model.metadata.get("files", ()))
+    data = data.take(data.readable & np.array([Path(f).name not in known for f in data.files]))
+    if len(data) < FEWEST:
+        raise UserError(
+            f"{name}: only {len(data)} spectra are not of its training, expected {FEWEST} or more that it has not seen"
+        )
+    explained, left = model.explain(data)
+    labels = {info.name: data.values[:, i] for i, info in enumerate(data.infos)}
+    odd = model.apply(data)["FILE", "SNR", "RCHI2", "ANOMALY", "ANOMALY_PCT", "SIGN", "WORST"]
+    scatter = np.where(left.good, explained.scatter.cpu().numpy(), np.nan)
+    latents = explained.latents.cpu().numpy()
+    return _write(left, scatter, latents, labels, odd, Path(folder), name, "rest wavelength (Å)")
+
+
+def check_xp(model: XPModel, data: XPSet, folder: str | Path, name: str) -> str:
+    """The same for XP coefficients; by number of the coefficient instead of wavelength."""
+    found, reasons = model.find(data)
+    usable = np.array([not r for r in reasons])
+    if usable.sum() < FEWEST:
+        raise UserError(f"{name}: {int(usable.sum())} sources can be used, expected {FEWEST} or more; {reasons[0]}")
+    data = data.take(usable)
+    latents, scatter, left = model.left(data)
+    odd = model.apply(data)["SOURCE_ID", "SNR", "RCHI2", "ANOMALY", "ANOMALY_PCT", "SIGN", "WORST"]
+    return _write(left, scatter, latents, {}, odd, Path(folder), name, "coefficient (BP 0-54, RP 55-109)")
+
+
+def _write(
+    left: Residuals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path, name: str,
+    axis: str,
+) -> str:  # fmt: skip
+    table = by_position(left, scatter)
+    misfit = (left.deviation**2).sum(1) / left.good.sum(1).clip(1)
+    best = misfit <= np.quantile(misfit, ORDINARY)
+    overall = float((left.deviation[best] ** 2).sum() / left.good[best].sum())
+    odd.sort("ANOMALY", reverse=True)
+    sentence = (
+        f"{len(misfit)} that training has not seen: mean squared deviation over noise and scatter {misfit.mean():.3f}, "
+        f"{overall:.3f} of the {100 * ORDINARY:g}% that fit best, median {np.median(misfit):.3f}"
+    )
+    parts = [
+        f"<h1>{html.escape(name)}</h1><p>{sentence}. The name of a training spectrum is known to the model up to 20,000 "
+        "of them.</p>",
+        "<h2>Calibration and scatter</h2>", _picture(_calibration(table, axis)), _html(table),
+        "<h2>Latents</h2>", _picture(_latents(latents, labels)),
+        "<h2>The strangest</h2>", _html(odd[:SHOWN]),
+    ]  # fmt: skip
+    title = html.escape(name)
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "check.html", page + "".join(parts) + "</html>")
+    table.write(folder / "check.ecsv", format="ascii.ecsv", overwrite=True)
+    return f"{folder / 'check.html'}: {sentence}"
+
+
+def by_position(left: Residuals, scatter: Array) -> Table:
+    """Mean squared deviation of all and of ordinary stars, and median scatter, in bins along the spectrum."""
+    squared = left.deviation**2
+    misfit = squared.sum(1) / left.good.sum(1).clip(1)
+    best = misfit <= np.quantile(misfit, ORDINARY)
+    rows = []
+    for part in np.array_split(np.arange(squared.shape[1]), min(BINS, squared.shape[1])):
+        good, ordinary = left.good[:, part], left.good[best][:, part]
+        rows.append({
+            "from": float(left.wave[part[0]]), "to": float(left.wave[part[-1]]),
+            "all": float(squared[:, part].sum() / max(good.sum(), 1)),
+            "ordinary": float(squared[best][:, part].sum() / max(ordinary.sum(), 1)),
+            "scatter": float(np.nanmedian(np.where(good, scatter[:, part], np.nan))) if good.any() else float("nan"),
+        })  # fmt: skip
+    return Table(rows)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _calibration(table: Table, axis: str) -> Figure:
+    figure = _figure(9, 5)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    centre = 0.5 * (table["from"] + table["to"])
+    top.axhspan(0.95, 1.05, color="0.9")
+    top.plot(centre, table["all"], label="all")
+    top.plot(centre, table["ordinary"], label=f"{100 * ORDINARY:g}% that fit best")
+    top.set_ylabel("mean squared deviation")
+    top.legend(fontsize=8)
+    bottom.semilogy(centre, table["scatter"])
+    bottom.set_ylabel("median scatter")
+    bottom.set_xlabel(axis)
+    return figure
+
+
+def _latents(latents: Array, labels: dict[str, Array]) -> Figure:
+    """The two latents that spread most, once for each of the first six labels."""
+    one, two = np.argsort(-latents.var(axis=0))[:2] if latents.shape[1] > 1 else (0, 0)
+    shown = list(labels.items())[:6] or [("", np.zeros(len(latents)))]
+    figure = _figure(4.0 * min(len(shown), 3), 3.4 * -(-len(shown) // 3))
+    for i, (name, values) in enumerate(shown, start=1):
+        axes = figure.add_subplot(-(-len(shown) // 3), min(len(shown), 3), i)
+        dots = axes.scatter(latents[:, one], latents[:, two], c=values, s=5, cmap="viridis")
+        axes.set_xlabel(f"latent {one}")
+        axes.set_ylabel(f"latent {two}")
+        if name:
+            figure.colorbar(dots, ax=axes, label=name)
+    return figure
+
+
+def _picture(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+
+
+def _html(table: Table) -> str:
+    def cell(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.colnames)
+    body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in table)
+    return f"<table><tr>{head}</tr>{body}</table>"
