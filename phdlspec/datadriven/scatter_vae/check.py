@@ -80,7 +80,7 @@ def _write(
         f"{overall:.3f} of the {100 * ORDINARY:g}% that fit best, median {np.median(misfit):.3f}"
     )
     parts = [
-        f"<h1>{html.escape(name)}</h1><p>{sentence}. The name of a training spectrum is known to the model up to 20,000 "
+        f"<h1>{html.escape(name)}</h1><p>{sentence}. The model knows the names of its training spectra up to 20,000 "
         "of them.</p>",
         "<h2>Calibration and scatter</h2>", _picture(_calibration(table, axis)), _html(table),
         "<h2>Latents</h2>", _picture(_latents(latents, labels)),

@@ -75,7 +75,8 @@ class SpectrumModel:
         flux, ivar = self.arrays(data)
         device = self.network.mean.device
         unseen = None if hidden is None else torch.as_tensor(hidden, device=device)
-        explained = explain(self.network, *(torch.as_tensor(x, device=device) for x in (flux, ivar)), unseen)
+        tensors = torch.as_tensor(flux, device=device), torch.as_tensor(ivar, device=device)
+        explained = explain(self.network, tensors[0], tensors[1], unseen)
         deviation, sigma, good = deviations(flux, ivar, explained)
         model = explained.model.cpu().numpy()
         velocity = np.nan_to_num(data.velocity)
