@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 
 def check_spectra(model: SpectrumModel, data: Dataset, folder: str | Path, name: str) -> str:
     """Write `check.html` and `check.ecsv` (the table by wavelength) into the folder; a sentence on what was found."""
-    known = set(model.metadata.get("files", ()))
+    known = set(model.metadata.get("files", ())) - {""}  # those made in memory have no names
     data = data.take(data.readable & np.array([Path(f).name not in known for f in data.files]))
     if len(data) < FEWEST:
         raise UserError(
