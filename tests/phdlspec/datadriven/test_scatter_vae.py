@@ -242,9 +242,10 @@ def test_the_page_is_of_spectra_that_training_has_not_seen(data, model, tmp_path
     out = tmp_path / "report"
     assert main(["vae", "check", str(tmp_path / "m.safetensors"), str(tmp_path / "other.h5"), "--out", str(out)]) == 0
     assert "<h2>The strangest</h2>" in (out / "check.html").read_text()
-    known = replace(model, metadata={"files": list(data.files)})
+    named = replace(data, files=tuple(f"folder/star{i}.fits" for i in range(len(data))))
+    known = replace(model, metadata={"files": [f"star{i}.fits" for i in range(len(data))]})
     with pytest.raises(UserError, match="expected 5 or more that it has not seen"):
-        check_spectra(known, data, out, "m")
+        check_spectra(known, named, out, "m")
 
 
 def test_a_catalogue_says_what_the_model_says(model, tmp_path):
