@@ -46,7 +46,7 @@ class Settings:
 
     width: int = 64
     layers: int = 2
-    size: int = 32
+    size: int = 64
     attention: Attention = "both"
     transpose: bool = True
     objective: str = "dual"

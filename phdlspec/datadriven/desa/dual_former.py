@@ -3,9 +3,10 @@ transpose project both to one space.
 
 After Kamai, Bronstein & Perets (2025). With e1 of the spectrum and e2 of the light curve, p1 = W e1 and p2 = Wᵀ e2, and
 the loss is ½ mean (e1ᵀ W e1 - e2ᵀ Wᵀ e2)² plus the covariances between different components of e. A quadratic form sees
-the symmetric part of W alone; its eigenvectors are the shared axes. Three things are ours: e is standardised over the
-batch and W has a fixed norm, as the loss is smallest where both vanish; and the embedding of a star with one modality
-learns to be what its pair's would be, so that one is enough.
+the symmetric part of W alone; its eigenvectors are the shared axes. Three things are ours. The loss is smallest where e
+or W vanish: e is standardised over the batch, and W has a fixed norm. Nothing in it asks that e keep what the encoders
+know: a straight line must read their features from it. The embedding of a star with one modality learns to be what its
+pair's would be, so that one is enough.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from phdlspec.datadriven.desa.encoders import LEADING, features
 
 Attention = Literal["both", "self", "cross"]
-COVARIANCE_WEIGHT = 1.0
+COVARIANCE_WEIGHT = 0.1
 MISSING_WEIGHT = 1.0
-_MOMENTUM = 0.05
+KEPT_WEIGHT = 1.0
+_CLIP = 6.0  # of standardised tokens
 
 
 class _Layer(nn.Module):
@@ -65,8 +67,12 @@ class DualFormer(nn.Module):
         super().__init__()
         self.size, self.transpose = size, transpose
         self.absent = nn.ParameterList(nn.Parameter(0.02 * torch.randn(1, count, width)) for count in tokens)
+        for i, count in enumerate(tokens):
+            self.register_buffer(f"mean_{i}", torch.zeros(count, width))
+            self.register_buffer(f"scale_{i}", torch.ones(count, width))
         self.towers = nn.ModuleList(nn.ModuleList(_Layer(width, attention) for _ in range(layers)) for _ in range(2))
         self.heads = nn.ModuleList(nn.Linear((LEADING + 1) * width, size) for _ in range(2))
+        self.readers = nn.ModuleList(nn.Linear(size, (LEADING + 1) * width) for _ in range(2))
         self.raw_matrix = nn.Parameter(nn.init.orthogonal_(torch.empty(size, size)))
         self.temperature = nn.Parameter(torch.tensor(2.0))  # log, of the contrastive loss
         self.register_buffer("centre", torch.zeros(2, size))
@@ -82,10 +88,21 @@ class DualFormer(nn.Module):
         values, vectors = torch.linalg.eigh((0.5 * (self.matrix + self.matrix.mT)).double())
         return vectors[:, values.abs().argsort(descending=True)].to(self.matrix.dtype)
 
+    def set_tokens(self, spectrum: Tensor, curve: Tensor) -> None:
+        """Standardise tokens by those of the training pairs: what all stars share is most of a token."""
+        for i, tokens in enumerate((spectrum, curve)):
+            setattr(self, f"mean_{i}", tokens.mean(0))
+            setattr(self, f"scale_{i}", tokens.std(0).clamp(min=1e-3))
+
+    def standard_tokens(self, tokens: Tensor, which: int) -> Tensor:
+        """Tokens (B, T, D) of the spectrum (0) or the light curve (1) in units of their scatter among stars."""
+        mean, scale = getattr(self, f"mean_{which}"), getattr(self, f"scale_{which}")
+        return ((tokens - mean) / scale).clamp(-_CLIP, _CLIP)
+
     def raw(self, spectrum: Tensor, curve: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:
         """e1, e2 (B, K) before they are standardised. have : (B, 2) which modality is there."""
         x, y = (
-            torch.where(have[:, i, None, None], tokens, absent)
+            torch.where(have[:, i, None, None], self.standard_tokens(tokens, i), absent)
             for i, (tokens, absent) in enumerate(zip((spectrum, curve), self.absent))
         )
         for one, other in zip(*self.towers):
@@ -97,14 +114,10 @@ class DualFormer(nn.Module):
         return (e1 - self.centre[0]) / self.spread[0], (e2 - self.centre[1]) / self.spread[1]
 
     def note(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardise over this batch of pairs, and remember how."""
-        found = []
-        for i, e in enumerate((e1, e2)):
-            mean, scatter = e.mean(0), (e.var(0) + 1e-4).sqrt()
-            self.centre[i].lerp_(mean.detach(), _MOMENTUM)
-            self.spread[i].lerp_(scatter.detach(), _MOMENTUM)
-            found.append((e - mean) / scatter)
-        return found[0], found[1]
+        """Standardise over these pairs, and remember how; the gradient goes through mean and scatter too."""
+        means, scatters = ([f(e) for e in (e1, e2)] for f in (lambda e: e.mean(0), lambda e: (e.var(0) + 1e-4).sqrt()))
+        self.centre, self.spread = torch.stack(means).detach(), torch.stack(scatters).detach()
+        return (e1 - means[0]) / scatters[0], (e2 - means[1]) / scatters[1]
 
     def projected(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
         """p1 = W e1 and p2 = Wᵀ e2 (W e2 without the transpose), each (B, K)."""
@@ -143,11 +156,15 @@ def contrastive(e1: Tensor, e2: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def dual_loss(model: DualFormer, spectrum: Tensor, curve: Tensor) -> Tensor:
-    """The loss of a batch of pairs: alignment, covariance, and what one modality misses of the embedding of both."""
+    """The loss of a batch of pairs: alignment, covariance, what e has lost of the encoders' features, and what one
+    modality misses of the embedding of both."""
     have = torch.ones(len(spectrum), 2, dtype=torch.bool, device=spectrum.device)
     e1, e2 = model.note(*model.raw(spectrum, curve, have))
     loss = alignment(e1, e2, model.matrix, model.transpose)
     loss = loss + COVARIANCE_WEIGHT * (covariance(e1) + covariance(e2))
+    for i, (e, tokens, reader) in enumerate(zip((e1, e2), (spectrum, curve), model.readers)):
+        unread = reader(e) - features(model.standard_tokens(tokens, i))
+        loss = loss + KEPT_WEIGHT * unread.square().mean()
     for alone in range(2):
         there = have.clone()
         there[:, 1 - alone] = False

@@ -166,6 +166,7 @@ def train_dual(tokens: Tokens, settings: Settings, work: Parts | None = None) ->
     """A DualFormer learned from the tokens of pairs, and its loss by epoch."""
     torch.manual_seed(settings.seed)
     dual = new_dual(settings, (tokens.spectrum.shape[1], tokens.curve.shape[1]))
+    dual.set_tokens(tokens.spectrum, tokens.curve)
     loss = {"dual": dual_loss, "contrastive": contrastive_loss}[settings.objective]
 
     def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
@@ -175,6 +176,8 @@ def train_dual(tokens: Tokens, settings: Settings, work: Parts | None = None) ->
         "dual", dual, loss_of, len(tokens.have), epochs=settings.dual_epochs, batch=settings.batch,
         rate=settings.rate, seed=settings.seed, parts=work or Parts(None),
     )  # fmt: skip
+    with torch.no_grad():  # what is standardised at last is all pairs, not those of the last batch
+        dual.note(*dual.raw(tokens.spectrum, tokens.curve, tokens.have))
     return dual, history
 
 

@@ -32,6 +32,7 @@ from phdlspec.datadriven.desa.pretraining import StretchPairs, pinball
 from phdlspec.datadriven.desa.probes import area_under_curve, average_precision, fit_probe, ranks_of_partners
 from phdlspec.datadriven.desa.rotation import acf_period, lomb_scargle_period
 from phdlspec.datadriven.desa.stars import labels_of
+from phdlspec.datadriven.desa.training import seen_with
 from phdlspec.datadriven.desa.views import FREQUENCIES, LAGS, LENGTH, views_of
 from phdlspec.errors import UserError
 
@@ -323,6 +324,24 @@ def test_a_missing_modality_is_not_looked_at():
     have = torch.tensor([[True, False]])
     spectrum, curve = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
     assert torch.equal(dual(spectrum, curve, have), dual(spectrum, torch.randn(1, 4, 8), have))
+
+
+def test_tokens_are_standardised_by_those_of_the_training_pairs(world, model):
+    stars = gather(*world[:3])
+    tokens = model.tokens(stars, *world[:2])
+    trained = np.isin(stars.names, model.metadata["training"])
+    standard = model.dual_former.standard_tokens(tokens.spectrum[trained], 0)
+    assert float(standard.mean().abs()) < 0.05
+    assert float(standard.std(0).median()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_one_modality_learns_what_its_pair_would_say(world, model):
+    """Embeddings from the spectrum alone are nearer to the pair's than those of other stars are."""
+    stars = gather(*world[:3])
+    tokens = model.tokens(stars, *world[:2])
+    both, alone = (model.embed(seen_with(tokens, kind)) for kind in ("both", "spectrum"))
+    own = np.square(both - alone).sum(1).mean()
+    assert own < np.square(both - np.roll(alone, 1, axis=0)).sum(1).mean()
 
 
 def test_masked_pixels_do_not_reach_the_tokens():
