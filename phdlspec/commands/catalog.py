@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a catalogue that exists")
     parser.add_argument("--chunk", type=int, default=32, help="spectra fitted and stored together (default 32)")
     parser.add_argument("--no-report", action="store_true", help="no quality page")
-    parser.add_argument("--anomaly", metavar="MODEL", help="of phdlspec vae train: how strange each spectrum is")
+    parser.add_argument("--anomaly", metavar="MODEL", help="how strange a spectrum is: lamost, or one of vae train")
     parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
     add_fit_arguments(parser, mode="fast")
 

@@ -1,9 +1,9 @@
 """Spectra explained without labels, with a scatter for every pixel: is this one like anything seen before? (ScatterVAE)
 
-  phdlspec vae train dr10/ --out lamost.safetensors
+  phdlspec vae train dr10/ --out mine.safetensors
   phdlspec vae train xp.csv.gz --out xp.safetensors                   # Gaia XP continuous coefficients
-  phdlspec vae apply lamost.safetensors new_spectra/ --out strange.fits
-  phdlspec vae check lamost.safetensors other/ --labels labels.csv --out report/
+  phdlspec vae apply lamost new_spectra/ --out strange.fits           # the shipped model of LAMOST spectra
+  phdlspec vae check lamost other/ --labels labels.csv --out report/
 
 SPECTRA are files, folders, patterns, lists of paths or packed HDF5, as for `phdlspec catalog`; XP are tables (CSV,
 ECSV, FITS, VOTable, Parquet) with source_id, bp_coefficients, bp_coefficient_errors, the same of rp, and
@@ -15,7 +15,7 @@ XP it keeps one source in ten apart. Stopped or killed, the same command goes on
 The table of `apply` has LATENTS, CHI2, RCHI2, SCATTER, ANOMALY (-log10 of the probability of the strangest sign among
 ordinary stars), ANOMALY_PCT, SIGN, WORST (the windows that deviate most) and FLAG: 1 stranger than 99% of ordinary
 stars, 2 latents outside the training set, 4 few pixels, 8 no spectrum (REASON). No draw is made: the same input gives
-the same output.
+the same output. A model of spectra serves `phdlspec catalog --anomaly` too.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 
 from phdlspec.datadriven.dataset import read_dataset
 from phdlspec.datadriven.scatter_vae.flags import VaeFlag
-from phdlspec.datadriven.scatter_vae.loading import load_spectrum_model
+from phdlspec.datadriven.scatter_vae.loading import load_spectrum_model, model_path
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import FitResult
@@ -32,9 +32,10 @@ class AnomalyJudge:
 
     @classmethod
     def of(cls, path: str | Path) -> AnomalyJudge:
-        """Of a model. Raises `UserError` where it is none of spectra."""
+        """Of a model, or the name of a shipped one. Raises `UserError` where it is none of spectra."""
         load_spectrum_model(path)
-        return cls(str(Path(path).resolve()), hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32])
+        file = model_path(path).resolve()
+        return cls(str(file), hashlib.sha256(file.read_bytes()).hexdigest()[:32])
 
     def __call__(self, spectra: Sequence[Spectrum | FitResult], results: Sequence[FitResult]) -> list[FitResult]:
         """The results with what the model says; those with a spectrum that it cannot use as they are."""

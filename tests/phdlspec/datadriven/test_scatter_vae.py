@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import phdlspec
 from phdlspec.catalog.rows import to_arrays, to_table
 from phdlspec.catalog.strangest import strangest_section
 from phdlspec.cli import main
@@ -18,6 +20,7 @@ from phdlspec.datadriven.scatter_vae.basis import principal_components, project_
 from phdlspec.datadriven.scatter_vae.calibration import HeldOut, calibrate
 from phdlspec.datadriven.scatter_vae.check import check_spectra
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
+from phdlspec.datadriven.scatter_vae.loading import model_path
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_spectra, population
 from phdlspec.datadriven.scatter_vae.score import (
@@ -31,8 +34,11 @@ from phdlspec.datadriven.scatter_vae.score import (
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import FitResult
 from phdlspec.flags import StarFlag
+from phdlspec.io import read_spectrum
 from phdlspec.labels import LabelSet
 from phdlspec.wavelength import LAMOST_WAVE
+
+EXAMPLE = Path(phdlspec.__file__).parent / "data" / "example.fits.gz"
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +275,20 @@ def test_a_model_of_xp_is_no_judge_of_spectra(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="not a model"):
         AnomalyJudge.of(tmp_path / "m.safetensors")
+
+
+def test_the_shipped_model_judges_the_bundled_example():
+    model = load_spectrum_model("lamost")
+    assert model_path("lamost").stat().st_size < 10e6
+    table = model.apply([read_spectrum(EXAMPLE)])
+    assert table["REASON"][0] == ""
+    assert 0.5 < table["RCHI2"][0] < 5.0
+
+
+def test_the_shipped_model_ranks_real_odd_spectra_high(shared_data):
+    # Of the part of DR10 that it has not seen: a damaged Hβ, and a cool star with bands.
+    odd = ("spec-59640-HD161911N490217V02_sp09-160", "spec-59636-TD062610N184524H01_sp08-172")
+    files = [shared_data / "lamost" / "dr10" / f"{name}.fits.gz" for name in odd]
+    model = load_spectrum_model("lamost")
+    assert not set(model.metadata["files"]) & {f.name for f in files}
+    assert (model.apply(files)["ANOMALY_PCT"] > 95.0).all()
