@@ -356,7 +356,7 @@ class Likelihood:
         """(y - A c) sqrt(1/D) for models (S, P): in units of the independent noise; 0 for unused pixels."""
         return (self.data.flux - flux * self.continuum(flux)) * self.weight.sqrt()
 
-    def outliers(self, flux: Tensor) -> Tensor:
+    def outliers(self, flux: Tensor, data: Observations) -> Tensor:
         """Pixels (S, P) that no noise explains, for models (S, P): cosmic rays, sky residuals, bad calibration.
 
         Pixels beyond `OUTLIER_THRESHOLD` robust standard deviations (but never less than that many of the stated
@@ -364,8 +364,8 @@ class Likelihood:
         qualify, the model is wrong rather than the pixels, and only the worst ones are given. The mask is meant to
         be fixed before a posterior is sampled, so that the likelihood stays one function of the labels.
         """
-        z = self.standardised_residuals(flux).abs()
-        used = self.weight > 0
+        used = data.ivar > 0
+        z = ((data.flux - flux * self.continuum(flux)) * data.ivar.sqrt()).abs()
         median = torch.where(used, z, torch.full_like(z, torch.nan)).nanmedian(dim=-1, keepdim=True).values
         scale = (1.4826 * median).clamp(min=1.0).nan_to_num(nan=1.0)
         z = torch.where(used, z / scale, torch.zeros_like(z))

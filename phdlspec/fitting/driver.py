@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.arms import align_arms
+from phdlspec.fitting.cleaning import impossible_pixels, unexplained_pixels, without
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.error_model import ErrorModel
@@ -134,23 +135,28 @@ def _fit_together(
     clock, first = _Clock(), members[0].spectrum
     data = observations(members, emulator.device)
     random = StarRandom(settings.seed, [member.name for member in members], emulator.device)
+    impossible = impossible_pixels(data) if settings.robust else torch.zeros_like(data.ivar, dtype=torch.bool)
+    clean = without(data, impossible)
     with clock.stage("velocity"):
-        velocities = first_velocities(data, first, settings.masks, emulator)
+        velocities = first_velocities(clean, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
     stars = known_stars([member.spectrum for member in members], settings)
     free = Coordinates.around(emulator.labels, rv, settings.resolution_width)
     coordinates = free.closed_on(fixed_values(stars, emulator.labels))
     with clock.stage("look-up"):
-        starts = first_coordinates(data, velocities, coordinates, emulator)
+        starts = first_coordinates(clean, velocities, coordinates, emulator)
     asked: tuple[StatedPrior, ...] = select_priors(settings.priors)
     known = KnownPrior.of(stars, emulator.labels, emulator.device)
     priors = (*asked, known) if known else asked
-    problem = Problem.of(emulator, data, coordinates, priors)
+    problem = Problem.of(emulator, data, coordinates, priors).without(clean)
     with clock.stage("optimise"):
+        if settings.robust:
+            clean = without(clean, unexplained_pixels(problem, starts[0], clean))
+            problem = problem.without(clean)
         rough = _first_optimum(problem, starts)
         data, arms = align_arms(problem, rough.z, data, first)
         if len(first.arms) == 2:  # what was out of line is no misfit of the model
-            problem = Problem.of(emulator, data, coordinates, priors)
+            problem = Problem.of(emulator, data, coordinates, priors).without(replace(clean, wave=data.wave))
             rough = _roughly(problem, rough.z)
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust)
         best = _best(errors.problem, rough.z, random, settings.mode)

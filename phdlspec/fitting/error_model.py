@@ -31,7 +31,7 @@ class ErrorModel:
     def of(
         cls, problem: Problem, z: Tensor, data: Observations, spectrum: Spectrum, emulator: Emulator, robust: bool
     ) -> ErrorModel:
-        """From the optima z (S, D) of a problem with the stated noise.
+        """From the optima z (S, D) of a problem with the stated noise, which may leave out pixels of `data`.
 
         spectrum : one of those that share the pixels. robust : leave out pixels that no noise explains, and add noise
         where the model misfits.
@@ -39,7 +39,7 @@ class ErrorModel:
         flux = problem.flux(z)
         outliers = torch.zeros_like(data.ivar, dtype=torch.bool)
         if robust:
-            outliers = problem.likelihood.outliers(flux) & (data.ivar > 0)
+            outliers = problem.likelihood.outliers(flux, data) & (data.ivar > 0)
             data = replace(data, ivar=torch.where(outliers, torch.zeros_like(data.ivar), data.ivar))
         continuum = problem.likelihood.continuum(flux)
         parameters = problem.coordinates.parameters(z)

@@ -113,6 +113,10 @@ class Problem:
             coordinates=self.coordinates.select(index), priors=tuple(prior.select(index) for prior in self.priors),
         )  # fmt: skip
 
+    def without(self, data: Observations) -> Problem:
+        """The same stars and pixels with other data, in which some pixels do not count."""
+        return self.with_likelihood(Likelihood.of(data, self.likelihood.blocks))
+
     def with_likelihood(self, likelihood: Likelihood) -> Problem:
         """The same stars and pixels with other noise."""
         return replace(self, likelihood=likelihood)

@@ -12,7 +12,7 @@ from torch import Tensor
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.arms import ArmShift
 from phdlspec.fitting.bounds import bounds_with_what_is_known
-from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.coordinates import RESOLUTION_BOUND, Coordinates
 from phdlspec.fitting.error_model import ErrorModel
 from phdlspec.fitting.known import KnownStar
 from phdlspec.fitting.levenberg_marquardt import Optimum
@@ -24,7 +24,7 @@ from phdlspec.fitting.refine import Refined
 from phdlspec.fitting.result import FitResult, ModelSpectrum
 from phdlspec.fitting.spectrum_alone import Alone
 from phdlspec.flags import LabelFlag, StarFlag
-from phdlspec.labels import STRUCTURE
+from phdlspec.labels import STRUCTURE, Role
 from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected
 from phdlspec.spectrum import Spectrum
 
@@ -34,6 +34,7 @@ LOW_SNR = 10.0
 POOR_RCHI2 = 3.0
 MANY_OUTLIERS = 0.03
 KEPT_DRAWS = 400
+RESOLUTION_EDGE = 0.9  # of the range of the resolving power's logarithm, beyond which it is at its bound
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class FittedStars:
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
+                StarFlag.NUISANCE_AT_BOUND: _nuisance_at_bound(coordinates, moments, label_flag),
                 StarFlag.GIVEN_DISAGREES: any(one.sigma > 3.0 for one in given),
                 StarFlag.GIVEN_UNUSED: bool(unused),
                 **_conditions_of(spectrum),
@@ -257,6 +259,16 @@ def label_flags(
 def _structure_at_bound(names: tuple[str, ...], label_flag: NDArray[np.int64]) -> bool:
     main = [names.index(name) for name in STRUCTURE]
     return bool((label_flag[main] & int(LabelFlag.AT_BOUND)).any())
+
+
+def _nuisance_at_bound(coordinates: Coordinates, moments: Moments, label_flag: NDArray[np.int64]) -> bool:
+    """True where the resolving power wants to leave its range, or the broadening is as large as the models allow."""
+    broadening = coordinates.labels.place(Role.BROADENING).start
+    upper = coordinates.labels.upper[broadening]
+    fast = moments.p84[broadening] > (1.0 - AT_BOUND) * upper and not label_flag[broadening] & LabelFlag.PRIOR_DOMINATED
+    if coordinates.resolution_width == 0:
+        return bool(fast)
+    return bool(fast or abs(moments.p50[-1]) > RESOLUTION_EDGE * RESOLUTION_BOUND)
 
 
 def _conditions_of(spectrum: Spectrum) -> dict[StarFlag, bool]:

@@ -159,10 +159,10 @@ def test_outliers_finds_spikes_and_spares_a_wrong_model(case):
     )
     data.flux[0, 400] += 0.5
     data.flux[0, 401] += 0.04
-    bad = likelihood_of(data).outliers(torch.ones(1, 1000))
+    bad = likelihood_of(data).outliers(torch.ones(1, 1000), data)
     assert bad.nonzero()[:, 1].tolist() == [400, 401]
     wrong = 1 + 0.3 * torch.sin(wave / 3)[None]
-    assert likelihood_of(data).outliers(wrong).float().mean() < 0.05
+    assert likelihood_of(data).outliers(wrong, data).float().mean() < 0.05
 
 
 def test_select_repeats_stars(case):
