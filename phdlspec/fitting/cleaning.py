@@ -1,8 +1,8 @@
 """Pixels that no star can explain, found before anything is fitted: a least-squares step would follow them.
 
-Hot and dead pixels are sharper or brighter than any spectrum can be, whatever the star. Against the look-up's entry that
-resembles the star most, what stands far above is emission or sky. These pixels are left out of velocity, look-up and
-first fit; what is an outlier in the end is decided by that fit, from all pixels (`error_model`).
+Hot and dead pixels are sharper or brighter than any spectrum can be, whatever the star. Against the look-up's entry
+that resembles the star most, what stands far above is emission or sky. These pixels are left out of velocity, look-up
+and first fit; what is an outlier in the end is decided by that fit, from all pixels (`error_model`).
 """
 
 from __future__ import annotations
