@@ -34,7 +34,7 @@ LOW_SNR = 10.0
 POOR_RCHI2 = 3.0
 MANY_OUTLIERS = 0.03
 KEPT_DRAWS = 400
-RESOLUTION_EDGE = 0.9  # of the range of the resolving power's logarithm, beyond which it is at its bound
+RESOLUTION_EDGE = 0.975  # of the range of the resolving power's logarithm, beyond which it is at its bound
 
 
 @dataclass(frozen=True)
