@@ -1,13 +1,17 @@
-"""The quality page of a catalogue: does it look like stars, and do the errors look right?"""
+"""The quality page of a catalogue: does it look like stars, and do the errors look right?
+
+One file that needs no network: a Kiel diagram, [X/Fe] of any element against [Fe/H], and errors against S/N and against
+their bounds, drawn by Bokeh, whose script is in the page. Pointing at a star shows its numbers and flags in words; a
+click opens its report, where `catalog --reports` made one.
+"""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import numpy as np
 from astropy.table import Table
@@ -15,53 +19,58 @@ from numpy.typing import NDArray
 
 from phdlspec.catalog.strangest import strangest_section
 from phdlspec.columns import ColumnRole, column_name
-from phdlspec.flags import STAR_WORDS, LabelFlag
+from phdlspec.flags import STAR_WORDS, LabelFlag, star_words
 from phdlspec.labels import ELEMENTS, abundance_name
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MOST_DRAWN = 100_000
+MOST_DRAWN = 20_000
+MAIN = ("TEFF", "LOGG", "FE_H")
+NUMBERS = (*MAIN, *(f"{name}_ERR" for name in MAIN), "RV", "SNR", "RCHI2")
+NARROW = 1.05  # axes of S/N reach at least this far about their values, else their labels would overlap
 _BAD_LABEL = int(LabelFlag.PRIOR_DOMINATED | LabelFlag.AT_BOUND)
-_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}img{width:100%}"
+_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em}"
+_HOVER = [
+    ("star", "@name"), ("Teff", "@TEFF{0} ± @TEFF_ERR{0} K"), ("log g", "@LOGG{0.00} ± @LOGG_ERR{0.00}"),
+    ("[Fe/H]", "@FE_H{0.00} ± @FE_H_ERR{0.00}"), ("RV", "@RV{0.0} km/s"), ("S/N", "@SNR{0}"),
+    ("reduced χ²", "@RCHI2{0.00}"), ("flags", "@words"),
+]  # fmt: skip
+# Shows the column that is chosen: `pairs` says which columns become which.
+_CHOOSE = """
+const data = source.data;
+for (const [to, ending] of pairs) { data[to] = data[this.value + ending]; }
+title.text = names[this.value]; source.change.emit();
+"""
+
+Array = NDArray[np.float64]
 
 
-def write_quality(table: Table, path: str | Path) -> None:
-    """Write the page for a catalogue (table of `make_catalog`); of a large one every so many-th star is drawn."""
-    path = Path(path)
-    drawn = table[:: -(-max(len(table), 1) // MOST_DRAWN)]
-    parts = [
-        f"<h1>{html.escape(path.stem)}</h1>", _counts(table),
-        "<h2>Kiel diagram</h2>", _picture(_kiel(drawn)),
-        "<h2>Abundances</h2><p>Stars without flags of their own, labels that the spectrum sets.</p>",
-        _picture(_abundances(drawn)),
-        "<h2>Errors against signal-to-noise ratio, and against their bounds</h2>", _picture(_errors(drawn)),
-        strangest_section(table),
-    ]  # fmt: skip
+def write_quality(table: Table, path: str | Path, reports: Mapping[str, str] | None = None) -> None:
+    """Write the page for a catalogue (table of `make_catalog`); of a large one every so many-th star is drawn.
+
+    reports : address of the report, relative to the page, of the stars (FILE) that have one; all of these are drawn.
+    """
+    path, reports = Path(path), reports or {}
+    every = -(-max(len(table), 1) // MOST_DRAWN)
+    files = [str(file) for file in table["FILE"]]
+    drawn = table[[i for i, file in enumerate(files) if i % every == 0 or file in reports]]
     title = html.escape(path.stem)
+    thinned = "" if len(drawn) == len(table) else f" {len(drawn)} of them are drawn."
     page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>{_scripts()}"
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{_counts(table)}"
+        f"<p>Point at a star for its numbers; the same star is marked in all diagrams.{thinned}"
+        f"{' A click opens its report.' if reports else ''}</p>{_diagrams(drawn, reports)}"
+        f"{strangest_section(table)}</body></html>"
     )
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
 
 
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+def _scripts() -> str:
+    from bokeh.resources import Resources  # heavy, and not needed with --no-report
 
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # heavy, and not needed with --no-report
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _good(table: Table) -> NDArray[np.bool_]:
-    return np.asarray(np.asarray(table["FLAG"]) == 0)
+    answer: str = Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).render()
+    return answer
 
 
 def _counts(table: Table) -> str:
@@ -73,50 +82,89 @@ def _counts(table: Table) -> str:
     return f"<p>{len(table)} stars, {int((flag == 0).sum())} without flags.</p><table>{rows}</table>"
 
 
-def _kiel(table: Table) -> Figure:
-    figure = _figure(10, 4.5)
-    good = _good(table)
-    for position, (mask, title) in enumerate(((good, "no flags"), (~good, "flagged")), start=1):
-        axes = figure.add_subplot(1, 2, position)
-        dots = axes.scatter(
-            table["TEFF"][mask], table["LOGG"][mask], c=table["FE_H"][mask], s=8, cmap="viridis", vmin=-2, vmax=0.5
-        )
-        axes.set_xlim(7600, 3900)
-        axes.set_ylim(5.2, 0.3)
-        axes.set_title(f"{title}: {int(mask.sum())}")
-        axes.set_xlabel("Teff (K)")
-        axes.set_ylabel("log g")
-    figure.colorbar(dots, label="[Fe/H]")
-    return figure
+def _numbers(table: Table, name: str) -> Array:
+    return np.ma.filled(np.ma.asarray(table[name]).astype(float), np.nan)
 
 
-def _abundances(table: Table) -> Figure:
-    figure = _figure(13, 11)
-    good = _good(table)
-    for position, element in enumerate(ELEMENTS, start=1):
+def _columns(table: Table, reports: Mapping[str, str]) -> dict[str, Any]:
+    """What is drawn or shown of each star; an abundance only where the spectrum sets it."""
+    flags = [int(flag) for flag in table["FLAG"]]
+    columns: dict[str, Any] = {name: _numbers(table, name) for name in NUMBERS}
+    names = [str(obsid) or Path(str(file)).name for obsid, file in zip(table["OBSID"], table["FILE"])]
+    columns["name"], columns["words"] = names, ["; ".join(star_words(flag)) or "none" for flag in flags]
+    columns["address"] = [reports.get(str(file), "") for file in table["FILE"]]
+    columns["alpha"] = np.where(np.array(flags) == 0, 0.8, 0.25)
+    for element in ELEMENTS:
         name = abundance_name(element)
-        axes = figure.add_subplot(5, 6, position)
-        use = good & ((np.asarray(table[column_name(name, ColumnRole.FLAG)]) & _BAD_LABEL) == 0)
-        axes.plot(table["FE_H"][use], table[name][use], ".", ms=3, alpha=0.5)
-        axes.axhline(0, color="0.7", lw=0.6)
-        axes.set_title(f"[{element}/Fe], {int(use.sum())} stars", fontsize=8)
-        axes.set_xlim(-2.6, 0.6)
-        axes.set_ylim(-0.75, 0.75)
-        axes.tick_params(labelsize=6)
-    return figure
+        set_by_it = (np.asarray(table[column_name(name, ColumnRole.FLAG)]) & _BAD_LABEL) == 0
+        columns[name] = np.where(set_by_it, _numbers(table, name), np.nan)
+    for name in (*MAIN, *map(abundance_name, ELEMENTS)):
+        for ending, role in (("_ERR", ColumnRole.ERROR), ("_CRLB", ColumnRole.BOUND)):
+            values = _numbers(table, column_name(name, role))
+            columns[name + ending] = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    return columns | {"x_fe": columns["MG_FE"], "err": columns["TEFF_ERR"], "bound": columns["TEFF_CRLB"]}
 
 
-def _errors(table: Table) -> Figure:
-    figure = _figure(13, 7)
-    good = _good(table)
-    snr = np.asarray(table["SNR"])
-    for position, name in enumerate(("TEFF", "LOGG", "FE_H", "MG_FE", "C_FE", "NI_FE"), start=1):
-        axes = figure.add_subplot(2, 3, position)
-        err, bound = (np.asarray(table[column_name(name, role)]) for role in (ColumnRole.ERROR, ColumnRole.BOUND))
-        axes.loglog(snr[good], bound[good], ".", ms=3, color="0.7", label="Cramér–Rao bound")
-        axes.loglog(snr[good], err[good], ".", ms=3, label="error")
-        ratio = np.nanmedian(err[good] / bound[good]) if good.any() else np.nan
-        axes.set_title(f"{name}: median error / bound {ratio:.2f}", fontsize=9)
-        axes.set_xlabel("S/N")
-    axes.legend(fontsize=8)
-    return figure
+def _diagrams(table: Table, reports: Mapping[str, str]) -> str:
+    """The diagrams as a script and its place."""
+    from bokeh.embed import components
+    from bokeh.layouts import column, row
+    from bokeh.models import ColumnDataSource, CustomJS
+    from bokeh.models.widgets import Select
+    from bokeh.palettes import Viridis256
+    from bokeh.transform import linear_cmap
+
+    data = _columns(table, reports)
+    source = ColumnDataSource(data)
+    colour = linear_cmap("FE_H", Viridis256, -2.0, 0.5)
+    kiel = _figure("Kiel diagram, colour: [Fe/H]; faint: flagged", "Teff (K)", "log g")
+    kiel.x_range.flipped = kiel.y_range.flipped = True
+    kiel.scatter("TEFF", "LOGG", source=source, color=colour, alpha="alpha", size=6, name="stars")
+    elements = {abundance_name(element): f"[{element}/Fe]" for element in ELEMENTS}
+    abundance = _figure(elements["MG_FE"], "[Fe/H]", "[X/Fe]")
+    abundance.scatter("FE_H", "x_fe", source=source, color=colour, alpha="alpha", size=6, name="stars")
+    errors = _figure("TEFF", "S/N", "error; grey: Cramér–Rao bound", kind="log")
+    _widen(errors, data["SNR"])
+    errors.scatter("SNR", "bound", source=source, color="#bbbbbb", size=4)
+    errors.scatter("SNR", "err", source=source, color="#1f77b4", alpha="alpha", size=6, name="stars")
+    choices = []
+    for plot, names, pairs, first in (
+        (abundance, elements, [["x_fe", ""]], "MG_FE"),
+        (errors, {name: name for name in MAIN} | elements, [["err", "_ERR"], ["bound", "_CRLB"]], "TEFF"),
+    ):
+        options: list[Any] = list(names.items())
+        choose = Select(value=first, options=options, width=120)
+        choose.js_on_change("value", CustomJS(
+            args={"source": source, "pairs": pairs, "names": names, "title": plot.title}, code=_CHOOSE
+        ))  # fmt: skip
+        choices.append(choose)
+    for plot in (kiel, abundance, errors):
+        _point_and_click(plot, source, bool(reports))
+    below = [[kiel, column(choices[0], abundance)], [column(choices[1], errors)]]
+    script, place = components(column(*(row(*line) for line in below)))
+    return f"{place}{script}"
+
+
+def _figure(title: str, x: str, y: str, kind: Literal["linear", "log"] = "linear") -> Any:
+    from bokeh.plotting import figure
+
+    return figure(
+        title=title, x_axis_label=x, y_axis_label=y, width=540, height=430, x_axis_type=kind, y_axis_type=kind,
+        tools="pan,wheel_zoom,box_zoom,reset,save,tap", active_scroll="wheel_zoom",
+    )  # fmt: skip
+
+
+def _widen(plot: Any, values: Array) -> None:
+    # An axis of values that are all equal would have no room for its labels.
+    known = values[np.isfinite(values) & (values > 0)]
+    if len(known):
+        plot.x_range.start, plot.x_range.end = float(known.min() / NARROW), float(known.max() * NARROW)
+
+
+def _point_and_click(plot: Any, source: Any, with_reports: bool) -> None:
+    from bokeh.models import CustomJS, HoverTool, TapTool
+
+    plot.add_tools(HoverTool(tooltips=_HOVER, renderers=plot.select(name="stars")))
+    if with_reports:
+        code = "const i = source.selected.indices[0]; const a = source.data['address'][i]; if (a) { window.open(a); }"
+        plot.select_one(TapTool).callback = CustomJS(args={"source": source}, code=code)

@@ -8,7 +8,8 @@
 Inputs are files, folders, patterns, text files of paths (.txt, .lst), or an HDF5 of many spectra (see
 phdlspec.catalog.inputs). Finished chunks lie in CATALOG.parts/ until all are done: stopped or killed, the same command
 with --resume goes on. A catalogue that exists is replaced with --overwrite only. A file that cannot be read or fitted
-is a row with FLAG and REASON. Beside the FITS table a quality page CATALOG.html is written.
+is a row with FLAG and REASON. Beside the FITS table a quality page CATALOG.html is written, on which one can
+point at stars; --reports flagged (all, or a number of stars) fits these again and links their reports from it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.formats import ENDINGS, write_also
 from phdlspec.catalog.quality import write_quality
+from phdlspec.commands.catalog_reports import chosen_rows, write_reports
 from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.errors import UserError
@@ -39,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a catalogue that exists")
     parser.add_argument("--chunk", type=int, default=32, help="spectra fitted and stored together (default 32)")
     parser.add_argument("--no-report", action="store_true", help="no quality page")
+    parser.add_argument("--reports", metavar="all|flagged|N",
+                        help="reports of single stars, in CATALOG.reports/, linked from the quality page")  # fmt: skip
     parser.add_argument("--anomaly", metavar="MODEL", help="how strange a spectrum is: lamost, or one of vae train")
     parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
     add_fit_arguments(parser, mode="fast")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.reports is not None and not (args.reports in ("all", "flagged") or args.reports.isdecimal()):
+        raise UserError(f"--reports {args.reports}: expected all, flagged or a number of stars")
     if args.workers < 1 or args.chunk < 1:
         raise UserError("--workers and --chunk must be at least 1")
     _check_outputs(args)
@@ -59,8 +65,11 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     for kind in args.also:
         write_also(table, args.out, kind)
+    reports: dict[str, str] = {}
+    if args.reports is not None:
+        reports = write_reports(job, table, chosen_rows(table, args.reports), sys.argv[1:])
     if not args.no_report:
-        write_quality(table, Path(args.out).with_suffix(".html"))
+        write_quality(table, Path(args.out).with_suffix(".html"), reports)
     flag = np.asarray(table["FLAG"])
     missing = int(((flag & int(StarFlag.FAILED | StarFlag.UNREADABLE)) > 0).sum())
     good = int((flag == 0).sum())

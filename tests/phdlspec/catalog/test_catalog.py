@@ -382,8 +382,10 @@ def test_the_quality_page_is_self_contained(quick, folder, toy_checkpoint, tmp_p
     table = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), progress=False)
     write_quality(table, tmp_path / "c.html")
     page = (tmp_path / "c.html").read_text()
-    assert page.count("data:image/png;base64") == 3
-    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "Bokeh.embed" in page
+    assert not re.search(r"<(script|link)[^>]*\b(src|href)=", page)  # nothing is fetched
+    for star in table[:3]:
+        assert Path(str(star["FILE"])).name in page or str(star["OBSID"]) in page
 
 
 def test_the_command(quick, folder, toy_checkpoint, tmp_path, capsys):
@@ -447,3 +449,15 @@ def test_spectra_in_memory(quick, folder, toy_emulator):
     table = phdlspec.fit_many(spectra, toy_emulator)
     assert len(table) == 3
     assert list(table["OBSID"]) == ["000", "001", "002"]
+
+
+def test_reports_of_single_stars_are_linked_from_the_page(quick, folder, toy_checkpoint, tmp_path, capsys):
+    out = tmp_path / "c.fits"
+    options = ["--emulator", str(toy_checkpoint), "--device", "cpu"]
+    assert main(["catalog", str(folder), "--out", str(out), "--reports", "2", *options]) == 0
+    pages = sorted((tmp_path / "c.reports").iterdir())
+    assert len(pages) == 2
+    text = out.with_suffix(".html").read_text()
+    assert all(f"c.reports/{page.name}" in text for page in pages)
+    assert main(["catalog", str(folder), "--out", str(tmp_path / "d.fits"), "--reports", "some", *options]) == 1
+    assert "expected all, flagged or a number" in capsys.readouterr().err
