@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,6 +31,7 @@ def learn(
     references: Iterable[LabelTable | str | Path] = (),
     settings: LearnSettings | None = None,
     solar_scale: str | None = None,
+    rename: Mapping[str, str] | None = None,
     only_clusters: Iterable[str] = (),
     match: str = "auto",
     radius_arcsec: float = 3.0,
@@ -45,6 +46,7 @@ def learn(
     wide_binaries, clusters, references : tables (`calibration.references`) or their files; the first of the
         references that has a label sets its scale, unless `settings` names another.
     settings : see `LearnSettings`. solar_scale : of reference files that do not state theirs.
+    rename : columns of the files under other names, `{"M_H": "FE_H"}`; "-" leaves one out.
     only_clusters : names of the clusters to use; all by default.
     match, radius_arcsec, id_column : how the stars are found, see `Matcher`.
 
@@ -54,14 +56,17 @@ def learn(
     members = [
         cluster
         for item in clusters
-        for cluster in ([item] if isinstance(item, ClusterTable) else read_clusters(item))
+        for cluster in ([item] if isinstance(item, ClusterTable) else read_clusters(item, rename))
     ]
     chosen = set(only_clusters)
     return learn_corrections(
         known,
-        [item if isinstance(item, PairTable) else read_pairs(item) for item in wide_binaries],
+        [item if isinstance(item, PairTable) else read_pairs(item, rename=rename) for item in wide_binaries],
         [cluster for cluster in members if not chosen or cluster.name in chosen],
-        [item if isinstance(item, LabelTable) else read_labels(item, solar_scale) for item in references],
+        [
+            item if isinstance(item, LabelTable) else read_labels(item, solar_scale, rename=rename)
+            for item in references
+        ],
         settings,
         Matcher(known, match, radius_arcsec, id_column),
         progress,

@@ -8,6 +8,7 @@ published tables of single pairs as people keep them: one row a species, columns
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from calibration.references import PairTable, Stars, refuse_duplicates
+from phdlspec.aliases import renamed
 from phdlspec.errors import UserError
 from phdlspec.labels import LABELS
 from phdlspec.solar import SYMBOLS
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 
-def read_pairs(path: str | Path, name: str | None = None) -> PairTable:
-    """Pairs of identifiers (ID_1, ID_2) or of positions, with an optional probability and known
-    differences."""
+def read_pairs(path: str | Path, name: str | None = None, rename: Mapping[str, str] | None = None) -> PairTable:
+    """Pairs of identifiers (ID_1, ID_2) or of positions, with an optional probability and known differences; `rename`
+    as for `phdlspec.aliases.renamed`."""
     path = Path(path)
-    table = read_any_table(path)
+    table = renamed(read_any_table(path), rename or {}, str(path))
     sides = [_side(table, path, number) for number in ("1", "2")]
     first, second = sides[0].ids, sides[1].ids
     if first is not None and second is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from phdlspec.columns import ColumnRole, column_name
 from phdlspec.errors import UserError
+from phdlspec.flags import usable
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.solar import SOLAR_SCALE
 from phdlspec.tables import find_column, number_column, read_any_table
@@ -91,12 +92,18 @@ class Catalog:
         if error_name not in self.table.colnames:
             raise UserError(f"{self.path}: column {name} has no {error_name} beside it")
         value, error = self.values(name).copy(), self.values(error_name)
-        bad = ~(error > 0)
-        for flag in ("FLAG", column_name(name, ColumnRole.FLAG)):
-            if flag in self.table.colnames:
-                bad |= self.values(flag) != 0
+        bad = ~(error > 0) | ~self.usable()
+        flag = column_name(name, ColumnRole.FLAG)
+        if flag in self.table.colnames:
+            bad |= self.values(flag) != 0
         value[bad] = np.nan
         return value, error
+
+    def usable(self) -> NDArray[np.bool_]:
+        """Stars (n,) whose flags forbid nothing."""
+        if "FLAG" not in self.table.colnames:
+            return np.ones(len(self), dtype=bool)
+        return usable(np.nan_to_num(self.values("FLAG"), nan=1.0).astype(np.int64))
 
     def snr(self) -> NDArray[np.float64]:
         """The signal-to-noise ratio (n,), NaN where the catalogue has none."""

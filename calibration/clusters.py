@@ -19,27 +19,36 @@ about them.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from calibration.references import ClusterTable, Stars, refuse_duplicates
 from calibration.surveys import cluster_gravity_rows, position_of_2mass, stars_of
+from phdlspec.aliases import CLUSTERS, MEMBERSHIPS, renamed
 from phdlspec.errors import UserError
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 # First dredge-up changes these, so no reference built on "one composition" constrains them in evolved stars.
 DREDGED_LABELS: tuple[str, ...] = ("C_FE", "N_FE")
 EVOLVED_LOGG = 3.6
+OCCAM_LEAST = 0.01  # the limit that OCCAM's authors use for each of their probabilities
 
 _APOGEE_FILE = re.compile(r"(?:\d+_)?([^/\s]+)/aspcapStar-[^-]+-(2M\d{8}[+-]\d{7})\.fits$")
 
 
-def read_clusters(path: str | Path) -> list[ClusterTable]:
-    """All clusters of a file, in alphabetical order; repeated lines of a star in the two lists are merged."""
+def read_clusters(path: str | Path, rename: Mapping[str, str] | None = None) -> list[ClusterTable]:
+    """All clusters of a file, in alphabetical order; repeated lines of a star in the two lists are merged.
+
+    A table may call its columns by any name that `phdlspec.aliases` knows; `rename` adds others. Of OCCAM's table
+    (Myers et al. 2022) the stars count that their velocity and proper motion make members; its probability from [Fe/H]
+    is not used, because [Fe/H] is what shall be calibrated.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file, expected a table of cluster members")
@@ -51,20 +60,33 @@ def read_clusters(path: str | Path) -> list[ClusterTable]:
         if len(first_line.split()) == 3 and first_line.startswith("2M"):
             ids, _, cluster = cluster_gravity_rows(path)
             return _from_names(ids, cluster)
-    table = read_any_table(path)
-    stars = stars_of(table, path, ("ID", "OBSID"), ("RA",), ("DEC",))
-    column = find_column(table, "CLUSTER")
+    table = renamed(read_any_table(path), rename or {}, str(path))
+    stars = stars_of(table, path)
+    column = find_column(table, *CLUSTERS)
     names = text_column(table, column) if column else np.full(len(table), path.name.split(".")[0])
-    column = find_column(table, "P_MEMBER")
-    probability = number_column(table, column, path) if column else np.ones(len(table))
+    probability = _memberships(table, path)
     clusters = []
-    for name in np.unique(names):
-        rows = np.flatnonzero(names == name)
+    for name in np.unique(names[probability > 0]):
+        rows = np.flatnonzero((names == name) & (probability > 0))
         members = stars.take(rows)
         if members.ids is not None:
             refuse_duplicates(f"{path} ({name})", "ID", members.ids)
         clusters.append(ClusterTable(str(name), members, probability[rows]))
     return clusters
+
+
+def _memberships(table: Table, path: Path) -> NDArray[np.float64]:
+    """Probability (n,) that a star is a member; 1 where the table does not say."""
+    of_occam = [find_column(table, name) for name in ("RV_PROB", "PM_PROB")]
+    if all(of_occam):
+        chances = [np.nan_to_num(number_column(table, str(name), path)) for name in of_occam]
+        return np.where(np.minimum(*chances) > OCCAM_LEAST, 1.0, 0.0)
+    column = find_column(table, *MEMBERSHIPS)
+    if column is None:
+        return np.ones(len(table))
+    probability = np.nan_to_num(number_column(table, column, path))
+    in_per_cent = column.upper() != MEMBERSHIPS[0] and 1.0 < probability.max(initial=0.0) <= 100.0
+    return probability / 100.0 if in_per_cent else probability
 
 
 def _apogee_file_rows(path: Path) -> tuple[NDArray[np.str_], NDArray[np.str_]]:

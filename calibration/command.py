@@ -21,7 +21,9 @@ from calibration.correction import check_applicable, correct
 from calibration.learning import LearnSettings
 from calibration.second_opinion import second_opinion
 from calibration.store import Calibration
+from calibration.summary import summary
 from calibration.tables import check_output, write_like
+from phdlspec.aliases import renames
 from phdlspec.errors import UserError
 
 
@@ -39,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             "schema")  # fmt: skip
     learn.add_argument("--out", required=True, type=Path, help="calibration file (JSON) to write")
     learn.add_argument("--solar-scale", help="solar scale of reference tables that do not state theirs")
+    learn.add_argument("--rename", action="append", default=[], metavar="OLD=NEW",
+                       help="a column of the tables under another name; OLD=- leaves it out")  # fmt: skip
     learn.add_argument("--anchor", help="name (file stem) of the reference that sets the scale")
     learn.add_argument("--labels", nargs="+", help="labels to calibrate (all that the references constrain)")
     learn.add_argument("--only-cluster", nargs="+", default=[], metavar="NAME", help="clusters to use (all)")
@@ -61,8 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--calibration", required=True, type=Path)
     report.add_argument("--out", required=True, type=Path, help="folder")
     report.add_argument("--diagnostics", type=Path, help="HDF5 of fits with Jacobians (docs/calibration.md)")
-
-
     report.add_argument("--second-opinion", type=Path, metavar="MODEL",
                         help="a model of phdlspec lux train: its labels of the same spectra beside ours")  # fmt: skip
     report.add_argument("--catalog", type=Path, help="for --second-opinion; by default the one calibrated")
@@ -88,6 +90,7 @@ def _learn(args: argparse.Namespace) -> int:
         references=args.reference,
         settings=LearnSettings(diffusion, exclude, args.anchor, wanted, args.seed),
         solar_scale=args.solar_scale,
+        rename=renames(args.rename),
         only_clusters=args.only_cluster,
         match=args.match,
         radius_arcsec=args.radius,
@@ -96,6 +99,7 @@ def _learn(args: argparse.Namespace) -> int:
     )
     calibration.write(args.out)
     print(f"{args.out}: {len(calibration.labels)} labels calibrated, {len(calibration.skipped)} not")
+    print(summary(calibration))
     for name, reason in calibration.skipped.items():
         print(f"  {name}: {reason}")
     return 0

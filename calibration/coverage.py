@@ -14,6 +14,7 @@ from calibration.catalog import AXES
 
 CELL = {"TEFF": 200.0, "LOGG": 0.4, "FE_H": 0.2}
 _SIZE = np.array([CELL[name] for name in AXES])
+LEAST = 3  # stars in a cell and its two neighbours on an axis
 _ORIGIN = np.array([3000.0, -1.0, -4.0])
 _SHAPE = (40, 20, 30)
 
@@ -27,8 +28,15 @@ class Coverage:
 
     @classmethod
     def of(cls, x: NDArray[Any]) -> Coverage:
-        """From the coordinates (n, 3) of the reference stars."""
-        return cls(np.unique(_cell_number(x)))
+        """From the coordinates (n, 3) of the reference stars.
+
+        A star that is alone on an axis covers nothing: it may be a fit gone wrong, and a trend needs `LEAST` stars.
+        """
+        index, supported = _cell_index(x), np.ones(len(x), dtype=bool)
+        for i, size in enumerate(_SHAPE):
+            stars = np.bincount(index[:, i], minlength=size)
+            supported &= np.convolve(stars, np.ones(3, dtype=int), "same")[index[:, i]] >= LEAST
+        return cls(np.unique(_cell_number(x[supported])))
 
     def covers_axes(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """True where on every axis by itself a reference star lies in this cell or the next; (n,)."""

@@ -149,10 +149,7 @@ def _found(name: str, rows: NDArray[Any], flagged: NDArray[Any], catalog: Catalo
 
 def _flagged(catalog: Catalog) -> NDArray[np.bool_]:
     """Stars that cannot be used: flagged or without coordinates."""
-    flagged = ~np.isfinite(catalog.coordinates().sum(axis=1))
-    if "FLAG" in catalog.table.colnames:
-        flagged |= catalog.values("FLAG") != 0
-    return np.asarray(flagged)
+    return np.asarray(~np.isfinite(catalog.coordinates().sum(axis=1)) | ~catalog.usable())
 
 
 def renumbered(matched: MatchedReferences, involved: NDArray[Any]) -> MatchedReferences:

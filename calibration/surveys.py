@@ -20,7 +20,8 @@ benchmark stars     Gaia FGK benchmark stars v3 (`e_teff`, `e_logg`; no error of
 benchmark YAML      name -> teff, logg, feh, abundances A(X); Fe of its abundances is 7.5 - [Fe/H] (a slip of
                     sign in that file) and is not used
 cluster gravities   "2MASS name, logg, cluster" without header; repeats averaged, error 0.05 dex assumed
-own schema          see `calibration.references`
+anything else       see `calibration.references`; columns by any name that `phdlspec.aliases` knows (VizieR's
+                    `e_Teff`, `[Fe/H]`, `_RAJ2000`; `feh`, `MgFe`)
 ==================  ==========================================================================================
 """
 
@@ -37,9 +38,9 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from calibration.references import LabelTable, Stars, refuse_duplicates
-from phdlspec.columns import ColumnRole, column_name
+from phdlspec.aliases import IDENTIFIERS, TWO_MASS_NAMES, label_columns, positions, renamed
 from phdlspec.errors import UserError, first_line
-from phdlspec.labels import ELEMENTS, LABELS, abundance_name
+from phdlspec.labels import ELEMENTS, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
@@ -60,7 +61,12 @@ _ABUNDANCES = ("FE_H", *map(abundance_name, ELEMENTS))
 _TWO_MASS = re.compile(r"(?:2M|J|AP)?(\d{2})(\d{2})(\d{2})(\d{1,2})([+-])(\d{2})(\d{2})(\d{2})(\d?)$")
 
 
-def read_labels(path: str | Path, solar_scale: str | None = None, name: str | None = None) -> LabelTable:
+def read_labels(
+    path: str | Path,
+    solar_scale: str | None = None,
+    name: str | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> LabelTable:
     """Read a table of reference labels of any of the forms above.
 
     Parameters
@@ -68,6 +74,7 @@ def read_labels(path: str | Path, solar_scale: str | None = None, name: str | No
     path : the file.
     solar_scale : overrides what the form or the header says.
     name : name of the set in messages and reports; the default is the file's stem.
+    rename : columns under other names, see `phdlspec.aliases.renamed`.
     """
     path = Path(path)
     name = name or path.name.split(".")[0]
@@ -75,7 +82,7 @@ def read_labels(path: str | Path, solar_scale: str | None = None, name: str | No
         return _read_benchmark_yaml(path, name, solar_scale)
     if _is_cluster_gravity_list(path):
         return _read_cluster_gravities(path, name)
-    table = read_any_table(path)
+    table = renamed(read_any_table(path), rename or {}, str(path))
     for recognises, read in _FORMS:
         if recognises(table):
             return read(table, path, name, solar_scale)
@@ -97,40 +104,33 @@ def position_of_2mass(names: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDA
     return ra, dec
 
 
-def stars_of(
-    table: Table, path: str | Path, ids: tuple[str, ...], ra: tuple[str, ...], dec: tuple[str, ...]
-) -> Stars:
-    """Identifiers and positions from the first column of each group of names that exists."""
-    id_name, ra_name, dec_name = find_column(table, *ids), find_column(table, *ra), find_column(table, *dec)
-    positions = ra_name is not None and dec_name is not None
-    if id_name is None and not positions:
+def stars_of(table: Table, path: str | Path, ids: tuple[str, ...] = IDENTIFIERS) -> Stars:
+    """Identifiers from the first of these columns that exists; positions from the table's own or its 2MASS names."""
+    id_name, where = find_column(table, *ids), str(path)
+    place = positions(table, where)
+    names = find_column(table, *TWO_MASS_NAMES)
+    if place is None and names is not None:
+        place = position_of_2mass(text_column(table, names))
+    if id_name is None and place is None:
         raise UserError(
-            f"{path}: no identifier ({', '.join(ids)}) and no position ({ra[0]}, {dec[0]}) among its columns"
+            f"{path}: no identifier ({', '.join(ids[:4])} ...) and no position (RA, DEC) among its columns; name one "
+            "with --rename OLD=ID"
         )
-    return Stars(
-        text_column(table, id_name) if id_name else None,
-        number_column(table, ra_name, path) if positions else None,  # type: ignore[arg-type]
-        number_column(table, dec_name, path) if positions else None,  # type: ignore[arg-type]
-    )
+    return Stars(text_column(table, id_name) if id_name else None, *(place or (None, None)))
 
 
 def _read_own(table: Table, path: Path, name: str, solar_scale: str | None) -> LabelTable:
-    stars = stars_of(table, path, ("ID", "OBSID"), ("RA",), ("DEC",))
+    stars = stars_of(table, path)
     if stars.ids is not None:
         refuse_duplicates(str(path), "ID", stars.ids)
     values = {}
-    for label in LABELS:
-        column = find_column(table, label.name)
-        if column is None:
-            continue
-        error_column = find_column(table, column_name(label.name, ColumnRole.ERROR))
-        if error_column is None:
-            raise UserError(f"{path}: {column} has no column of errors {label.name}_ERR beside it")
-        value, error = number_column(table, column, path), number_column(table, error_column, path)
-        flag = find_column(table, column_name(label.name, ColumnRole.FLAG))
-        if flag is not None:
-            value[_bits(table, flag, path) != 0] = np.nan
-        values[label.name] = (value, error)
+    for label, columns in label_columns(table, str(path)).items():
+        if columns.error is None:
+            raise UserError(f"{path}: {columns.value} has no column of errors {label}_ERR beside it")
+        value = number_column(table, columns.value, path)
+        if columns.flag is not None:
+            value[_bits(table, columns.flag, path) != 0] = np.nan
+        values[label] = (value, number_column(table, columns.error, path))
     header = {str(key).upper(): value for key, value in table.meta.items()}
     return LabelTable(name, stars, values, solar_scale or header.get("SOLSCALE"))
 
@@ -142,7 +142,7 @@ def _bits(table: Table, column: str, path: Path) -> NDArray[np.int64]:
 
 
 def _read_apogee(table: Table, path: Path, name: str, solar_scale: str | None) -> LabelTable:
-    stars = stars_of(table, path, ("APOGEE_ID", "SDSS4_APOGEE_ID"), ("RA",), ("DEC",))
+    stars = stars_of(table, path, ("APOGEE_ID", "SDSS4_APOGEE_ID"))
     good = np.ones(len(table), dtype=bool)
     aspcap = np.zeros(len(table), dtype=np.int64)
     flag = find_column(table, "ASPCAPFLAG")
@@ -183,13 +183,7 @@ def _first_of_each(stars: Stars, good: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def _read_galah(table: Table, path: Path, name: str, solar_scale: str | None) -> LabelTable:
-    stars = stars_of(
-        table,
-        path,
-        ("gaiadr3_source_id", "dr3_source_id", "tmass_id", "star_id", "sobject_id"),
-        ("ra", "ra_dr2"),
-        ("dec", "dec_dr2"),
-    )
+    stars = stars_of(table, path, ("gaiadr3_source_id", "dr3_source_id", "tmass_id", "star_id", "sobject_id"))
     is_dr4 = find_column(table, "snr_px_ccd3", "gaiadr3_source_id") is not None
     good = _bits(table, find_column(table, "flag_sp"), path) == 0  # type: ignore[arg-type]
     snr = find_column(table, "snr_px_ccd3", "snr_c3_iraf")
@@ -234,7 +228,7 @@ def _average_repeats(ids: NDArray[np.str_], values: NDArray[Any]) -> tuple[NDArr
 
 
 def _read_benchmark_stars(table: Table, path: Path, name: str, solar_scale: str | None) -> LabelTable:
-    stars = stars_of(table, path, ("hd", "hip"), ("ra_j2000", "ra"), ("dec_j2000", "dec"))
+    stars = stars_of(table, path, ("hd", "hip"))
     fe_h = number_column(table, "fe_h", path)
     values = {
         "TEFF": (number_column(table, "teff", path), number_column(table, "e_teff", path)),

@@ -148,10 +148,19 @@ class AtmosphereGrid:
 
     @classmethod
     def _of_folder(cls, path: Path) -> AtmosphereGrid:
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        models = [model for file in files for model in read_atmospheres(file)]
+        models: list[Atmosphere] = []
+        refused: list[UserError] = []
+        for file in sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")):
+            try:
+                models += read_atmospheres(file)
+            except UserError as error:
+                refused.append(error)
         if not models:
-            raise UserError(f"{path}: the folder holds no model atmosphere; expected Kurucz files")
+            raise refused[0] if refused else UserError(
+                f"{path}: the folder holds no model atmosphere; expected Kurucz files"
+            )
+        for reason in refused:
+            log.warning("left out: %s", reason)
         return cls.from_atmospheres(models, str(path))
 
     @classmethod

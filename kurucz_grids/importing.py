@@ -98,8 +98,7 @@ def import_grid(
     Parameters
     ----------
     source : file of arrays, or folder of spectra (see the module). out : the HDF5 file.
-    medium : "air" or "vacuum", of the source's wavelengths. resolving_power : wave / FWHM of the source's
-    spectra,
+    medium : "air" or "vacuum", of the source's wavelengths. resolving_power : wave / FWHM of the source's spectra,
         `inf` for unbroadened ones. origin : code, atmospheres and line list in words, kept in the file.
     label_table : table of labels, where `source` does not hold them.
     form : "survey" or "full". seed : of the split into training, validation and test.

@@ -11,11 +11,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import Angle
 from astropy.table import Table
+from numpy.typing import NDArray
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.labels import ELEMENTS, abundance_name, label_of, squashed
-from phdlspec.tables import find_column
+from phdlspec.tables import find_column, number_column, text_column
 
 IDENTIFIERS: tuple[str, ...] = (
     *("ID", "OBSID", "STAR_ID", "GAIADR3_SOURCE_ID", "DR3_SOURCE_ID", "SOURCE_ID", "GAIA_SOURCE_ID"),
@@ -112,15 +116,57 @@ def refuse_near(table: Table, where: str, found: Iterable[str], need_error: bool
 
 def error_of(table: Table, column: str, label: str = "") -> str | None:
     """The column of errors of a column of values, by the usual names."""
-    return find_column(table, *(form.format(name) for name in (column, label) if name for form in _ERRORS))
+    return _beside(table, column, label, _ERRORS)
 
 
 def _flag_of(table: Table, column: str, label: str) -> str | None:
-    return find_column(table, *(form.format(name) for name in (column, label) for form in _FLAGS))
+    return _beside(table, column, label, _FLAGS)
+
+
+def _beside(table: Table, column: str, label: str, forms: tuple[str, ...]) -> str | None:
+    # VizieR writes `e__Fe_H_` beside `__Fe_H_`: underscores count once.
+    there = {_once(name): str(name) for name in table.colnames}
+    wanted = (_once(form.format(name)) for name in (column, label) if name for form in forms)
+    return next((there[name] for name in wanted if name in there), None)
+
+
+def _once(name: str) -> str:
+    return re.sub(r"_+", "_", name).strip("_").lower()
+
+
+def positions(
+    table: Table, where: str, ra_names: tuple[str, ...] = RIGHT_ASCENSIONS, dec_names: tuple[str, ...] = DECLINATIONS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Right ascension and declination (n,) in degrees, None where the table has none.
+
+    Text is read as hours and degrees (`10 23 45.6`, `-05:14:07`), numbers as degrees unless their unit says hours.
+    """
+    names = find_column(table, *ra_names), find_column(table, *dec_names)
+    if names[0] is None or names[1] is None:
+        return None
+    return _angle(table, names[0], u.hourangle, where), _angle(table, names[1], u.deg, where)
+
+
+def _angle(table: Table, name: str, text_unit: u.UnitBase, where: str) -> NDArray[np.float64]:
+    column = table[name]
+    if column.dtype.kind in "fiu":
+        values = number_column(table, name, where)
+        return values * 15.0 if column.unit in (u.hourangle, u.hour) else values
+    texts = text_column(table, name)
+    known = np.flatnonzero(texts != "")
+    angles = np.full(len(texts), np.nan)
+    try:
+        angles[known] = Angle(texts[known], unit=text_unit).deg
+    except ValueError as error:
+        raise UserError(f"{where}: column {name} is no angle ({first_line(error)}), expected degrees") from error
+    return angles
 
 
 def renamed(table: Table, names: Mapping[str, str], where: str) -> Table:
-    """The table with columns renamed, `{"M_H": "FE_H"}`; "-" as the new name leaves a column out."""
+    """The table with columns renamed, `{"M_H": "FE_H"}`, and their errors and flags with them.
+
+    "-" as the new name leaves a column out.
+    """
     for old, new in names.items():
         column = find_column(table, old)
         if column is None:
@@ -131,6 +177,10 @@ def renamed(table: Table, names: Mapping[str, str], where: str) -> Table:
         taken = find_column(table, new)
         if taken is not None and taken != column:
             raise UserError(f"{where}: --rename {old}={new}: there is a column {taken} already; leave that out first")
+        for forms in (_ERRORS, _FLAGS):
+            beside = _beside(table, column, "", forms)
+            if beside is not None:
+                table.rename_column(beside, forms[0].format(new))
         table.rename_column(column, new)
     return table
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 done, 1 a mistake of input (one line on standard error), 2 a usage error."""
     argv = sys.argv[1:] if argv is None else argv
+    warnings.filterwarnings("ignore", module=r"torch(\.|$)")  # of its own future, which no user can act upon
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)
     try:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class LabelFlag(IntFlag):
     """Bits of the flag of one label; 0 is good."""
@@ -14,10 +17,11 @@ class LabelFlag(IntFlag):
     UNTRUSTED_REGION = 8
     NOT_CONVERGED = 16
     GIVEN = 32
+    NOT_MEASURED = 64
 
 
 class StarFlag(IntFlag):
-    """Bits of the flag of one star; 0 is good."""
+    """Bits of the flag of one star; 0 is good. Those in `NOTES` say something of a star that may be used."""
 
     LOW_SNR = 1
     POOR_FIT = 2
@@ -34,23 +38,28 @@ class StarFlag(IntFlag):
     GIVEN_UNUSED = 4096
     NUISANCE_AT_BOUND = 8192
     STRANGE = 32768
+    IMPERFECT_FIT = 65536
+
+
+NOTES = StarFlag.FELL_BACK | StarFlag.GIVEN_UNUSED | StarFlag.IMPERFECT_FIT
 
 
 LABEL_WORDS: dict[LabelFlag, str] = {
     LabelFlag.AT_BOUND: "at the bound of its range",
     LabelFlag.PRIOR_DOMINATED: "the spectrum says little about it: the prior sets the error",
     LabelFlag.BELOW_BOUND: "the error is below the Cramer-Rao bound: prior or bounds, not the spectrum, set it",
-    LabelFlag.UNTRUSTED_REGION: "the star is outside the range where the model is trusted",
+    LabelFlag.UNTRUSTED_REGION: "the model is not trusted for this star, or not for this label",
     LabelFlag.NOT_CONVERGED: "the fit or the sampler did not converge",
     LabelFlag.GIVEN: "given from elsewhere: fixed, or with an error",
+    LabelFlag.NOT_MEASURED: "no number: the error collapsed in a fit that did not converge or ran into a corner",
 }
 STAR_WORDS: dict[StarFlag, str] = {
     StarFlag.LOW_SNR: "low signal-to-noise ratio",
-    StarFlag.POOR_FIT: "the model does not fit the spectrum",
+    StarFlag.POOR_FIT: "the model does not fit the spectrum: it is no star of this kind, or a bad spectrum",
     StarFlag.VELOCITY_UNSURE: "no velocity stands out: a galaxy, a quasar, an early-type star or too much noise",
     StarFlag.NOT_CONVERGED: "the fit or the sampler did not converge",
     StarFlag.OUTSIDE_GRID: "Teff, logg or [Fe/H] at the edge of the models: the star lies outside them",
-    StarFlag.UNTRUSTED_REGION: "outside the range where the model is trusted (model card)",
+    StarFlag.UNTRUSTED_REGION: "outside the range where the emulator is trusted, by its own errors (phdlspec info)",
     StarFlag.MANY_OUTLIERS: "many pixels that no noise explains",
     StarFlag.FELL_BACK: "the fast posterior was unreliable and the star was sampled in full",
     StarFlag.NO_STAR: "the file's own classification is not a star",
@@ -60,7 +69,13 @@ STAR_WORDS: dict[StarFlag, str] = {
     StarFlag.GIVEN_UNUSED: "something that was given from elsewhere could not be used",
     StarFlag.NUISANCE_AT_BOUND: "resolving power or broadening at its bound: a wrong resolving power or fast rotation",
     StarFlag.STRANGE: "the spectrum is unlike 99% of those that --anomaly learned from",
+    StarFlag.IMPERFECT_FIT: "the model misses the spectrum by more than its noise, for which noise was added",
 }
+
+
+def usable(flag: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True for the stars whose flags (n,) forbid nothing: none, or `NOTES` alone."""
+    return np.asarray((np.asarray(flag, dtype=np.int64) & ~int(NOTES)) == 0)
 
 
 def label_words(flag: int) -> list[str]:

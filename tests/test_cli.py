@@ -65,3 +65,8 @@ def test_help_needs_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "phdlspec", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"phdlspec {__version__}\n"

@@ -2,19 +2,20 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 PACKAGES = "phdlspec", "kurucz_grids", "calibration"
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 _PATH = re.compile(r"`(?:python )?((?:[a-z_]+/)+[a-z_0-9]+\.py)\b")
 _NAME = re.compile(r"`((?:phdlspec|kurucz_grids|calibration)(?:\.(?!json|html|evidence)[A-Za-z_]\w*)+)")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_named_in_the_documentation_exist(page):
     for name in _PATH.findall(page.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file() or (ROOT / "phdlspec" / name).is_file(), name
@@ -39,3 +40,32 @@ def _exists(name: str) -> bool:
             found = getattr(found, attribute)
         return True
     return False
+
+
+def test_every_public_name_is_used_in_a_tutorial_that_is_run():
+    """CI runs the code cells of these pages; what they do not show has its own page or needs data."""
+    code = "".join(
+        cell
+        for page in sorted((ROOT / "docs" / "guide").glob("*.md"))
+        for cell in re.findall(r"```{code-cell}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    )
+    elsewhere = {"ages", "lux", "load_direct_synthesis", "Emulator", "Measurement", "__version__"}
+    phdlspec = importlib.import_module("phdlspec")
+    missing = [name for name in phdlspec.__all__ if name not in elsewhere and not re.search(rf"\b{name}\b", code)]
+    assert not missing
+
+
+def test_the_reference_pages_are_made_from_the_declarations(monkeypatch):
+    pytest.importorskip("myst_nb")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    declared = importlib.import_module("declared")
+    pages = {name: page() for name, page in declared.PAGES.items()}
+    sys.modules.pop("declared")
+    assert "| 2048 | `IMPERFECT_FIT` |" in pages["flags"]
+    assert "| `telluric` | 6860.0 | 6960.0 | observed |" in pages["masks"]
+    assert "`[Mg/Fe]`" in pages["labels"] or "| [Mg/Fe] |" in pages["labels"]
+    assert "usage: phdlspec calibrate learn" in pages["commands"]
+    assert ".. autofunction:: phdlspec.fit" in pages["api"]
+    assert "`_RAJ2000`" in pages["names"]
+    assert all(page.startswith("# ") for page in pages.values())

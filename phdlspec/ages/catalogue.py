@@ -22,6 +22,7 @@ from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.stars import Stars, no_photometry
 from phdlspec.columns import PARAMETER_UNITS
 from phdlspec.errors import UserError, first_line
+from phdlspec.flags import usable
 from phdlspec.tables import FITS_ENDINGS, find_column, number_column, read_any_table, text_column
 
 Array = NDArray[np.float64]
@@ -101,7 +102,8 @@ class AgeCatalogue:
         if not self.has_covariance:
             flag |= int(AgeFlag.NO_COVARIANCE)
         if self._has("FLAG"):
-            flag |= np.where(np.nan_to_num(number_column(part, "FLAG", self.path)) != 0, int(AgeFlag.LABELS_FLAGGED), 0)
+            good = usable(np.nan_to_num(number_column(part, "FLAG", self.path)).astype(np.int64))
+            flag |= np.where(good, 0, int(AgeFlag.LABELS_FLAGGED))
         used = {"FE_H": values[:, 2], "ALPHA_FE": alpha, "M_H": labels[:, 2]}
         return Stars(labels, covariance, no_photometry(len(part)), flag), used
 

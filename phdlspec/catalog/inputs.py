@@ -27,10 +27,11 @@ import numpy as np
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.io import read_spectrum
+from phdlspec.io.model_spectra import PACKED_FORMAT as FORMAT
+from phdlspec.io.model_spectra import PACKED_VERSION as VERSION
 from phdlspec.io.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import Spectrum
 
-FORMAT, VERSION = "phdlspec-spectra", 1
 SPECTRUM_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".ecsv", ".csv")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from phdlspec.catalog.strangest import strangest_section
 from phdlspec.columns import ColumnRole, column_name
-from phdlspec.flags import STAR_WORDS, LabelFlag, star_words
+from phdlspec.flags import STAR_WORDS, LabelFlag, StarFlag, star_words, usable
 from phdlspec.labels import ELEMENTS, abundance_name
 
 MOST_DRAWN = 20_000
@@ -79,7 +79,8 @@ def _counts(table: Table) -> str:
         f"<tr><td>{html.escape(text)}</td><td>{int(((flag & int(bit)) > 0).sum())}</td></tr>"
         for bit, text in STAR_WORDS.items()
     )
-    return f"<p>{len(table)} stars, {int((flag == 0).sum())} without flags.</p><table>{rows}</table>"
+    counts = f"{int(usable(flag).sum())} that may be used, {int((flag == 0).sum())} of them without any flag"
+    return f"<p>{len(table)} stars, {counts}.</p><table>{rows}</table>"
 
 
 def _numbers(table: Table, name: str) -> Array:
@@ -93,7 +94,7 @@ def _columns(table: Table, reports: Mapping[str, str]) -> dict[str, Any]:
     names = [str(obsid) or Path(str(file)).name for obsid, file in zip(table["OBSID"], table["FILE"])]
     columns["name"], columns["words"] = names, ["; ".join(star_words(flag)) or "none" for flag in flags]
     columns["address"] = [reports.get(str(file), "") for file in table["FILE"]]
-    columns["alpha"] = np.where(np.array(flags) == 0, 0.8, 0.25)
+    columns["alpha"] = _opacity(np.array(flags, dtype=np.int64))
     for element in ELEMENTS:
         name = abundance_name(element)
         set_by_it = (np.asarray(table[column_name(name, ColumnRole.FLAG)]) & _BAD_LABEL) == 0
@@ -117,7 +118,7 @@ def _diagrams(table: Table, reports: Mapping[str, str]) -> str:
     data = _columns(table, reports)
     source = ColumnDataSource(data)
     colour = linear_cmap("FE_H", Viridis256, -2.0, 0.5)
-    kiel = _figure("Kiel diagram, colour: [Fe/H]; faint: flagged", "Teff (K)", "log g")
+    kiel = _figure("Kiel diagram, colour: [Fe/H]; paler: imperfect fits; faint: flagged", "Teff (K)", "log g")
     kiel.x_range.flipped = kiel.y_range.flipped = True
     kiel.scatter("TEFF", "LOGG", source=source, color=colour, alpha="alpha", size=6, name="stars")
     elements = {abundance_name(element): f"[{element}/Fe]" for element in ELEMENTS}
@@ -143,6 +144,12 @@ def _diagrams(table: Table, reports: Mapping[str, str]) -> str:
     below = [[kiel, column(choices[0], abundance)], [column(choices[1], errors)]]
     script, place = components(column(*(row(*line) for line in below)))
     return f"{place}{script}"
+
+
+def _opacity(flags: NDArray[np.int64]) -> Array:
+    """Full for good fits, less for imperfect ones, faint for stars that may not be used; (n,)."""
+    imperfect = (flags & int(StarFlag.IMPERFECT_FIT)) > 0
+    return np.where(usable(flags), np.where(imperfect, 0.5, 0.85), 0.15)
 
 
 def _figure(title: str, x: str, y: str, kind: Literal["linear", "log"] = "linear") -> Any:

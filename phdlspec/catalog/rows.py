@@ -180,11 +180,6 @@ def _triangles_hdu(correlation: NDArray[np.int8]) -> fits.BinTableHDU:
     return triangles
 
 
-def read_catalog(path: str | Path) -> Table:
-    """The table of a FITS catalogue, its numbers left on disk until they are used."""
-    return Table.read(path, hdu="CATALOG", memmap=True, mask_invalid=False)
-
-
 def covariance(path: str, row: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Names (D,) and covariance (D, D) of one star of a FITS catalogue, correlations good to 0.004."""
     with fits.open(path) as hdus:

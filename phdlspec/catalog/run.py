@@ -26,7 +26,8 @@ from phdlspec.catalog.chunks import (
     wrong_in_chunk,
 )
 from phdlspec.catalog.job import CatalogJob, Chunk
-from phdlspec.catalog.rows import read_catalog, write_fits
+from phdlspec.catalog.reading import read_catalog
+from phdlspec.catalog.rows import write_fits
 from phdlspec.catalog.store import KEPT, ChunkStore, job_digest
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.emulator import Emulator

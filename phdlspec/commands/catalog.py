@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
-from phdlspec.catalog.formats import ENDINGS, write_also
+from phdlspec.catalog.formats import ENDINGS, NEEDS, write_also
 from phdlspec.catalog.quality import write_quality
 from phdlspec.commands.catalog_reports import chosen_rows, write_reports
 from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.errors import UserError
-from phdlspec.flags import StarFlag
+from phdlspec.flags import StarFlag, usable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
         write_quality(table, Path(args.out).with_suffix(".html"), reports)
     flag = np.asarray(table["FLAG"])
     missing = int(((flag & int(StarFlag.FAILED | StarFlag.UNREADABLE)) > 0).sum())
-    good = int((flag == 0).sum())
-    print(f"{args.out}: {len(table)} stars, {good} without flags, {missing} without a result (see REASON)")
+    good = int(usable(flag).sum())
+    print(f"{args.out}: {len(table)} stars, {good} that may be used, {missing} without a result (see REASON)")
     return 0
 
 
@@ -95,5 +95,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for path in also:
         if path.exists() and not (args.resume or args.overwrite):
             raise UserError(f"{path}: exists already; choose another --out, or add --overwrite to replace it")
-    if "parquet" in args.also and not (find_spec("pandas") and find_spec("pyarrow")):
-        raise UserError("--also parquet: needs pandas and pyarrow, which are not installed; install them first")
+    for kind in args.also:
+        if not find_spec(NEEDS[kind]):
+            raise UserError(f"--also {kind}: needs {NEEDS[kind]}, which is not installed (extra [parquet])")

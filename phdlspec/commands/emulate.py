@@ -2,45 +2,58 @@
 
   phdlspec emulate --set TEFF=5777 LOGG=4.44 FE_H=0 --out sun.fits
   phdlspec emulate --labels stars.ecsv --out spectra.h5 --resolving-power 1500
-  phdlspec emulate --set TEFF=4800 LOGG=2.5 --out giant.ecsv --plot giant.png
+  phdlspec emulate --set TEFF=4800 LOGG=2.5 RV=-37 --out giant.ecsv --plot giant.png
   phdlspec emulate --set TEFF=4800 LOGG=2.5 --out giant.fits --ab-initio --atmospheres A.npz --line-list L.npz
 
-Labels that are not given are scaled solar with a typical VMIC. The format follows from the name: .fits, .ecsv (one star
-a column) or .h5. With --ab-initio the same stars are synthesised directly and the difference is written beside.
+Labels that are not given are scaled solar with a typical VMIC. A table has a column for each label that is not, under
+its name or another usual one ([Fe/H], feh, Teff), a column RV (km/s) and a column of names (NAME, OBSID, ID) if you
+like; a column that only comes near a label (M_H) is refused: --rename M_H=FE_H. The format follows from the name:
+.fits, .ecsv or .h5; `phdlspec fit` reads the first two, `phdlspec catalog` the third, with the S/N of --snr. No noise
+is added. With --ab-initio the same stars are synthesised directly and the difference is written beside.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
-from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import NDArray
 
+from phdlspec.aliases import IDENTIFIERS, label_columns, refuse_near, renamed, renames
+from phdlspec.columns import RV
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
-from phdlspec.labels import GRID_ROLES, Role
+from phdlspec.io.model_spectra import ModelSpectra, check_ending
+from phdlspec.labels import GRID_ROLES, Role, squashed
 from phdlspec.lsf import kernel_half_width, project
+from phdlspec.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.wavelength import log_grid
+
+_RV_NAMES = (RV, "RADIAL_VELOCITY", "VRAD", "RV_KM_S")
+_AT_ONCE = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--set", nargs="+", metavar="LABEL=VALUE", help="labels of one star")
+    what.add_argument("--set", nargs="+", metavar="LABEL=VALUE", help="labels of one star, and RV (km/s)")
     what.add_argument("--labels", metavar="TABLE", help="table with a column for each label, a row for each star")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".fits, .ecsv or .h5")
+    parser.add_argument("--rename", action="append", default=[], metavar="OLD=NEW",
+                        help="a column of --labels under another name; OLD=- leaves it out")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=".fits, .ecsv or .h5")
     parser.add_argument("--emulator", metavar="CKPT", help="checkpoint of `phdlspec train` (default: the shipped one)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--resolving-power", type=float, default=1800.0, metavar="R", help="default 1800")
     parser.add_argument("--wave-min", type=float, default=3750.0, help="vacuum Å (default 3750)")
     parser.add_argument("--wave-max", type=float, default=9050.0, help="vacuum Å (default 9050)")
+    parser.add_argument("--snr", type=float, default=200.0, help="that the written errors state (default 200)")
     parser.add_argument("--plot", metavar="PNG", help="draw the spectra")
     parser.add_argument("--ab-initio", action="store_true", help="synthesise them as well and compare")
     parser.add_argument("--atmospheres", help="for --ab-initio, as in `phdlspec grid build`")
@@ -49,14 +62,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@dataclass(frozen=True)
+class _Stars:
+    """What to emulate: theta (N, L), rv (N,) in km/s, names (N,)."""
+
+    theta: NDArray[np.float64]
+    rv: NDArray[np.float64]
+    names: tuple[str, ...]
+
+
 def run(args: argparse.Namespace) -> int:
+    """Emulate, write, and say what was done."""
     if not args.resolving_power >= MIN_RESOLVING_POWER:
         raise UserError(f"--resolving-power {args.resolving_power:g}: expected at least {MIN_RESOLVING_POWER:.0f}")
+    if not 0.0 < args.snr < np.inf:
+        raise UserError(f"--snr {args.snr:g}: expected a positive number")
+    check_ending(args.out)
     if args.plot:
         _make_folder(args.plot)
     emulator = load_emulator(args.emulator, args.device, args.resolving_power)
+    emulator.wave = _pixels(args, emulator)
+    stars = _one_star(args.set, emulator) if args.set else _of_table(args.labels, renames(args.rename), emulator)
+    flux = _emulated(emulator, stars)
+    direct = _ab_initio(args, emulator, stars) if args.ab_initio else None
+    if args.plot:
+        _plot(args.plot, emulator.wave, flux, direct)
+    _spectra(emulator, stars, flux, direct, args.snr).write(args.out)
+    print(f"{args.out}: {len(flux)} spectra at R = {args.resolving_power:g}, {args.wave_min:g}-{args.wave_max:g} Å")
+    outside = int((~emulator.trusted(stars.theta)).sum())
+    if outside:
+        reason = emulator.distrust or "they lie outside the range where the emulator is trusted (phdlspec info)"
+        print(f"  ! {outside} of them are not to be trusted: {reason}")
+    if direct is not None:
+        for name, row in zip(stars.names, flux - direct):
+            rms, most = np.sqrt((row**2).mean()), np.abs(row).max()
+            print(f"  {name}: emulator minus ab initio, rms {rms:.1e}, most {most:.1e}")
+    return 0
+
+
+def _pixels(args: argparse.Namespace, emulator: Emulator) -> NDArray[np.float64]:
+    """2.5 pixels for a resolution element, where the kernel of none leaves the native grid."""
     native = emulator.native
-    # The kernel of a pixel must not leave the native grid.
     margin = 1.0 + max(0.003, native.dlnlam * kernel_half_width(native, args.resolving_power))
     low, high = native.wave0 * margin, native.wave[-1] / margin
     if not low <= args.wave_min < args.wave_max <= high:
@@ -64,105 +110,95 @@ def run(args: argparse.Namespace) -> int:
             f"--wave-min {args.wave_min:g} and --wave-max {args.wave_max:g} must be increasing and lie within "
             f"{low:.0f}-{high:.0f} Å"
         )
-    # 2.5 pixels for a resolution element.
-    emulator.wave = log_grid(args.wave_min, args.wave_max, 1.0 / (2.5 * args.resolving_power))
-    theta = _labels(args, emulator)
-    flux = torch.cat([emulator.flux(part) for part in np.array_split(theta, -(-len(theta) // 256))]).cpu().numpy()
-    direct = _ab_initio(args, emulator, theta) if args.ab_initio else None
-    if args.plot:
-        _plot(args.plot, emulator.wave, flux, direct)
-    _write(args.out, emulator, theta, flux, direct)
-    print(f"{args.out}: {len(flux)} spectra at R = {args.resolving_power:g}, {args.wave_min:g}-{args.wave_max:g} Å")
-    outside = int((~emulator.trusted(theta)).sum())
-    if outside:
-        print(f"  ! {outside} of them lie outside the range where the model is trusted (model card)")
-    if direct is not None:
-        for i, row in enumerate(flux - direct):
-            rms, most = np.sqrt((row**2).mean()), np.abs(row).max()
-            print(f"  star {i}: emulator minus ab initio, rms {rms:.1e}, most {most:.1e}")
-    return 0
+    return log_grid(args.wave_min, args.wave_max, 1.0 / (2.5 * args.resolving_power))
 
 
-def _labels(args: argparse.Namespace, emulator: Emulator) -> np.ndarray:
-    if args.set:
-        values = {}
-        for item in args.set:
-            name, _, text = item.partition("=")
-            try:
-                values[name.upper()] = float(text)
-            except ValueError as error:
-                raise UserError(f"--set {item}: expected LABEL=VALUE with a number") from error
-        return emulator.labels.complete(values)[None]
-    try:
-        table = Table.read(args.labels)
-    except Exception as error:
-        raise UserError(f"{args.labels}: cannot be read as a table ({first_line(error)})") from error
-    names = [name for name in table.colnames if name.upper() in emulator.labels]
-    if not names or not len(table):
-        raise UserError(f"{args.labels}: no column is named as a label (TEFF, LOGG, FE_H, MG_FE ...)")
-    columns = {}
-    for name in names:
+def _one_star(items: list[str], emulator: Emulator) -> _Stars:
+    values: dict[str, float] = {}
+    for item in items:
+        name, _, text = item.partition("=")
         try:
-            column = np.ma.filled(np.ma.asarray(table[name]).astype(float), np.nan).reshape(len(table))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{args.labels}: the column {name} does not hold one number a row") from error
-        columns[name.upper()] = column
-    return np.stack([emulator.labels.complete({n: v[i] for n, v in columns.items()}) for i in range(len(table))])
+            values[name] = float(text)
+        except ValueError as error:
+            raise UserError(f"--set {item}: expected LABEL=VALUE with a number") from error
+    rv = next((values.pop(name) for name in list(values) if squashed(name) in map(squashed, _RV_NAMES)), 0.0)
+    return _Stars(_checked(emulator.labels.complete(values)[None], emulator), _velocities(np.array([rv])), ("star 0",))
 
 
-def _ab_initio(args: argparse.Namespace, emulator: Emulator, theta: np.ndarray) -> np.ndarray:
+def _of_table(path: str, names: dict[str, str], emulator: Emulator) -> _Stars:
+    table = renamed(read_any_table(path), names, path)
+    found = label_columns(table, path)
+    refuse_near(table, path, found, need_error=False)
+    if not found or not len(table):
+        raise UserError(f"{path}: no column is named as a label (TEFF, LOGG, FE_H, MG_FE ...), or there is no row")
+    values = {label: _numbers(table, columns.value, path) for label, columns in found.items()}
+    rows = [emulator.labels.complete({n: float(v[i]) for n, v in values.items()}) for i in range(len(table))]
+    velocity, name = find_column(table, *_RV_NAMES), find_column(table, "NAME", *IDENTIFIERS)
+    rv = np.zeros(len(table)) if velocity is None else _numbers(table, velocity, path)
+    called = [f"star {i}" for i in range(len(table))] if name is None else text_column(table, name)
+    return _Stars(_checked(np.stack(rows), emulator), _velocities(rv), tuple(map(str, called)))
+
+
+def _numbers(table: Table, column: str, path: str) -> NDArray[np.float64]:
+    if table[column].ndim != 1:
+        raise UserError(f"{path}: the column {column} does not hold one number a row")
+    return number_column(table, column, path)
+
+
+def _checked(theta: NDArray[np.float64], emulator: Emulator) -> NDArray[np.float64]:
+    """The labels; `UserError` where one lies outside the emulator's range."""
+    for label, values, low, high in zip(emulator.labels, theta.T, emulator.labels.lower, emulator.labels.upper):
+        bad = ~((values >= low) & (values <= high))
+        if bad.any():
+            raise UserError(
+                f"{label.name} = {values[bad][0]:g} is outside the emulator's range {low:g} to {high:g} "
+                f"{label.unit}".rstrip()
+            )
+    return theta
+
+
+def _velocities(rv: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not (np.abs(rv) <= 1000.0).all():
+        raise UserError(f"RV = {rv[~(np.abs(rv) <= 1000.0)][0]:g}: expected -1000 to 1000 km/s")
+    return rv
+
+
+def _emulated(emulator: Emulator, stars: _Stars) -> NDArray[np.float32]:
+    wave = torch.as_tensor(emulator.wave, device=emulator.device)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(stars.theta), _AT_ONCE):
+            rows = slice(start, start + _AT_ONCE)
+            theta, rv = (torch.as_tensor(x[rows], dtype=torch.float32, device=emulator.device)
+                         for x in (stars.theta, stars.rv))  # fmt: skip
+            parts.append(emulator.observe(theta, wave, emulator.resolving_power, rv).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _ab_initio(args: argparse.Namespace, emulator: Emulator, stars: _Stars) -> NDArray[np.float32]:
     direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     of_grid, broadening = emulator.labels.place(*GRID_ROLES), emulator.labels.place(Role.BROADENING)
+    wave, power = emulator.wave, emulator.resolving_power
     rows = []
-    for row in theta:
+    for row, rv in zip(stars.theta, stars.rv):
         native, vbroad = direct.native_flux(row[of_grid], emulator.native), torch.as_tensor(row[broadening])
-        rows.append(project(native[None], emulator.native, emulator.wave, emulator.resolving_power, vbroad)[0].numpy())
-    return np.stack(rows)
+        rows.append(project(native[None], emulator.native, wave, power, vbroad, torch.tensor([rv]))[0].numpy())
+    return np.stack(rows).astype(np.float32)
 
 
-def _write(out: str, emulator: Emulator, theta: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
-    path = Path(out)
-    meta = {
-        "medium": "vacuum", "resolving_power": emulator.resolving_power, "checkpoint": emulator.checkpoint_hash,
-        "solar_scale": emulator.metadata["solar_scale"],
+def _spectra(
+    emulator: Emulator, stars: _Stars, flux: NDArray[np.float32], direct: NDArray[np.float32] | None, snr: float
+) -> ModelSpectra:
+    labels = Table(stars.theta, names=emulator.labels.names, units=[label.unit or None for label in emulator.labels])
+    labels[RV] = stars.rv
+    labels[RV].unit = "km/s"
+    header = {
+        "MEDIUM": "vacuum", "RESPOWER": emulator.resolving_power, "EMUHASH": emulator.checkpoint_hash[:16],
+        "SOLSCALE": emulator.metadata["solar_scale"],
     }  # fmt: skip
-    labels = Table(theta, names=emulator.labels.names)
-    temporary = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        if path.suffix in (".h5", ".hdf5"):
-            with h5py.File(temporary, "w") as file:
-                file.attrs.update(meta)
-                file["wave"], file["flux"], file["labels"] = emulator.wave, flux, theta
-                file["label_names"] = [name.encode() for name in emulator.labels.names]
-                if direct is not None:
-                    file["ab_initio"] = direct
-        elif path.suffix == ".ecsv":
-            stars = [dict(zip(labels.colnames, map(float, row))) for row in theta]
-            table = Table({"wave": emulator.wave}, meta={**meta, "labels": stars})
-            table["wave"].unit = "Angstrom"
-            for i, row in enumerate(flux):
-                table[f"flux_{i}" if len(flux) > 1 else "flux"] = row
-                if direct is not None:
-                    table[f"ab_initio_{i}" if len(flux) > 1 else "ab_initio"] = direct[i]
-            table.write(temporary, format="ascii.ecsv", overwrite=True)
-        elif path.name.endswith((".fits", ".fits.gz")):
-            header = fits.Header({"MEDIUM": "vacuum", "RESPOWER": meta["resolving_power"]})
-            header["EMUHASH"] = emulator.checkpoint_hash[:16]
-            spectra = Table({"WAVE": emulator.wave})
-            spectra["WAVE"].unit = "Angstrom"
-            hdus = [fits.PrimaryHDU(header=header), fits.table_to_hdu(spectra), fits.table_to_hdu(labels)]
-            hdus[1].name, hdus[2].name = "WAVELENGTH", "LABELS"
-            hdus.append(fits.ImageHDU(flux, name="FLUX"))
-            if direct is not None:
-                hdus.append(fits.ImageHDU(direct, name="AB_INITIO"))
-            fits.HDUList(hdus).writeto(temporary, overwrite=True)
-        else:
-            raise UserError(f"{path}: unknown format, expected a name that ends in .fits, .ecsv or .h5")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    if len(stars.names) == 1:
+        header["OBJECT"] = stars.names[0]
+    return ModelSpectra(emulator.wave, flux, stars.names, labels, 1.0 / snr, header, direct)
 
 
 def _make_folder(path: str) -> None:
@@ -172,7 +208,7 @@ def _make_folder(path: str) -> None:
         raise UserError(f"{path}: its folder cannot be made ({error.strerror}); choose another --plot") from error
 
 
-def _plot(path: str, wave: np.ndarray, flux: np.ndarray, direct: np.ndarray | None) -> None:
+def _plot(path: str, wave: NDArray[np.float64], flux: NDArray[np.float32], direct: NDArray[np.float32] | None) -> None:
     from matplotlib.figure import Figure  # heavy, and needed for --plot alone
 
     figure = Figure(figsize=(13, 5), layout="constrained")

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--refine", action="store_true", help="end the fit on ab initio spectra and derivatives")
     parser.add_argument("--atmospheres", help="for --verify and --refine, as in `phdlspec grid build`")
     parser.add_argument(
-        "--line-list", action="append", metavar="PATH",
-        help="for --verify and --refine, as in `phdlspec grid build`; once for each file or folder",
+        "--line-list", nargs="+", action="extend", metavar="PATH",
+        help="for --verify and --refine, files and folders, as in `phdlspec grid build`",
     )  # fmt: skip
     add_fit_arguments(parser, mode="full")
 
@@ -68,7 +68,8 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
     parser.add_argument("--known", metavar="TABLE",
                         help="what is known of each star, by OBSID, FILE or position: <LABEL>, <LABEL>_ERR, or "
                         "PARALLAX, PARALLAX_ERR (mas), magnitudes G, BP, RP, KS and AV")  # fmt: skip
-    parser.add_argument("--resolving-power", metavar="R", help="number, or a table with wave and resolving_power")
+    parser.add_argument("--resolving-power", metavar="R",
+                        help="number, survey (LAMOST, DESI, SDSS) or table with wave, resolving_power")  # fmt: skip
     parser.add_argument("--resolution-width", type=float, default=0.1, metavar="SIGMA",
                         help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.1)")  # fmt: skip
     parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not say it")

@@ -1,41 +1,67 @@
-"""Say what is installed, and what made a checkpoint, a grid or a catalogue.
+"""Say what is installed, and what a file is and what made it.
 
   phdlspec info                    versions, devices, the shipped emulator
-  phdlspec info FILE               a checkpoint, a grid, a catalogue or a fit
+  phdlspec info FILE               whatever the package writes or reads
+
+FILE is a checkpoint, another model (lux, vae, desa), a grid, a catalogue (FITS, HDF5, Parquet), what is being made
+(.parts, .training), a fit (.ecsv, .h5, .html), a calibration and its evidence, a table of ages or labels, model
+spectra, a page, or a spectrum.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import torch
 from astropy.io import fits
+from astropy.table import Table
+from safetensors import SafetensorError, safe_open
 
+from phdlspec.catalog.formats import ENDINGS
+from phdlspec.catalog.formats import TABLE as CATALOG_TABLE
+from phdlspec.catalog.reading import read_catalog
 from phdlspec.default_emulator import load_emulator
+from phdlspec.emulator.checkpoint import FORMAT as EMULATOR_FORMAT
 from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.emulator.trust import distrust
 from phdlspec.errors import UserError, first_line
+from phdlspec.flags import star_words, usable
 from phdlspec.gridfile import Grid
 from phdlspec.gridfile.parts import Parts
-from phdlspec.io.fits_files import DAMAGED
-from phdlspec.products import FORMAT
+from phdlspec.io import read_spectrum, reading
+from phdlspec.io.fits_files import DAMAGED, open_fits
+from phdlspec.io.model_spectra import PACKED_FORMAT
+from phdlspec.products import FORMAT as FIT_FORMAT
+from phdlspec.products import read_hdf5
 from phdlspec.provenance import versions
+from phdlspec.tables import read_any_table
+
+_LONGEST = 300  # characters of a value
+_CALIBRATION = "phdlspec-calibration"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", metavar="FILE", help="checkpoint, grid, catalogue or fit")
+    """Declare the options."""
+    parser.add_argument("file", nargs="?", metavar="FILE", help="anything that phdlspec writes, or a spectrum")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.file is None:
-        print(installation())
-    else:
-        print(describe(Path(args.file)))
+    """Print it."""
+    print(_printable(installation() if args.file is None else describe(Path(args.file))))
     return 0
+
+
+def _printable(text: str) -> str:
+    # What files say must not steer the terminal.
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def installation() -> str:
@@ -45,27 +71,31 @@ def installation() -> str:
     lines += [f"{'GPU':12s}{gpu}", f"{'threads':12s}{torch.get_num_threads()}"]
     try:
         emulator = load_emulator(device="cpu")
-        lines.append(_checkpoint(emulator.metadata, emulator.checkpoint_hash))
+        lines.append(_emulator(emulator.metadata, emulator.checkpoint_hash))
     except UserError as error:
         lines.append(str(error))
     return "\n".join(lines)
 
 
 def describe(path: Path) -> str:
-    """What a file is and what made it."""
+    """What a file is and what made it. Raises `UserError` where it is nothing that the package knows, or damaged."""
     if Parts(path).exists():  # a grid in the making: its file is made last
         return _grid(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
-    if h5py.is_hdf5(path) or path.name.lower().endswith((".h5", ".hdf5")):
-        return _hdf5(path)
-    if path.name.lower().endswith((".fits", ".fits.gz")):
-        return _catalogue(path)
-    checkpoint = load_checkpoint(path)
-    return _checkpoint(checkpoint.metadata, checkpoint.sha256)
+    if path.is_dir():
+        return _folder(path)
+    name = path.name.lower()
+    form = next((form for ending, form in _BY_ENDING.items() if name.endswith(ending)), None)
+    if form is None:
+        form = _hdf5 if h5py.is_hdf5(path) else _other
+    return form(path)
 
 
-def _checkpoint(metadata: Mapping[str, Any], sha256: str) -> str:
+# --- models ----------------------------------------------------------------------------------------------------
+
+
+def _emulator(metadata: Mapping[str, Any], sha256: str) -> str:
     training, validation = metadata["training"], metadata["validation"]
     derivatives = " ".join(f"{n} {100 * e:.0f}" for n, e in validation["derivative_error_median"].items())
     return "\n".join(
@@ -77,22 +107,66 @@ def _checkpoint(metadata: Mapping[str, Any], sha256: str) -> str:
             f"validation  {validation['models']} models: flux rms {validation['flux_rms_median']:.1e} (median), "
             f"{validation['flux_rms_p95']:.1e} (95%)",
             f"            derivatives, per cent: {derivatives}",
-            f"trusted     {metadata['trusted']}",
+            f"trusted     {_where_trusted(metadata)}",
         ]
     )
+
+
+def _where_trusted(metadata: Mapping[str, Any]) -> str:
+    reason = distrust(metadata["validation"])
+    if reason:
+        return f"nowhere: {reason}"
+    return ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in metadata["trusted"].items())
+
+
+def _safetensors(path: Path) -> str:
+    try:
+        with safe_open(path, framework="pt") as file:
+            headers = [json.loads(text) for text in (file.metadata() or {}).values() if text.startswith("{")]
+            n_tensors = len(list(file.keys()))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a checkpoint, or a damaged one ({first_line(error)})") from error
+    header = next((item for item in headers if isinstance(item, dict)), {})
+    if header.get("format") == EMULATOR_FORMAT:
+        checkpoint = load_checkpoint(path)
+        return _emulator(checkpoint.metadata, checkpoint.sha256)
+    kind = str(header.get("format", "")).removeprefix("phdlspec-")
+    if not kind:
+        raise UserError(f"{path}: safetensors, but no model of phdlspec")
+    return "\n".join([f"model of phdlspec {kind}, {n_tensors} arrays", *_values(_flat(header), skip=("format",))])
+
+
+def _training(path: Path) -> str:
+    return f"state of a training that was stopped: `phdlspec train GRID --out {path.with_suffix('').name}` goes on"
+
+
+# --- HDF5 ------------------------------------------------------------------------------------------------------
 
 
 def _hdf5(path: Path) -> str:
     try:
         with h5py.File(path) as file:
-            attrs = dict(file.attrs)
-        if attrs.get("format") != FORMAT:
-            return _grid(path)
-        made = json.loads(attrs["provenance"])
-        lines = [f"fit of {attrs['file']}, {attrs['mode']}"]
+            attrs, names = dict(file.attrs), set(file)
+            shape = file["flux"].shape if "flux" in file else (0, 0)
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: damaged, half-written or not HDF5 ({first_line(error)}); make it again") from error
-    return "\n".join([*lines, *(f"{key:16s}{value}" for key, value in made.items())])
+    kind = attrs.get("format")
+    if kind == FIT_FORMAT:
+        return _fit(path)
+    if kind == PACKED_FORMAT:
+        text = f"{shape[0]} spectra of {shape[1]} pixels in one file, for phdlspec catalog and fit ('{path.name}[0]')"
+        return "\n".join([text, *_values(attrs, skip=("format", "arms"))])
+    return _catalogue(path) if CATALOG_TABLE in names else _grid(path)
+
+
+def _fit(path: Path) -> str:
+    values, made = read_hdf5(path)
+    return _of_fit(values["path"], values["mode"], values["flag"], values["reason"], made)
+
+
+def _of_fit(file: str, mode: str, flag: int, reason: str, made: Mapping[str, Any]) -> str:
+    told = [f"no result: {reason}"] if reason else [f"flag {flag}: {words}" for words in star_words(flag)]
+    return "\n".join([f"fit of {file}, {mode}", *told, *_values(made)])
 
 
 def _grid(path: Path) -> str:
@@ -101,13 +175,158 @@ def _grid(path: Path) -> str:
     return "\n".join([*lines, *(f"{key:24s}{value}" for key, value in grid.attrs.items())])
 
 
+# --- tables ----------------------------------------------------------------------------------------------------
+
+
 def _catalogue(path: Path) -> str:
+    table = read_catalog(path)
+    lines = [f"catalogue of {len(table)} stars"]
+    if "FLAG" in table.colnames:
+        flag = np.asarray(table["FLAG"])
+        lines[0] += f", {int(usable(flag).sum())} that may be used, {int((flag == 0).sum())} without any flag"
+    if "CALIBID" in table.meta:
+        lines.append("calibrated: values before stand in the columns _RAW")
+    keys = ("EMUHASH", "SOLSCALE", "SEED", "CALIBID")
+    lines += [f"{key:12s}{table.meta[key]}" for key in keys if key in table.meta]
+    return "\n".join([*lines, *map(str, np.atleast_1d(table.meta.get("HISTORY", [])))])
+
+
+def _fits(path: Path) -> str:
     try:
-        header = fits.getheader(path, "CATALOG")
+        with open_fits(path) as hdus:
+            names = {unit.name.upper(): unit for unit in hdus}
+            columns = {name for unit in hdus if isinstance(unit, fits.BinTableHDU) for name in unit.columns.names}
+            header = {**hdus[0].header, **(hdus[1].header if len(hdus) > 1 else {})}
+            rows = hdus[1].header.get("NAXIS2", 0) if len(hdus) > 1 else 0
     except DAMAGED as error:
-        raise UserError(
-            f"{path}: no catalogue of phdlspec, or a damaged one ({first_line(error)}); expected the extension CATALOG"
-        ) from error
-    lines = [f"catalogue of {header['NAXIS2']} stars"]
-    lines += [f"{key:12s}{header[key]}" for key in ("EMUHASH", "SOLSCALE", "SEED", "CALIBID") if key in header]
-    return "\n".join([*lines, *(str(line) for line in header["HISTORY"])])
+        raise UserError(f"{path}: damaged or half-written ({first_line(error)}); make it again") from error
+    if "CATALOG" in names:
+        return _catalogue(path)
+    keys = ("EMUHASH", "SOLSCALE", "RESPOWER", "MEDIUM", "LABELS", "ISOCHRON", "OBJECT")
+    told = _values({key: header[key] for key in keys if key in header})
+    if "SPECTRUM" in names or "SPECTRA" in names:
+        return "\n".join([f"{rows if 'SPECTRA' in names else 1} model spectra of phdlspec emulate", *told])
+    if {"AGE", "AGE_FLAG"} <= columns:
+        return "\n".join([f"ages of {rows} stars, of phdlspec ages", *told])
+    if {"DATUM", "FITTED", "HELD_OUT"} <= columns:
+        return f"evidence of a calibration: {rows} comparisons of stars, which the report draws"
+    if {"LATENTS", "FLAG"} <= columns:
+        return "\n".join([f"labels of {rows} spectra, of a model learned from data", *told])
+    return _spectrum(path)
+
+
+def _ecsv(path: Path) -> str:
+    table = read_any_table(path)
+    meta, columns = dict(table.meta), set(table.colnames)
+    if {"label", "value", "crlb"} <= columns:
+        made = {k: v for k, v in meta.items() if k in ("versions", "checkpoint", "configuration", "command", "date")}
+        told = (str(meta.get("file")), str(meta.get("mode")), int(meta.get("flag", 0)), str(meta.get("reason") or ""))
+        return _of_fit(*told, made)
+    if "labels" in meta and "wave" in columns:
+        return "\n".join(["model spectra of phdlspec emulate", *_values(meta, skip=("labels",))])
+    if {"AGE", "AGE_FLAG"} <= columns:
+        return "\n".join([f"ages of {len(table)} stars, of phdlspec ages", *_values(meta)])
+    if {"TEFF", "FLAG", "CHI2"} <= columns or "CALIBID" in meta:
+        return _of_table("catalogue", table)
+    return _spectrum(path, table)
+
+
+def _of_table(what: str, table: Table) -> str:
+    return "\n".join([f"{what} of {len(table)} rows", *_values(table.meta)])
+
+
+def _spectrum(path: Path, table: Table | None = None) -> str:
+    try:
+        with reading(str(path)):
+            spectrum = read_spectrum(path)
+    except UserError as error:
+        if table is not None:
+            return _of_table("table", table) + "\n" + f"columns     {' '.join(table.colnames)}"
+        raise UserError(f"{path}: no product of phdlspec, and no spectrum either: {error}") from error
+    kept = {key: value for key, value in spectrum.meta.items() if key not in ("WARNINGS", "SNR")}
+    warnings = [f"  ! {text}" for text in spectrum.warnings]
+    return "\n".join([repr(spectrum).strip("<>"), *warnings, *_values(kept)])
+
+
+# --- the rest --------------------------------------------------------------------------------------------------
+
+
+def _json(path: Path) -> str:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
+    if not isinstance(content, dict) or content.get("format") != _CALIBRATION:
+        raise UserError(f"{path}: JSON, but no calibration of phdlspec (format {_CALIBRATION!r} expected)")
+    labels, skipped = content.get("labels"), content.get("skipped")
+    lines = [f"calibration of {len(labels or ())} labels: {' '.join(map(str, labels or ()))}"]
+    lines += [f"not calibrated: {name}, {reason}" for name, reason in (skipped or {}).items()]
+    lines += _values(content, skip=("format", "labels", "skipped", "basis", "references"))
+    for item in content.get("references") or ():
+        if isinstance(item, dict):
+            told = ", ".join(f"{k} {v}" for k, v in item.items() if k != "name" and v)
+            lines.append(f"{'reference':16s}{item.get('name')}: {told}")
+    return "\n".join(lines)
+
+
+def _html(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")[:200_000]
+    title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
+    heads = [_plain(head) for head in re.findall(r"<h2[^>]*>(.*?)</h2>", text, re.DOTALL)]
+    if title is None:
+        raise UserError(f"{path}: HTML without a title, no page of phdlspec")
+    return "\n".join([f"page: {html.unescape(title[1])}", *(f"  {head}" for head in heads), "open it in a browser"])
+
+
+def _plain(text: str) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", text))
+
+
+def _folder(path: Path) -> str:
+    job, chunks = path / "job.json", list(path.glob("chunk_*.npz"))
+    if not job.is_file():
+        raise UserError(f"{path}: is a folder, expected a file, or the .parts of what is being made")
+    try:
+        made_of = json.loads(job.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{job}: damaged ({first_line(error)})") from error
+    what = f"catalogue in the making: {len(chunks)} chunks are done; the same command with --resume goes on"
+    return "\n".join([what, *_values(made_of if isinstance(made_of, dict) else {})])
+
+
+def _other(path: Path) -> str:
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError, ValueError):
+        return _spectrum(path)
+    return _safetensors(path)
+
+
+def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a nested description what is a number or a word, one level deep."""
+    found: dict[str, Any] = {}
+    for key, value in header.items():
+        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {key: value for key, value in found.items() if isinstance(value, (str, int, float, bool))}
+
+
+def _values(values: Mapping[str, Any], skip: Iterable[str] = ()) -> list[str]:
+    left_out = set(skip)
+    return [f"{key!s:16s}{_short(value)}" for key, value in values.items() if key not in left_out]
+
+
+def _short(value: Any) -> str:
+    try:
+        text = " ".join(str(value).split())
+    except RecursionError:
+        return "..."
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+_BY_ENDING: dict[str, Callable[[Path], str]] = {
+    **dict.fromkeys((".fits", ".fits.gz", ".fit", ".fit.gz"), _fits),
+    **dict.fromkeys((".hdf5", ENDINGS["hdf5"]), _hdf5),
+    ENDINGS["parquet"]: _catalogue, ".ecsv": _ecsv, ".safetensors": _safetensors, ".json": _json, ".html": _html,
+    ".training": _training,
+}  # fmt: skip

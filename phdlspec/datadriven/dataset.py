@@ -28,11 +28,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from phdlspec.catalog.inputs import FORMAT, VERSION, expand_inputs, read_reference
+from phdlspec.catalog.inputs import expand_inputs, read_reference
 from phdlspec.datadriven.label_table import MATCH_ARCSEC, LabelInfo, LabelTable, match, read_label_table
 from phdlspec.datadriven.rest_frame import PhysicsFit, at_rest, normalised, read_physics_fit, velocity_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
+from phdlspec.io.model_spectra import PACKED_FORMAT, PACKED_VERSION
 from phdlspec.spectrum import Spectrum
 
 LEAST_COVER = 0.5  # of the grid that a spectrum must have
@@ -105,7 +106,8 @@ class Dataset:
     def write(self, path: str | Path) -> None:
         """Write it as a packed HDF5."""
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs.update(format=FORMAT, version=VERSION, survey="", arms=np.array([[self.wave[0], self.wave[-1]]]))
+            arms = np.array([[self.wave[0], self.wave[-1]]])
+            file.attrs.update(format=PACKED_FORMAT, version=PACKED_VERSION, survey="", arms=arms)
             file["wave"] = self.wave
             file["resolving_power"] = self.resolving_power.astype(np.float32)
             for name, rows in (("flux", self.flux), ("ivar", self.ivar), ("mask", (self.ivar <= 0).astype(np.uint8))):

@@ -16,6 +16,7 @@ from phdlspec.emulator.checkpoint import Checkpoint
 from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.emulator.slopes import coefficients_and_slopes
+from phdlspec.emulator.trust import distrust, untrusted_labels
 from phdlspec.errors import UserError, first_line
 from phdlspec.labels import GRID_LABELS, GRID_ROLES, STRUCTURE, LabelSet, Role
 from phdlspec.likelihood import ErrorFloor
@@ -54,6 +55,8 @@ class Emulator:
     native : grid on which the network predicts
     device : where it computes; metadata : of the checkpoint; checkpoint_hash : its SHA-256
     model_error : ModelError measured on held-out models
+    distrust : why it is not to be trusted at all, by its errors on held-out models; empty where it is
+    untrusted_labels : those whose derivatives are wrong by more than half
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike):
@@ -63,6 +66,7 @@ class Emulator:
         self.labels = LabelSet()
         self._of_grid, self._broadening = self.labels.place(*GRID_ROLES), self.labels.place(Role.BROADENING).start
         self._check_labels()
+        self.distrust, self.untrusted_labels = self._judged()
         self.native = NativeGrid(**self.metadata["native"])
         try:
             self._parts = _assemble(checkpoint, self.native, device)
@@ -80,6 +84,13 @@ class Emulator:
         expected = tuple((label.name, label.lower, label.upper) for label in GRID_LABELS)
         if stored != expected:
             raise UserError("the checkpoint was trained for another label table; train it again with this version")
+
+    def _judged(self) -> tuple[str, tuple[str, ...]]:
+        try:
+            validation = self.metadata["validation"]
+            return distrust(validation), untrusted_labels(validation)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError("the checkpoint does not say how it did on held-out models; train it again") from error
 
     # --- on the native grid ------------------------------------------------------------------------------------
 
@@ -203,8 +214,10 @@ class Emulator:
         return self.model_error.floor(wave, stars, flux, jacobian)
 
     def trusted(self, theta: ArrayLike | Tensor) -> NDArray[np.bool_]:
-        """True (B,) for labels within the bounds and within the range that the model card trusts."""
+        """True (B,) for labels within the bounds and within the range that its errors on held-out models allow."""
         values = np.atleast_2d(torch.as_tensor(theta).detach().cpu().numpy())
+        if self.distrust:
+            return np.zeros(len(values), dtype=bool)
         good = self.labels.inside(values)
         for name, (low, high) in self.metadata.get("trusted", {}).items():
             column = values[:, self.labels.index(name)]

@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from phdlspec import __version__
+from phdlspec.emulator import trust
 from phdlspec.emulator.checkpoint import Checkpoint, save_checkpoint
 from phdlspec.emulator.emulator import choose_device
 from phdlspec.emulator.judging import Figures, HeldOut, judge
@@ -57,7 +58,6 @@ CHANGE_UNIT = 0.05  # of a derivative's size
 STEP = 3e-5  # change of the flux (rms) by one label along the random direction
 MAX_STEP = 0.2  # of a scaled label
 SEEN_AT = 2000.0
-TRUSTED = {"TEFF": [4500.0, 7300.0], "LOGG": [0.7, 4.9]}
 MIN_MODELS = 8
 
 
@@ -210,7 +210,8 @@ class Trainer:
             self._step(step, optimiser, progress_so_far)
             averaged.add(self.network, step)
             if step % 50 == 0:
-                bar.set_postfix_str(f"{progress_so_far.words()}, best {averaged.best_error:.1e}")
+                best = f"best {averaged.best_error:.1e}" if math.isfinite(averaged.best_error) else "not judged yet"
+                bar.set_postfix_str(f"{progress_so_far.words()}, {best}")
             if (step + 1) % every and step + 1 < settings.steps:
                 continue
             self._judge(averaged)
@@ -218,8 +219,13 @@ class Trainer:
                 save_state(state_path, self._identity(), step + 1, self.network, averaged, optimiser)
                 saved = time.monotonic()
             if averaged.stale >= settings.patience:
-                log.info("no better validation error in %d evaluations: stopped at step %d", averaged.stale, step + 1)
                 done = step + 1
+                bar.total = done
+                bar.refresh()
+                stopped = f"no better validation error in {averaged.stale} evaluations: stopped at step {done}"
+                log.info(stopped)
+                if progress:
+                    bar.write(f"{stopped} of {settings.steps}; the best weights are kept (--patience)")
                 break
         bar.close()
         self.network.load_state_dict(averaged.best)
@@ -281,9 +287,13 @@ class Trainer:
                 "started_from": self.start.sha256 if self.start else "",
             },
             "validation": figures.summary(),
-            "trusted": TRUSTED,
+            "trusted": trust.trusted_range(self._labels_of_validation(trust.AXES), figures),
         }  # fmt: skip
         save_checkpoint(out, tensors, metadata)
+
+    def _labels_of_validation(self, names: tuple[str, ...]) -> Array:
+        labels: Array = self.grid.labels[self.grid.rows("validation")]
+        return labels[:, [self.label_set.index(name) for name in names]]
 
     @torch.no_grad()
     def _model_error(self) -> ModelError:
@@ -297,7 +307,7 @@ class Trainer:
         guess = self.basis.decode(self.network(self.validation.x.to(self.device))).cpu().numpy()
         spectra = ((seen_from_afar(truth[i : i + 1])[0], seen_from_afar(self.grid.jacobian(int(row))))
                    for i, row in enumerate(rows))  # fmt: skip
-        stars = self.grid.labels[rows][:, [self.label_set.index(name) for name in STRUCTURE]]
+        stars = self._labels_of_validation(STRUCTURE)
         span = self.label_set.upper - self.label_set.lower
         return ModelError.measure(native.wave, seen_from_afar(guess - truth), stars, spectra, span)
 

@@ -25,6 +25,7 @@ TYPICAL_SCATTER = 0.05  # of contrasts, for the weights of the windows
 WINDOW = 0.025  # in ln(wavelength): 120 Å at 5000 Å, some hundred pixels
 SIGNIFICANCE = 3.0  # of an excess, in units of its own error
 LEAST_PIXELS = 30
+TYPICAL_MISFIT = 0.01  # in normalised flux
 LAGS = 10  # pixels, beyond which residuals are not compared
 
 
@@ -103,6 +104,18 @@ def misfit(likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
     variance = torch.where(significant, excess * mean(noise2), torch.zeros_like(excess))
     variance = variance * _pixels_together(z, used & significant[:, window])[:, None]
     return variance.sqrt()[:, window].to(flux.dtype)
+
+
+def unexplained(stated: Likelihood, flux: Tensor) -> Tensor:
+    """What the stated noise does not explain of the residuals of the models (S, P): rms over pixels (S,) in normalised
+    flux, each weighted as its noise deserves; 0 where noise explains all."""
+    used = stated.weight > 0
+    continuum = stated.continuum(flux).double()
+    variance = (1.0 / stated.weight.clamp(min=1e-30)).double() / continuum**2
+    square = stated.standardised_residuals(flux).double() ** 2 * variance
+    weight = torch.where(used, (variance + TYPICAL_MISFIT**2) ** -2, torch.zeros_like(variance))
+    excess = (weight * torch.where(used, square - variance, torch.zeros_like(square))).sum(-1)
+    return (excess / weight.sum(-1).clamp(min=1e-30)).clamp(min=0.0).sqrt()
 
 
 def _windows(wave: Tensor, width: float) -> Tensor:

@@ -83,7 +83,7 @@ def refine(problem: Problem, z: Tensor, emulator: Emulator, direct: DirectSynthe
     try:
         rms = float((problem.flux(z) - ab_initio.flux(z))[0, used].pow(2).mean().sqrt())
         if not move:
-            return Refined(rms, unmoved, 0, "not refined")
+            return Refined(rms, unmoved, 0, "verified")
         best = levenberg_marquardt(ab_initio, z, max_iterations=MAX_STEPS, tolerance=TOLERANCE)
     except UserError as error:
         return Refined(rms, unmoved, 0, first_line(error))

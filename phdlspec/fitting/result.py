@@ -268,9 +268,11 @@ class FitResult:
         lines += [f"  {given}" for given in self.given]
         lines.append(f"  {'label':14s}{'':12s}{'value':>10s}{'error':>9s}{'bound':>9s}  flag")
         lines += [self._line(i) for i in self._told()]
-        silent = [name for i, name in enumerate(self.names) if i not in set(self._told())]
-        if silent:
-            lines.append(f"  the spectrum says little about: {' '.join(silent)}")
+        for bit, words in ((LabelFlag.NOT_MEASURED, "no number for"),
+                           (LabelFlag.PRIOR_DOMINATED, "the spectrum says little about")):  # fmt: skip
+            names = [name for name, flag in zip(self.names, self.label_flag) if flag & int(bit)]
+            if names:
+                lines.append(f"  {words}: {' '.join(names)}")
         set_bits = int(np.bitwise_or.reduce(self.label_flag[self._told()])) if self._told() else 0
         lines += [f"  flag {int(bit)}: {label_words(int(bit))[0]}" for bit in LabelFlag if set_bits & bit]
         return "\n".join([*lines, *self._verified()])
@@ -290,7 +292,8 @@ class FitResult:
 
     def _told(self) -> list[int]:
         # The parameters that the spectrum says something about.
-        return [i for i, flag in enumerate(self.label_flag) if not flag & int(LabelFlag.PRIOR_DOMINATED)]
+        silent = int(LabelFlag.PRIOR_DOMINATED | LabelFlag.NOT_MEASURED)
+        return [i for i, flag in enumerate(self.label_flag) if not flag & silent]
 
     def _line(self, i: int) -> str:
         name, digits = self.names[i], 0 if self.names[i] == "TEFF" else 3

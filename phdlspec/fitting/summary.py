@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from phdlspec.fitting.coordinates import RESOLUTION_BOUND, Coordinates
 from phdlspec.fitting.error_model import ErrorModel
 from phdlspec.fitting.known import KnownStar
 from phdlspec.fitting.levenberg_marquardt import Optimum
+from phdlspec.fitting.misfit import unexplained
 from phdlspec.fitting.posteriors import AT_BOUND, PosteriorSample
 from phdlspec.fitting.preparation import Prepared
 from phdlspec.fitting.problem import Problem
@@ -31,10 +33,13 @@ from phdlspec.spectrum import Spectrum
 Array = NDArray[np.float64]
 
 LOW_SNR = 10.0
-POOR_RCHI2 = 3.0
+POOR_RCHI2 = 3.0  # with the noise that the fit used
+POOR_MISFIT = 0.06  # in normalised flux, of what the stated noise does not explain
+IMPERFECT_RCHI2 = 3.0  # with the stated noise
 MANY_OUTLIERS = 0.03
 KEPT_DRAWS = 400
 RESOLUTION_EDGE = 0.975  # of the range of the resolving power's logarithm, beyond which it is at its bound
+COLLAPSED = 0.5  # of the bound: a smaller error is none, where the fit did not converge or ran into a corner
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,10 @@ class FittedStars:
     def results(self, keep: bool) -> list[FitResult]:
         """One result a star; `keep` adds best model and draws."""
         bounds = bounds_with_what_is_known(self.problem, self.best)
-        chi2 = self.errors.stated.chi2(self.problem.flux(self.best.z))
-        return [self._result(s, bounds[s], float(chi2[s]), keep) for s in range(len(self.members))]
+        agreement = Agreement.of(self.errors, self.problem.flux(self.best.z))
+        return [self._result(s, bounds[s], agreement.star(s), keep) for s in range(len(self.members))]
 
-    def _result(self, star: int, bound: Tensor, chi2: float, keep: bool) -> FitResult:
+    def _result(self, star: int, bound: Tensor, agreement: Agreement, keep: bool) -> FitResult:
         coordinates, spectrum = self.problem.coordinates, self.members[star].spectrum
         parameters, weight = self._labels_of(star)
         stop_reason, diagnostics = self.best.stop_reason[star].value, self._diagnostics(star)
@@ -89,17 +94,22 @@ class FittedStars:
         converged = bool(self.best.converged[star]) and self.posteriors[star].reliable
         trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
         label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
+        label_flag |= _distrusted(coordinates.names, self.emulator.untrusted_labels)
+        outside = _structure_at_bound(coordinates.names, label_flag)
         given, unused = ((), ()) if alone is None else (alone.given(moments.mean), alone.known.unused)
         if alone is not None:
             moments, crlb, label_flag = _as_given(coordinates.names, alone.known, moments, crlb, label_flag)
-        disagreeing = tuple(str(one) for one in given if one.sigma > 3.0)
-        warnings = (*spectrum.warnings, *([in_air] if in_air else []), *unused, *disagreeing)
+        collapsed = (not converged or outside) & (moments.err < COLLAPSED * crlb)
+        label_flag |= np.where(collapsed, int(LabelFlag.NOT_MEASURED), 0)
+        freedom = max(npix - len(coordinates.names), 1)
+        poor = not (agreement.chi2 / freedom < POOR_RCHI2 and agreement.misfit < POOR_MISFIT)
         flag = _flag_of(
             {
-                StarFlag.POOR_FIT: not chi2 / max(npix - len(coordinates.names), 1) < POOR_RCHI2,
+                StarFlag.POOR_FIT: poor,
+                StarFlag.IMPERFECT_FIT: not poor and agreement.stated_chi2 / freedom >= IMPERFECT_RCHI2,
                 StarFlag.VELOCITY_UNSURE: not bool(self.velocities.reliable[star]) or in_air is not None,
                 StarFlag.NOT_CONVERGED: not converged,
-                StarFlag.OUTSIDE_GRID: _structure_at_bound(coordinates.names, label_flag),
+                StarFlag.OUTSIDE_GRID: outside,
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
@@ -109,14 +119,18 @@ class FittedStars:
                 **_conditions_of(spectrum),
             }
         )
+        moments = moments.without(collapsed)
+        disagreeing = tuple(str(one) for one in given if one.sigma > 3.0)
+        general = tuple(text for text in (in_air, self.emulator.distrust) if text)
+        warnings = (*spectrum.warnings, *general, *unused, *disagreeing)
         return FitResult(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
             p84=moments.p84, crlb=crlb, label_flag=label_flag, cov=moments.covariance, flag=flag,
-            mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=chi2, npix=npix, snr=spectrum.snr,
+            mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=agreement.chi2, npix=npix, snr=spectrum.snr,
             path=spectrum.path,
             meta={**spectrum.meta, "WARNINGS": warnings},
-            diagnostics=diagnostics, seconds=self.seconds, given=given,
-            crlb_alone=crlb_alone,
+            diagnostics=diagnostics | {"misfit": agreement.misfit, "stated_chi2": agreement.stated_chi2},
+            seconds=self.seconds, given=given, crlb_alone=crlb_alone,
             spectrum=self._model(star) if keep else None,
             draws=self._kept(star, parameters, weight) if keep else None,
         )  # fmt: skip
@@ -170,6 +184,29 @@ class FittedStars:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How models agree with spectra, (S,) or of one star.
+
+    chi2 : with the noise that the fit used; stated_chi2 : with the stated noise and the emulator's error alone;
+    misfit : what these do not explain, in normalised flux.
+    """
+
+    chi2: Any
+    stated_chi2: Any
+    misfit: Any
+
+    @classmethod
+    def of(cls, errors: ErrorModel, flux: Tensor) -> Agreement:
+        """Of the best models' flux (S, P)."""
+        chi2, stated = (noise.chi2(flux) for noise in (errors.problem.likelihood, errors.stated))
+        return cls(chi2, stated, unexplained(errors.stated, flux))
+
+    def star(self, index: int) -> Agreement:
+        """One star's, as numbers."""
+        return Agreement(*(float(x[index]) for x in (self.chi2, self.stated_chi2, self.misfit)))
+
+
+@dataclass(frozen=True)
 class Moments:
     """Mean, standard deviation, percentiles (D,) and covariance (D, D) of a star's parameters."""
 
@@ -188,6 +225,14 @@ class Moments:
         covariance = ((weight[:, None] * offset).mT @ offset).cpu().numpy()
         p16, p50, p84 = weighted_quantiles(parameters[None], weight[None], (0.16, 0.5, 0.84))[0].cpu().numpy().T
         return cls(mean.cpu().numpy(), np.sqrt(np.maximum(np.diag(covariance), 0.0)), p16, p50, p84, covariance)
+
+    def without(self, unknown: NDArray[np.bool_]) -> Moments:
+        """The same with NaN for some parameters (D,)."""
+        mean, err, p16, p50, p84 = (
+            np.where(unknown, np.nan, x) for x in (self.mean, self.err, self.p16, self.p50, self.p84)
+        )
+        covariance = np.where(unknown[:, None] | unknown, np.nan, self.covariance)
+        return Moments(mean, err, p16, p50, p84, covariance)
 
 
 def _as_given(
@@ -244,7 +289,7 @@ def label_flags(
     width = upper - lower
     prior_sigma = np.full(len(crlb), coordinates.resolution_width)
     prior_sigma[:n] = width / np.sqrt(12.0)
-    informed = moments.err < 0.75 * prior_sigma
+    informed = (moments.err < 0.75 * prior_sigma) & np.isfinite(crlb)
     at_bound = (moments.p16[:n] - lower < AT_BOUND * width) | (upper - moments.p84[:n] < AT_BOUND * width)
     flag[:n] |= np.where(at_bound & informed[:n], int(LabelFlag.AT_BOUND), 0)
     flag |= np.where(informed, 0, int(LabelFlag.PRIOR_DOMINATED))
@@ -254,6 +299,10 @@ def label_flags(
     if not converged:
         flag |= int(LabelFlag.NOT_CONVERGED)
     return flag
+
+
+def _distrusted(names: tuple[str, ...], labels: tuple[str, ...]) -> NDArray[np.int64]:
+    return np.where(np.isin(names, labels), int(LabelFlag.UNTRUSTED_REGION), 0)
 
 
 def _structure_at_bound(names: tuple[str, ...], label_flag: NDArray[np.int64]) -> bool:

@@ -44,12 +44,12 @@ def read_spectrum(
     Parameters
     ----------
     path : LAMOST low-resolution (both layouts), SDSS `spec-*.fits`, DESI coadd or frame, or a table in ECSV,
-        CSV or FITS; gzipped FITS too. A row of a file with several spectra may be written `coadd.fits[12]`.
+        CSV, plain text or FITS; gzipped FITS too. A row of a file with several spectra may be written `coadd.fits[12]`.
     format : one of 'lamost', 'sdss', 'desi', 'table'; by default the file's structure tells.
-    row : spectrum of a DESI file, from 0.
+    row : spectrum of a DESI file or of a FITS table with one spectrum a row, from 0.
     medium : 'air' or 'vacuum', for tables that do not state it.
-    resolving_power : number, pair (wave in vacuum Å, resolving power), or path of such a table; by default
-        the file's own, else the survey's typical one (`default_resolving_power`).
+    resolving_power : number, pair (wave in vacuum Å, resolving power), path of such a table, or a survey's name;
+        by default the file's own, else the survey's typical one (`default_resolving_power`).
 
     Raises
     ------
@@ -74,7 +74,7 @@ def read_spectrum(
             return sdss.read(hdus, str(path), resolving_power)
         if format == "desi" or (format is None and desi.matches(hdus)):
             return desi.read(hdus, str(path), resolving_power, row)
-        return table.read_fits(hdus, str(path), medium, resolving_power)
+        return table.read_fits(hdus, str(path), medium, resolving_power, row)
 
 
 @contextmanager

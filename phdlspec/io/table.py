@@ -1,4 +1,6 @@
-"""A spectrum in a plain table: ECSV, CSV or a FITS table, one pixel a row.
+"""A spectrum in a plain table: ECSV, CSV, text or a FITS table, one pixel a row; or one spectrum a row of a FITS table.
+
+Text without names of columns must have three: wavelength, flux and its error.
 
 Columns are recognised by name in any case:
 
@@ -21,13 +23,15 @@ from pathlib import Path
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
+from astropy.io.ascii import InconsistentTableError
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, first_line
 from phdlspec.io.fits_files import DAMAGED, is_true
 from phdlspec.io.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import Spectrum
+from phdlspec.tables import find_column
 from phdlspec.wavelength import air_to_vacuum
 
 WAVE_NAMES = ("wave", "wavelength", "lambda", "lam", "wl", "ll", "spectral_axis")
@@ -39,24 +43,49 @@ ERROR_NAMES = ("err", "error", "flux_err", "flux_error", "e_flux", "sigma", "unc
 MASK_NAMES = ("mask", "bad")
 RESOLVING_POWER_NAMES = ("resolving_power",)
 MEDIA = ("air", "vacuum")
+_NAMELESS = ("wave", "flux", "err")
+_POWER_KEYS = ("RESOLVING_POWER", "RESPOWER")
 
 
 def read(path: Path, medium: str | None = None, resolving_power: ResolvingPower | None = None) -> Spectrum:
-    """The spectrum of an ECSV or CSV file."""
+    """The spectrum of an ECSV, CSV or text file."""
     try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not a FITS file and not a table in ECSV or CSV (it is not text; unpack it if it is compressed)"
         ) from error
     try:
-        kind = "ascii.ecsv" if first.startswith("# %ECSV") else "ascii.csv"
-        table = Table.read(path, format=kind)
-    except DAMAGED as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: not a FITS file and not a table in ECSV or CSV ({reason})") from error
+        table = Table.read(text, format="ascii.ecsv") if text.startswith("# %ECSV") else _plain_text(text, path)
+    except (*DAMAGED, InconsistentTableError) as error:
+        raise UserError(f"{path}: not a FITS file and not a table in ECSV or CSV ({first_line(error)})") from error
     return from_table(table, str(path), medium, resolving_power)
+
+
+def _plain_text(text: str, path: Path) -> Table:
+    """A table separated by commas or blanks, its columns named in the first line or, three of them, not at all."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        raise UserError(f"{path}: no line in it but comments, expected a table with wavelength, flux and uncertainty")
+    kind = "csv" if "," in lines[0] else "basic"
+    words = lines[0].replace(",", " ").split()
+    if not all(map(_is_number, words)):
+        return Table.read(lines, format=f"ascii.{kind}")
+    if len(words) != len(_NAMELESS):
+        raise UserError(
+            f"{path}: {len(words)} columns without names, expected three (wavelength, flux and its error), or names in "
+            "the first line"
+        )
+    separators = {"delimiter": ","} if kind == "csv" else {}
+    return Table.read(lines, format="ascii.no_header", names=_NAMELESS, **separators)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def find_fits_table(hdus: fits.HDUList) -> fits.BinTableHDU | None:
@@ -70,9 +99,13 @@ def find_fits_table(hdus: fits.HDUList) -> fits.BinTableHDU | None:
 
 
 def read_fits(
-    hdus: fits.HDUList, path: str, medium: str | None = None, resolving_power: ResolvingPower | None = None
+    hdus: fits.HDUList,
+    path: str,
+    medium: str | None = None,
+    resolving_power: ResolvingPower | None = None,
+    row: int | None = None,
 ) -> Spectrum:
-    """The spectrum of a FITS table; one row with vector columns is taken as well."""
+    """The spectrum of a FITS table: one pixel a row, or vector columns and one spectrum a row."""
     hdu = find_fits_table(hdus)
     if hdu is None:
         raise UserError(
@@ -81,12 +114,21 @@ def read_fits(
         )
     table = Table.read(hdu)
     table.meta = {**dict(hdus[0].header), **table.meta}
-    if len(table) == 1:
-        vectors = [name for name in table.colnames if table[name].ndim == 2]
-        table = Table(
-            {name: table[name][0] for name in vectors}, units=_units(table, vectors), meta=table.meta
-        )
+    vectors = [name for name in table.colnames if table[name].ndim == 2]
+    if len(table) == 1 or (vectors and row is not None) or {name.lower() for name in vectors} & set(FLUX_NAMES):
+        table = _of_row(table, vectors, row, path)
     return from_table(table, path, medium, resolving_power)
+
+
+def _of_row(table: Table, vectors: list[str], row: int | None, path: str) -> Table:
+    if row is None and len(table) > 1:
+        raise UserError(f"{path}: the file holds {len(table)} spectra, name one by its row, as in '{path}[0]'")
+    if not 0 <= (row or 0) < len(table):
+        raise UserError(f"{path}: there is no row {row}, the file holds rows 0 to {len(table) - 1}")
+    name = find_column(table, "NAME", "OBSID")
+    meta = table.meta if name is None else {**table.meta, "OBSID": str(table[name][row or 0]).strip()}
+    columns = {name: table[name][row or 0] for name in vectors}
+    return Table(columns, units=_units(table, vectors), meta=meta)
 
 
 def _units(table: Table, names: list[str]) -> dict[str, u.UnitBase]:
@@ -127,8 +169,8 @@ def _medium(name: str, meta: Mapping[str, object], given: str | None, path: str)
         raise UserError(f"{path}: {saying}; make them agree")
     if not stated:
         raise UserError(
-            f"{path}: it is not stated whether the wavelengths are in air or vacuum; say so with "
-            "medium='air' or 'vacuum', a column named wave_air or wave_vac, or MEDIUM in the table's metadata"
+            f"{path}: it is not stated whether the wavelengths are in air or vacuum; say so with --medium air or "
+            "vacuum (medium= in Python), a column named wave_air or wave_vac, or MEDIUM in the table's metadata"
         )
     return next(iter(stated.values()))
 
@@ -224,12 +266,12 @@ def _resolving_power(
     name = columns.find(RESOLVING_POWER_NAMES)
     if name is not None:
         return columns.values(name)
-    if "RESOLVING_POWER" not in meta:
+    stated = next((meta[key] for key in _POWER_KEYS if key in meta), None)
+    if stated is None:
         raise UserError(
-            f"{columns.where}: the resolving power is not given; add a column resolving_power or "
-            "RESOLVING_POWER to the table's metadata, or pass it as an argument"
+            f"{columns.where}: the resolving power is not given; add a column resolving_power or RESOLVING_POWER to "
+            "the table's metadata, or give it (--resolving-power R, or LAMOST for that survey's typical one)"
         )
-    stated = meta["RESOLVING_POWER"]
     try:
         return float(str(stated))
     except ValueError as error:

@@ -9,10 +9,12 @@ import pytest
 
 from calibration.catalog import Catalog
 from calibration.clusters import constrains
+from calibration.coverage import Coverage
 from calibration.learning import LearnSettings, learn_corrections
 from calibration.matching import Matcher
 from calibration.references import ClusterTable, LabelTable, PairTable, Stars
 from calibration.simulate import simulate
+from calibration.summary import summary
 from phdlspec.errors import UserError
 
 from .conftest import SMALL
@@ -161,3 +163,20 @@ def test_tables_validate_themselves():
         ClusterTable("c", stars, np.array([0.5, np.nan]))
     with pytest.raises(UserError, match="identifiers"):
         Stars()
+
+
+def test_a_star_alone_does_not_widen_the_reach():
+    random = np.random.default_rng(3)
+    x = np.column_stack([random.uniform(4800, 6200, 60), random.uniform(1.5, 4.6, 60), random.uniform(-1.4, 0.3, 60)])
+    alone = np.vstack([x, [5400.0, 4.0, -2.45]])
+    there = np.array([[5400.0, 4.0, -2.48]])
+    assert not Coverage.of(alone).covers_axes(there)[0]
+    assert Coverage.of(np.vstack([alone, there, there])).covers_axes(there)[0]
+    assert Coverage.of(alone).covers_axes(x).all()
+
+
+def test_the_summary_tells_offsets_and_scatter_by_reference(calibration):
+    told = summary(calibration).splitlines()
+    assert sum("survey2" in line and "±" in line for line in told) == len(calibration.labels)
+    assert any(line.strip().startswith("survey1:") and "stars used" in line for line in told)
+    assert any(line.strip().startswith("[Mg/Fe]") and "binaries" in line for line in told)

@@ -160,7 +160,7 @@ def test_diffusion_template_file(tmp_path):
 
 
 def _read_stars(path):
-    return stars_of(read_any_table(path), path, ("source_id",), ("ra",), ("dec",))
+    return stars_of(read_any_table(path), path, ("source_id",))
 
 
 _AT_HAND = {
@@ -233,3 +233,57 @@ def test_pair_tables_at_hand(shared_data):
     assert read_published_abundances(folder / "mcdonough2001.csv").values["bulkearth"]["Mg"][0] == 154000
     assert len(read_published_abundances(folder / "atomicmass.csv").values["weight"]) > 80
     assert len(_read_stars(folder / "tgas.csv")) == 2
+
+
+def test_a_vizier_table_is_a_reference_as_it_comes(tmp_path):
+    table = Table(
+        {
+            "_RAJ2000": [10.0, 20.0], "_DEJ2000": [1.0, 2.0], "Star": ["HD1", "HD2"], "Teff": [5000.0, 5100.0],
+            "e_Teff": [30.0, 40.0], "__Fe_H_": [-0.1, 0.1], "e__Fe_H_": [0.03, 0.04], "S_N": [100, 200],
+        }
+    )  # fmt: skip
+    path = tmp_path / "vizier.fits"
+    table.write(path)
+    labels = read_labels(path, "Asplund2009")
+    assert set(labels.values) == {"TEFF", "FE_H"}
+    assert list(labels.values["FE_H"][1]) == [0.03, 0.04]
+    assert list(labels.stars.ra) == [10.0, 20.0]
+
+
+def test_a_metallicity_is_not_taken_for_iron_in_silence(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("ID,TEFF,TEFF_ERR,[M/H],e_[M/H]\na,5000,50,-0.5,0.1\nb,5100,50,-0.4,0.1\n")
+    with pytest.raises(UserError, match=r"column \[M/H\] comes near FE_H.*--rename \[M/H\]=FE_H"):
+        read_labels(path, "Asplund2009")
+    assert set(read_labels(path, "Asplund2009", rename={"[M/H]": "FE_H"}).values) == {"TEFF", "FE_H"}
+    assert set(read_labels(path, "Asplund2009", rename={"[M/H]": "-"}).values) == {"TEFF"}
+
+
+def test_occam_is_a_table_of_clusters_as_it_comes(tmp_path):
+    path = tmp_path / "occam.csv"
+    path.write_text(
+        "CLUSTER,APOGEE_ID,FE_H,FE_H_ERR,RV_PROB,FEH_PROB,PM_PROB,CG_PROB\n"
+        "NGC 2682,2M08511476+1147238,0.0,0.01,0.9,0.001,0.8,1.0\n"
+        "NGC 2682,2M08512618+1153520,0.0,0.01,0.5,0.9,0.005,0.0\n"
+        "NGC 188,2M00465966+8513157,0.1,0.01,0.4,0.9,0.9,-1\n"
+    )
+    first, second = read_clusters(path)
+    assert (first.name, second.name) == ("NGC 188", "NGC 2682")
+    assert list(second.stars.ids) == ["2M08511476+1147238"]  # by velocity and proper motion, not by [Fe/H]
+    assert second.stars.ra[0] == pytest.approx(132.8115, abs=1e-3)
+
+
+def test_a_table_of_members_of_another_survey(tmp_path):
+    path = tmp_path / "m67.csv"
+    path.write_text("Source,RA_ICRS,DE_ICRS,Proba\n604911375,132.8,11.8,0.9\n604911376,132.9,11.7,0.4\n")
+    (cluster,) = read_clusters(path)
+    assert list(cluster.stars.ids) == ["604911375", "604911376"]
+    assert list(cluster.probability) == [0.9, 0.4]
+
+
+def test_galah_without_positions_is_found_by_its_2mass_names(tmp_path):
+    path = tmp_path / "galah.csv"
+    path.write_text("tmass_id,dr3_source_id,flag_sp,teff,e_teff\n08511476+1147238,5,0,5000,50\n")
+    stars = read_labels(path).stars
+    assert stars.ra[0] == pytest.approx(132.8115, abs=1e-3)
+    assert stars.ids[0] == "5"

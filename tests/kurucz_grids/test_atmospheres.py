@@ -197,3 +197,17 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(UserError, match=f"{tmp_path}: the atmospheres cannot be read .Permission denied"):
         AtmosphereGrid.load(tmp_path)
+
+
+def test_one_bad_file_does_not_cost_a_folder(folder, tmp_path, caplog):
+    for name in ("p00_5750_4.5.dat", "m25_4750_1.5.dat"):
+        (tmp_path / name).write_bytes((folder / "native" / name).read_bytes())
+    (tmp_path / "notes.txt").write_text("no model")
+    grid = AtmosphereGrid.load(tmp_path)
+    assert len(grid.params) == 2
+    assert "left out" in caplog.text
+    assert "notes.txt: not a Kurucz model atmosphere" in caplog.text
+    for name in ("p00_5750_4.5.dat", "m25_4750_1.5.dat"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="notes.txt: not a Kurucz model atmosphere"):
+        AtmosphereGrid.load(tmp_path)

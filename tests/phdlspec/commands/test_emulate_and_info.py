@@ -9,6 +9,7 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 
+import phdlspec
 from phdlspec.cli import main
 from phdlspec.commands import emulate
 from phdlspec.errors import UserError
@@ -34,34 +35,76 @@ def options(toy_checkpoint):
     return ["--emulator", str(toy_checkpoint), "--device", "cpu"]
 
 
-def test_one_star_in_every_format(options, tmp_path):
+def test_one_star_in_every_format(options, tmp_path, capsys):
     for name in ("a.fits", "a.ecsv", "a.h5"):
         out = tmp_path / name
-        assert main(["emulate", "--set", "TEFF=5200", "LOGG=3", "--out", str(out), *options]) == 0
-    with fits.open(tmp_path / "a.fits") as hdus:
-        flux, wave = hdus["FLUX"].data[0], hdus["WAVELENGTH"].data["WAVE"]
-    table = Table.read(tmp_path / "a.ecsv")
-    assert table.meta["medium"] == "vacuum"
-    assert np.allclose(table["flux"], flux, atol=1e-6)
-    assert wave[0] == pytest.approx(3750.0)
+        assert main(["emulate", "--set", "TEFF=5200", "log_g=3", "--out", str(out), *options]) == 0
+    table = Table.read(tmp_path / "a.fits")
+    assert table.colnames == ["WAVE", "FLUX", "ERR"]
+    assert table["WAVE"][0] == pytest.approx(3750.0)
+    assert np.allclose(table["ERR"], 1 / 200)
+    text = Table.read(tmp_path / "a.ecsv")
+    assert text.meta["medium"] == "vacuum"
+    assert np.allclose(text["flux"], table["FLUX"], atol=1e-6)
     with h5py.File(tmp_path / "a.h5") as file:
-        assert np.allclose(file["flux"][0], flux, atol=1e-6)
+        assert np.allclose(file["flux"][0], table["FLUX"], atol=1e-6)
+    for name in ("a.fits", "a.ecsv", "a.h5[0]"):  # and all of them are spectra to fit
+        spectrum = phdlspec.as_spectrum(str(tmp_path / name))
+        assert np.allclose(spectrum.wave, table["WAVE"])
+        assert np.median(spectrum.resolving_power) == pytest.approx(1800.0)
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "a.fits")]) == 0
+    assert "1 model spectra of phdlspec emulate" in capsys.readouterr().out
 
 
 def test_a_table_of_stars(options, tmp_path, capsys):
-    Table({"TEFF": [5000.0, 4100.0], "mg_fe": [0.2, 0.0]}).write(tmp_path / "stars.ecsv")
-    out = tmp_path / "s.h5"
-    assert main(["emulate", "--labels", str(tmp_path / "stars.ecsv"), "--out", str(out), *options]) == 0
-    text = capsys.readouterr().out
-    assert "2 spectra" in text
-    assert "1 of them lie outside" in text
+    stars = {"Name": ["one", "two"], "Teff": [5000.0, 4001.0], "[Mg/Fe]": [0.2, 0.0], "RV": [0.0, 300.0]}
+    Table(stars).write(tmp_path / "stars.ecsv")
+    for out in (tmp_path / "s.h5", tmp_path / "s.fits"):
+        assert main(["emulate", "--labels", str(tmp_path / "stars.ecsv"), "--out", str(out), *options]) == 0
+        text = capsys.readouterr().out
+        assert "2 spectra" in text
+        assert "1 of them are not to be trusted" in text
+    table = Table.read(tmp_path / "s.fits")
+    assert list(table["NAME"]) == ["one", "two"]
+    assert list(table["RV"]) == [0.0, 300.0]
+    second = phdlspec.read_spectrum(tmp_path / "s.fits", row=1)
+    assert second.meta["OBSID"] == "two"
+    assert np.array_equal(second.flux, phdlspec.as_spectrum(f"{tmp_path / 's.h5'}[1]").flux)
+    with pytest.raises(UserError, match="holds 2 spectra, name one by its row"):
+        phdlspec.read_spectrum(tmp_path / "s.fits")
+    with pytest.raises(UserError, match="no row 2"):
+        phdlspec.read_spectrum(f"{tmp_path / 's.fits'}[2]")
+
+
+def test_a_velocity_shifts_the_lines(options, tmp_path):
+    at_rest, moving = tmp_path / "a.ecsv", tmp_path / "b.ecsv"
+    for out, rv in ((at_rest, 0), (moving, 300)):
+        assert main(["emulate", "--set", "TEFF=5200", f"RV={rv}", "--out", str(out), *options]) == 0
+    a, b = Table.read(at_rest), Table.read(moving)
+    shifted = np.interp(a["wave"], b["wave"] / (1 + 300 / 299792.458), b["flux"])
+    inside = slice(50, -50)
+    assert np.abs(shifted - a["flux"])[inside].max() < 0.2 * np.abs(b["flux"] - a["flux"])[inside].max()
+
+
+@pytest.mark.parametrize("column", ["M_H", "ALPHA_FE", "mg_h"])
+def test_columns_that_only_come_near_a_label_are_not_dropped_in_silence(column, options, tmp_path, capsys):
+    Table({"TEFF": [5000.0], column: [-0.5]}).write(tmp_path / "stars.csv")
+    given = ["emulate", "--labels", str(tmp_path / "stars.csv"), "--out", str(tmp_path / "x.h5"), *options]
+    assert main(given) == 1
+    assert f"column {column} comes near" in capsys.readouterr().err
+    assert main([*given, "--rename", f"{column}=FE_H"]) == 0
+    with h5py.File(tmp_path / "x.h5") as file:
+        names = [name.decode() for name in file["label_names"][()]]
+        assert file["labels"][0, names.index("FE_H")] == -0.5
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--set", "TEFF=abc"], "expected LABEL=VALUE"), (["--set", "TEFF=100"], "outside the emulator's range"),
-        (["--set", "TEFFF=5000"], "did you mean"), (["--labels", "none.ecsv"], "cannot be read"),
+        (["--set", "TEFFF=5000"], "did you mean"), (["--labels", "none.ecsv"], "there is no such file"),
+        (["--set", "TEFF=5000", "RV=2000"], "RV = 2000: expected"), (["--set", "TEFF=5000", "--snr", "0"], "--snr 0"),
         (["--set", "TEFF=5000", "--wave-min", "3000"], "must be increasing"),
         (["--set", "TEFF=5000", "--ab-initio"], "needs --atmospheres"),
         (["--set", "TEFF=5000", "--resolving-power", "0"], "--resolving-power 0: expected at least 300"),
@@ -69,7 +112,7 @@ def test_a_table_of_stars(options, tmp_path, capsys):
         (["--set", "TEFF=5000", "--resolving-power", "inf"], "not a positive number"),
         (["--set", "TEFF=5000", "--plot", "{folder}/a.plot"], "a.plot: the plot cannot be written"),
         (["--set", "TEFF=5000", "--plot", "{folder}/words.csv/a.png"], "its folder cannot be made"),
-        (["--labels", "{folder}/words.csv"], "words.csv: the column LOGG does not hold one number a row"),
+        (["--labels", "{folder}/words.csv"], "words.csv: column LOGG holds text, expected numbers"),
     ],
 )  # fmt: skip
 def test_mistakes_are_sentences(arguments, words, options, tmp_path, capsys):
@@ -177,7 +220,10 @@ def test_info_on_damaged_files_is_one_sentence(toy_grid, tmp_path, capsys):
     cases = {
         "bad.h5": (b"no HDF5", "damaged, half-written or not HDF5"), "cut.h5": (whole[: len(whole) // 2], "damaged"),
         "fit.h5": ((tmp_path / "fit.h5").read_bytes(), "damaged"), "empty.h5": (b"", "damaged"),
-        "cut.fits.gz": (b"\x1f\x8b\x08\x00", "no catalogue of phdlspec"), "other": (b"words", "not a checkpoint"),
+        "cut.fits.gz": (b"\x1f\x8b\x08\x00", "damaged or truncated"), "other": (b"words", "no product of phdlspec"),
+        "a.json": (b"[" * 3000, "cannot be read as JSON"), "b.json": (b"{}", "no calibration"),
+        "a.html": (b"<p>", "without a title"), "a.safetensors": (b"words", "not a checkpoint"),
+        "a.parquet": (b"words", "no catalogue of phdlspec"), "a.ecsv": (b"words", "cannot be read as a table"),
     }  # fmt: skip
     for name, (content, words) in cases.items():
         (tmp_path / name).write_bytes(content)

@@ -231,7 +231,7 @@ def test_resolving_power_from_a_file(tmp_path, mock):
         1400, abs=1
     )
     power.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="not a table with the columns"):
+    with pytest.raises(UserError, match="nor a table with the columns"):
         read_spectrum(path, resolving_power=power)
 
 
@@ -361,3 +361,20 @@ def test_every_real_spectrum_is_read(shared_data):
         assert spectrum.meta["SURVEY"] == ("SDSS" if path.parent.name == "sdss" else "LAMOST")
         assert spectrum.good.mean() > 0.7
         assert spectrum.wave[0] < 3850
+
+
+def test_text_of_three_columns_with_the_medium_given(tmp_path):
+    wave = np.linspace(4000.0, 5000.0, 300)
+    flux = 1.0 + 0.1 * np.sin(wave)
+    path = tmp_path / "star.txt"
+    np.savetxt(path, np.column_stack([wave, flux, np.full(300, 0.02)]), header="made by hand")
+    read = read_spectrum(path, medium="vacuum", resolving_power=1800)
+    assert np.allclose(read.wave, wave)
+    assert np.allclose(read.ivar, 2500.0)
+    np.savetxt(path, np.column_stack([wave, flux, np.full(300, 0.02)]), delimiter=",")
+    assert np.allclose(read_spectrum(path, medium="vacuum", resolving_power="LAMOST").flux, flux)
+    with pytest.raises(UserError, match="--medium air or vacuum"):
+        read_spectrum(path, resolving_power=1800)
+    np.savetxt(path, np.column_stack([wave, flux]))
+    with pytest.raises(UserError, match=r"star.txt: 2 columns without names, expected three"):
+        read_spectrum(path, medium="vacuum", resolving_power=1800)

@@ -1,0 +1,28 @@
+"""Reading a catalogue of any of its formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from astropy.table import Table
+
+from phdlspec.catalog.formats import ENDINGS, read_also
+from phdlspec.errors import UserError, first_line
+
+
+def read_catalog(path: str | Path) -> Table:
+    """The table of a catalogue (FITS, or what `phdlspec catalog --also` writes beside it).
+
+    The numbers of a FITS catalogue are left on disk until they are used. Raises `UserError` for any other file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file, expected a catalogue of phdlspec")
+    try:
+        if path.suffix in ENDINGS.values():
+            return read_also(path)
+        return Table.read(path, format="fits", hdu="CATALOG", memmap=True, mask_invalid=False)
+    except ImportError as error:
+        raise UserError(f"{path}: Parquet needs pyarrow: pip install 'phdlspec[parquet]'") from error
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no catalogue of phdlspec, or a damaged one ({first_line(error)})") from error

@@ -1,0 +1,123 @@
+"""Files of model spectra, in forms that `astropy.table.Table.read` and `phdlspec fit` or `catalog` read.
+
+```
+.fits, one star      table SPECTRUM, one pixel a row: WAVE (vacuum Å), FLUX, ERR [AB_INITIO]
+.fits, many stars    table SPECTRA, one star a row: NAME, the labels, RV, WAVE (P,), FLUX (P,), ERR (P,) [AB_INITIO]
+.ecsv                one pixel a row: wave, flux, err [ab_initio]; of many stars flux_0, flux_1 ...; labels in its meta
+.h5                  packed spectra (`phdlspec.catalog.inputs`); besides labels (N, L), label_names [ab_initio]
+```
+The flux is over the continuum and without noise; ERR says the S/N that a fit shall assume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from phdlspec.errors import UserError
+from phdlspec.files import replacing
+
+PACKED_FORMAT, PACKED_VERSION = "phdlspec-spectra", 1
+ENDINGS = (".fits", ".fits.gz", ".ecsv", ".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class ModelSpectra:
+    """Model spectra of N stars on the same pixels.
+
+    wave : (P,) vacuum Å; flux : (N, P) over the continuum; names : (N,); labels : N rows, a column a label, RV (km/s)
+    among them; err : (P,) or number, of the flux; header : MEDIUM, RESPOWER and what made them; direct : (N, P) by
+    direct synthesis, or None.
+    """
+
+    wave: NDArray[np.float64]
+    flux: NDArray[np.float32]
+    names: tuple[str, ...]
+    labels: Table
+    err: float
+    header: dict[str, Any]
+    direct: NDArray[np.float32] | None = None
+
+    def write(self, path: str | Path) -> None:
+        """Write a file in the form that its name's ending says. Raises `UserError` for another ending."""
+        path = Path(path)
+        check_ending(path)
+        with replacing(path) as part:
+            if path.suffix in (".h5", ".hdf5"):
+                self._write_packed(part)
+            elif path.suffix == ".ecsv":
+                self._by_pixel(str.lower).write(part, format="ascii.ecsv", overwrite=True)
+            else:
+                self._fits().writeto(part, overwrite=True)
+
+    def _columns(self, star: int) -> dict[str, NDArray[Any]]:
+        found = {"FLUX": self.flux[star], "ERR": np.full(len(self.wave), self.err, dtype=np.float32)}
+        return found if self.direct is None else found | {"AB_INITIO": self.direct[star]}
+
+    def _by_pixel(self, case: Any = str) -> Table:
+        table = Table({case("WAVE"): self.wave})
+        table[case("WAVE")].unit = "Angstrom"
+        for star in range(len(self.flux)):
+            for name, values in self._columns(star).items():
+                table[case(name if len(self.flux) == 1 else f"{name}_{star}")] = values
+        stars = [{name: float(row[name]) for name in self.labels.colnames} for row in self.labels]
+        table.meta = {case(key): value for key, value in self.header.items()}
+        table.meta |= {case("NAMES"): list(self.names), case("LABELS"): stars}
+        return table
+
+    def _fits(self) -> fits.HDUList:
+        if len(self.flux) == 1:
+            pixels = self._by_pixel()
+            pixels.meta = {}
+            first = fits.table_to_hdu(pixels)
+            first.name = "SPECTRUM"
+            of_stars = fits.table_to_hdu(self.labels)
+            of_stars.name = "LABELS"
+            hdus = [first, of_stars]
+        else:
+            hdus = [fits.table_to_hdu(self._by_star())]
+            hdus[0].name = "SPECTRA"
+        primary = fits.PrimaryHDU()
+        for unit in (primary, hdus[0]):
+            unit.header.update(self.header)
+        return fits.HDUList([primary, *hdus])
+
+    def _by_star(self) -> Table:
+        table = self.labels.copy()
+        table.add_column(np.array(self.names, dtype=np.str_), name="NAME", index=0)
+        table["WAVE"] = np.broadcast_to(self.wave, self.flux.shape)
+        table["WAVE"].unit = "Angstrom"
+        for name in self._columns(0):
+            table[name] = np.stack([self._columns(star)[name] for star in range(len(self.flux))])
+        return table
+
+    def _write_packed(self, path: Path) -> None:
+        n, pixels = self.flux.shape
+        with h5py.File(path, "w") as file:
+            file.attrs.update(self.header)
+            file.attrs.update(
+                format=PACKED_FORMAT, version=PACKED_VERSION, survey="", arms=[[self.wave[0], self.wave[-1]]]
+            )
+            file["wave"], file["flux"] = self.wave, self.flux
+            file["ivar"] = np.full((n, pixels), self.err**-2, dtype=np.float32)
+            file["mask"] = np.zeros((n, pixels), dtype=np.uint8)
+            file["resolving_power"] = np.full(pixels, self.header["RESPOWER"], dtype=np.float32)
+            file["obsid"] = [name.encode() for name in self.names]
+            file["ra"], file["dec"] = np.full((2, n), np.nan)
+            file["labels"] = np.column_stack([self.labels[name] for name in self.labels.colnames])
+            file["label_names"] = [name.encode() for name in self.labels.colnames]
+            if self.direct is not None:
+                file["ab_initio"] = self.direct
+
+
+def check_ending(path: Path) -> None:
+    """Raise `UserError` unless the name says a form that is known: asked before the work."""
+    if not path.name.lower().endswith(ENDINGS):
+        raise UserError(f"{path}: unknown format, expected a name that ends in .fits, .ecsv or .h5")
