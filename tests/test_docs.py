@@ -62,7 +62,7 @@ def test_the_reference_pages_are_made_from_the_declarations(monkeypatch):
     declared = importlib.import_module("declared")
     pages = {name: page() for name, page in declared.PAGES.items()}
     sys.modules.pop("declared")
-    assert "| 2048 | `IMPERFECT_FIT` |" in pages["flags"]
+    assert "| 65536 | `IMPERFECT_FIT` |" in pages["flags"]
     assert "| `telluric` | 6860.0 | 6960.0 | observed |" in pages["masks"]
     assert "`[Mg/Fe]`" in pages["labels"] or "| [Mg/Fe] |" in pages["labels"]
     assert "usage: phdlspec calibrate learn" in pages["commands"]
