@@ -108,7 +108,7 @@ def draw(folder: Path, number: int, seed: int) -> list[Star]:
 
 def _single(row: Table.Row, random: np.random.Generator) -> Star:
     return Star(
-        f"KIC {int(row['KIC'])}", "single", float(row["Teff"]), float(row["logg"]),
+        f"single KIC {int(row['KIC'])}", "single", float(row["Teff"]), float(row["logg"]),
         float(np.clip(random.normal(-0.03, 0.2), -0.8, 0.4)), float(row["Mstar"]), float(row["Age"]),
         float(row["Prot"]), 1e-6 * float(row["Sph"]), float(row["Kpmag"]), float(np.arccos(random.uniform(0, 1))),
     )  # fmt: skip
@@ -118,10 +118,10 @@ def _young_star(row: Table.Row, like: Star, random: np.random.Generator) -> Star
     """A member of a cluster; activity and magnitude are those of young stars in Kepler's field."""
     mass = float(row["MASS"])
     logg = 4.438 + np.log10(mass / mass**1.7)
+    fe_h, activity = float(random.normal(0.05, 0.1)), float(random.lognormal(np.log(8e-3), 0.5))
     return Star(
-        f"young {like.name}", "young", float(row["TEFF"]), float(logg), float(random.normal(0.05, 0.1)), mass,
-        1e-3 * float(row["AGE"]), float(row["PROT"]), float(random.lognormal(np.log(8e-3), 0.5)), like.magnitude,
-        like.inclination,
+        like.name.replace("single", "young"), "young", float(row["TEFF"]), float(logg), fe_h, mass,
+        1e-3 * float(row["AGE"]), float(row["PROT"]), activity, like.magnitude, like.inclination,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _with_companion(one: Star, kind: str, orbits: NDArray[np.float64], random: n
     locked = period < LONGEST_LOCKED
     activity = float(random.lognormal(np.log(8e-3), 0.5)) if locked else one.activity
     return Star(
-        f"{kind} {one.name}", kind, one.teff, one.logg, one.fe_h, one.mass, one.age,
+        one.name.replace("single", kind), kind, one.teff, one.logg, one.fe_h, one.mass, one.age,
         period * random.normal(1.0, 0.01) if locked else one.prot, activity, one.magnitude, inclination, orbit,
         (second_teff, float(4.438 + np.log10(second_mass / radius**2))),
     )  # fmt: skip

@@ -76,10 +76,10 @@ def run_variant(
     dual = trained[key]
     dual.transpose = settings.transpose
     seconds = time.process_time() - began
-    inputs = inputs_of(replace(model, dual_former=dual), tokens, np.full(len(tokens.have), np.nan))
-    embeddings = Inputs(*({key: part[key] for key in inputs.dual} for part in (inputs.features, inputs.there)))
+    model = replace(model, dual_former=dual, settings=settings)
+    inputs = inputs_of(model, tokens, np.full(len(tokens.have), np.nan))
     only = Inputs(*({"both, embedding": part["both, embedding"]} for part in (inputs.features, inputs.there)))
-    return row_of(name, "both, embedding", scores(only, labels, split)[0], retrieval(embeddings, split), seconds)
+    return row_of(name, "both, embedding", scores(only, labels, split)[0], retrieval(model, tokens, split), seconds)
 
 
 def run_concatenation(model: Desa, tokens: Tokens, labels: Labels, split: Split) -> Table:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -186,13 +187,22 @@ def classical_periods(labels: Labels, split: Split, curves: LightCurveSet | None
     return Table(rows) if rows else None
 
 
-def retrieval(inputs: Inputs, split: Split) -> dict[str, float]:
-    """How often the light curve's embedding finds the spectrum of its star first, or among the first ten, of up to a
-    thousand held-out pairs, and the reverse."""
-    both = np.flatnonzero(inputs.there["both, embedding"] & split.held_out)[:GALLERY]
+def retrieval(model: Desa, tokens: Tokens, split: Split) -> dict[str, float]:
+    """How often a spectrum finds the light curve of its star first, or among the first ten, of up to a thousand
+    held-out pairs, and the reverse: by the embeddings from either alone, or by e1 and e2 of a contrastive model, whose
+    loss has made them alike."""
+    both = np.flatnonzero(tokens.have.numpy().all(axis=1) & split.held_out)[:GALLERY]
     if len(both) < 2:
         return {}
-    one, other = (inputs.features[f"{kind}, embedding"][both] for kind in ("spectrum", "light curve"))
+    if model.settings.objective == "contrastive":
+        dual = model.dual_former
+        with torch.no_grad():
+            spaces = dual.standardised(*dual.raw(tokens.spectrum, tokens.curve, tokens.have))
+        one, other = (space.double().numpy()[both] for space in spaces)
+    else:
+        one, other = (
+            run_dual(model.dual_former, seen_with(tokens, kind))[both] for kind in ("spectrum", "light curve")
+        )
     ranks = np.concatenate([ranks_of_partners(one, other), ranks_of_partners(other, one)])
     return {"among": len(both), "top-1": float((ranks == 0).mean()), "top-10": float((ranks < 10).mean()),
             "median place": float(np.median(ranks)) + 1.0}  # fmt: skip
@@ -217,7 +227,7 @@ def write_check(
     inputs, split = inputs_of(model, tokens, period), split_of(model, stars)
     learned = tuple(info.name for info in model.infos)
     table, said = scores(inputs, labels, split, learned)
-    found = retrieval(inputs, split)
+    found = retrieval(model, tokens, split)
     by_star = _by_star(stars, labels, said, curves, split)
     folder = Path(folder)
     for file, content in (("check.ecsv", table), ("stars.ecsv", by_star)):
