@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError, first_line
+from phdlspec.hdf5_check import check_hdf5
 
 FORMAT = "phdlspec-pulls"  # as the first files were called
 
@@ -89,6 +90,7 @@ class Diagnostics:
     def read(cls, path: str | Path) -> Diagnostics:
         """Read the HDF5 file (attribute format = "phdlspec-pulls", data sets named as the attributes
         above)."""
+        check_hdf5(path)
         try:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") != FORMAT:

@@ -44,6 +44,7 @@ from kurucz_grids.sampling import split_rows
 from phdlspec.errors import UserError, first_line
 from phdlspec.gridfile import CONTINUUM_WAVE, FORMS, Form
 from phdlspec.gridfile.parts import Parts
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.wavelength import air_to_vacuum
 
@@ -305,10 +306,13 @@ def _read_arrays(source: Path) -> dict[str, Any]:
         raise UserError(f"{source}: there is no such file or folder")
     try:
         if h5py.is_hdf5(source):
+            check_hdf5(source)
             with h5py.File(source, "r") as file:
                 return {name: file[name][()] for name in file if isinstance(file[name], h5py.Dataset)}
         with np.load(source, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except UserError:
+        raise
     except Exception as error:  # zipfile, zlib, numpy and h5py raise whatever the damage makes of the file
         raise UserError(
             f"{source}: neither a whole npz nor HDF5 file ({first_line(error)}); single spectra go into a folder"

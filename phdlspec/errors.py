@@ -5,10 +5,25 @@ expected and what to do. The command line prints it without a traceback; a catal
 """
 
 
+LONGEST = 1000  # characters of a message
+
+
+def plain(text: str, longest: int = LONGEST) -> str:
+    """A text in one line, cut, and without control characters, for a terminal, a log or a table.
+
+    What stands in files, their names and headers is anybody's; escape sequences among it would be obeyed.
+    """
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text[: 4 * longest].split()))
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
 class UserError(Exception):
-    """A mistake in the input that one sentence explains."""
+    """A mistake in the input that one sentence explains: see `plain`."""
+
+    def __init__(self, message: str):
+        super().__init__(plain(message))
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or what kind of error it is where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error)[:LONGEST].splitlines()), "") or type(error).__name__

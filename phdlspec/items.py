@@ -43,7 +43,7 @@ def write_item(
     path: Path, about: Mapping[str, str | int], arrays: Mapping[str, NDArray[Any]], kept: str = "", small: bool = False
 ) -> None:
     """Store arrays and what they are; `small`: compressed. `kept`: see `phdlspec.files.disk_errors`."""
-    text = json.dumps({**about, "sha256": _checksum(about, arrays)}, sort_keys=True)
+    text = json.dumps({**about, "sha256": checksum(about, arrays)}, sort_keys=True)
     save = np.savez_compressed if small else np.savez
     with writing(path, kept) as file:
         save(file, about=np.array(text), **arrays)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def read_item(path: Path, about: Mapping[str, str | int]) -> Arrays:
         told = dict(json.loads(str(arrays.pop("about")[()])))
     except Exception as error:  # bytes that were changed raise whatever they look like
         raise WrongItem(f"it is damaged, or of another kind ({type(error).__name__})") from error
-    if told.pop("sha256", None) != _checksum(told, arrays):
+    if told.pop("sha256", None) != checksum(told, arrays):
         raise WrongItem("its content is not that of its checksum")
     for name, value in about.items():
         if told.get(name) != value:
@@ -67,7 +67,8 @@ def read_item(path: Path, about: Mapping[str, str | int]) -> Arrays:
     return arrays
 
 
-def _checksum(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+def checksum(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of a description and of names, types, shapes and bytes of arrays."""
     found = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
     for name in sorted(arrays):
         values = np.ascontiguousarray(arrays[name])

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
 
-MIN_GOOD_PIXELS = 100
+MIN_GOOD_PIXELS, MAX_PIXELS = 100, 1_000_000
 WAVE_RANGE = (2000.0, 30000.0)  # Å; what a wavelength in Å can be in a spectrum of this kind
 SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
@@ -92,6 +92,8 @@ class Spectrum:
                 f"wave, flux, ivar, mask have shapes {wave.shape}, {flux.shape}, {ivar.shape}, {mask.shape}, "
                 "expected four one-dimensional arrays of one length"
             )
+        if len(wave) > MAX_PIXELS:
+            self._refuse(f"it has {len(wave)} pixels, expected at most {MAX_PIXELS}; cut or rebin it")
         if len(wave) < MIN_GOOD_PIXELS:
             self._refuse(f"it has {len(wave)} pixels, expected at least {MIN_GOOD_PIXELS}")
         self._check_wavelengths(wave)

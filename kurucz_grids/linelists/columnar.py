@@ -36,6 +36,7 @@ from kurucz_grids.linelists.elements import isotope_fraction, species_name
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.medium import AIR_BEGINS
 from phdlspec.errors import UserError, first_line
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.wavelength import air_to_vacuum
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ def read_columnar(path: str | Path) -> LineList:
 
 def _load(path: str | Path) -> NDArray:
     if h5py.is_hdf5(path):
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             if not isinstance(file["lines"], h5py.Dataset):
                 raise ValueError("'lines' is a group of arrays, not one array")

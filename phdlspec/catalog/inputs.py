@@ -5,9 +5,10 @@ A packed HDF5 spares a survey millions of small files:
 ```
 /                    attrs: format = "phdlspec-spectra", version = 1, survey, arms (A, 2) Å
 ├── wave             (P,) float64   vacuum Å
-├── flux, ivar       (N, P) float32
+├── flux, ivar       (N, P) float32, of the flux over scale
 ├── mask             (N, P) uint8   1 = bad
 ├── resolving_power  (P,) float32
+├── scale            (N,) float64, optional: unit of the stored flux
 └── obsid, ra, dec   (N,)
 ```
 Spectrum i of it is written `pack.h5[i]`.
@@ -26,11 +27,13 @@ import h5py
 import numpy as np
 
 from phdlspec.errors import UserError, first_line
+from phdlspec.files import replacing
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum
 from phdlspec.io.model_spectra import PACKED_FORMAT as FORMAT
 from phdlspec.io.model_spectra import PACKED_VERSION as VERSION
 from phdlspec.io.resolution import ResolvingPower, resolving_power_at
-from phdlspec.spectrum import Spectrum
+from phdlspec.spectrum import MAX_PIXELS, Spectrum
 
 SPECTRUM_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".ecsv", ".csv")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -57,7 +60,8 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[str]:
 def _expand(item: str) -> list[str]:
     path = Path(item)
     if path.is_dir():
-        return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SPECTRUM_SUFFIXES) and p.is_file())
+        # A pipe or a device is a row with a reason, as all that cannot be read.
+        return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SPECTRUM_SUFFIXES) and not p.is_dir())
     if path.suffix in LIST_SUFFIXES and path.is_file():
         try:
             lines = [line.strip() for line in path.read_text().splitlines()]
@@ -88,30 +92,59 @@ def read_reference(
         raise UserError(f"{reference}: cannot be read ({first_line(error)})") from error
 
 
+# Dimensions and kinds of what a packed HDF5 holds.
+_LAYOUT = {
+    "wave": (1, "f"), "resolving_power": (1, "f"), "flux": (2, "f"), "ivar": (2, "f"), "mask": (2, "biu"),
+    "obsid": (1, "SO"), "ra": (1, "f"), "dec": (1, "f"),
+}  # fmt: skip
+
+
 class _Packed:
     def __init__(self, path: str):
+        check_hdf5(path)
         try:
             self._file = h5py.File(path, "r")
             if self._file.attrs.get("format") != FORMAT:
                 raise UserError(f"{path}: HDF5, but not a file of spectra (format {FORMAT!r} expected)")
-            self._wave = self._file["wave"][()]
-            self._power = self._file["resolving_power"][()]
+            self.count = self._check_layout()
+            self._wave = self._file["wave"][()].astype(float)
+            self._power = self._file["resolving_power"][()].astype(float)
             self._arms = tuple((float(a), float(b)) for a, b in self._file.attrs["arms"])
-            self.count = len(self._file["flux"])
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: a damaged file of spectra ({first_line(error)})") from error
+
+    def _check_layout(self) -> int:
+        """Number of spectra. Raises `ValueError` where something is of another kind or size, before it is read."""
+        file = self._file
+        for name, (ndim, kinds) in _LAYOUT.items():
+            item = file[name]
+            if not isinstance(item, h5py.Dataset) or item.ndim != ndim or item.dtype.kind not in kinds:
+                raise ValueError(f"{name} is of another kind")
+        count, pixels = file["flux"].shape
+        if not 0 < pixels <= MAX_PIXELS:
+            raise ValueError(f"it tells of {pixels} pixels, expected at most {MAX_PIXELS}")
+        if file["flux"].id.get_storage_size() < count:
+            raise ValueError(f"it tells of {count} spectra and does not hold them")
+        for name, (ndim, _) in _LAYOUT.items():
+            of_pixels = name in ("wave", "resolving_power")
+            if file[name].shape != ((count, pixels) if ndim == 2 else (pixels,) if of_pixels else (count,)):
+                raise ValueError(f"{name} is of another shape than flux")
+        return int(count)
 
     def spectrum(self, i: int, reference: str, resolving_power: ResolvingPower | None) -> Spectrum:
         file = self._file
         if i >= self.count:
             raise UserError(f"{reference}: the file has {self.count} spectra, counted from 0")
         power = self._power if resolving_power is None else resolving_power_at(resolving_power, self._wave)
+        scale = float(file["scale"][i]) if "scale" in file else 1.0
+        obsid = file["obsid"][i]
         meta = {
-            "OBSID": file["obsid"][i].decode(), "RA": float(file["ra"][i]), "DEC": float(file["dec"][i]),
-            "SURVEY": str(file.attrs.get("survey", "")),
+            "OBSID": obsid.decode(errors="replace") if isinstance(obsid, bytes) else str(obsid),
+            "RA": float(file["ra"][i]), "DEC": float(file["dec"][i]), "SURVEY": str(file.attrs.get("survey", "")),
         }  # fmt: skip
+        flux, ivar = (np.asarray(file[name][i], dtype=float) for name in ("flux", "ivar"))
         return Spectrum(
-            self._wave, file["flux"][i], file["ivar"][i], file["mask"][i] > 0, power, meta, reference, self._arms
+            self._wave, flux * scale, ivar / scale**2, file["mask"][i] > 0, power, meta, reference, self._arms
         )
 
 
@@ -122,27 +155,30 @@ def _packed(path: str, modified: int) -> _Packed:
 
 def write_packed(path: str | Path, spectra: Sequence[Spectrum]) -> None:
     """Write spectra that share their pixels into one HDF5; see the layout above."""
-    path, first = Path(path), spectra[0]
+    first = spectra[0]
     for spectrum in spectra:
         if not np.array_equal(spectrum.wave, first.wave):
             raise UserError(f"{spectrum.path or 'spectrum'}: its pixels are not those of the first spectrum")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(
-                format=FORMAT, version=VERSION, survey=str(first.meta.get("SURVEY", "")), arms=np.array(first.arms)
-            )
-            file["wave"] = first.wave
-            file["resolving_power"] = np.asarray(first.resolving_power_by_pixel, dtype=np.float32)
-            chunks = (1, len(first))
-            for name, kind in (("flux", np.float32), ("ivar", np.float32), ("mask", np.uint8)):
-                rows = np.stack([np.asarray(getattr(s, name)).astype(kind) for s in spectra])
-                file.create_dataset(name, data=rows, chunks=chunks, compression="gzip", compression_opts=1)
-            file["obsid"] = [str(s.meta.get("OBSID", s.stem)).encode() for s in spectra]
-            for name in ("RA", "DEC"):
-                file[name.lower()] = [float(s.meta.get(name, np.nan)) for s in spectra]
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    scale = np.array([_unit_of(s) for s in spectra])
+    rows = {
+        "flux": np.stack([s.flux / unit for s, unit in zip(spectra, scale)]).astype(np.float32),
+        "ivar": np.stack([s.ivar * unit**2 for s, unit in zip(spectra, scale)]).astype(np.float32),
+        "mask": np.stack([s.mask for s in spectra]).astype(np.uint8),
+    }
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(
+            format=FORMAT, version=VERSION, survey=str(first.meta.get("SURVEY", "")), arms=np.array(first.arms)
+        )
+        file["wave"], file["scale"] = first.wave, scale
+        file["resolving_power"] = np.asarray(first.resolving_power_by_pixel, dtype=np.float32)
+        for name, values in rows.items():
+            file.create_dataset(name, data=values, chunks=(1, len(first)), compression="gzip", compression_opts=1)
+        file["obsid"] = [str(s.meta.get("OBSID", s.stem)).encode() for s in spectra]
+        for name in ("RA", "DEC"):
+            file[name.lower()] = [float(s.meta.get(name, np.nan)) for s in spectra]
+
+
+def _unit_of(spectrum: Spectrum) -> float:
+    """What the flux is divided by so that it and its inverse variance are numbers of float32: a power of ten."""
+    size = np.median(np.abs(spectrum.flux[spectrum.good]))
+    return float(10.0 ** np.floor(np.log10(size))) if size > 0 and not 1e-4 < size < 1e6 else 1.0

@@ -29,13 +29,13 @@ from phdlspec.catalog.formats import ENDINGS
 from phdlspec.catalog.formats import TABLE as CATALOG_TABLE
 from phdlspec.catalog.reading import read_catalog
 from phdlspec.default_emulator import load_emulator
-from phdlspec.emulator.checkpoint import FORMAT as EMULATOR_FORMAT
-from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.emulator.checkpoint import KIND, load_checkpoint
 from phdlspec.emulator.trust import distrust
 from phdlspec.errors import UserError, first_line
 from phdlspec.flags import star_words, usable
 from phdlspec.gridfile import Grid
 from phdlspec.gridfile.parts import Parts
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum, reading
 from phdlspec.io.fits_files import DAMAGED, open_fits
 from phdlspec.io.model_spectra import PACKED_FORMAT
@@ -127,7 +127,7 @@ def _safetensors(path: Path) -> str:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({first_line(error)})") from error
     header = next((item for item in headers if isinstance(item, dict)), {})
-    if header.get("format") == EMULATOR_FORMAT:
+    if header.get("format") == KIND.format:
         checkpoint = load_checkpoint(path)
         return _emulator(checkpoint.metadata, checkpoint.sha256)
     kind = str(header.get("format", "")).removeprefix("phdlspec-")
@@ -144,6 +144,7 @@ def _training(path: Path) -> str:
 
 
 def _hdf5(path: Path) -> str:
+    check_hdf5(path)
     try:
         with h5py.File(path) as file:
             attrs, names = dict(file.attrs), set(file)

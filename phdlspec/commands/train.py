@@ -17,6 +17,7 @@ from dataclasses import fields
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.training import Trainer
 from phdlspec.emulator.training_settings import TrainingSettings
+from phdlspec.errors import UserError
 from phdlspec.gridfile import Grid
 
 
@@ -36,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     grid = Grid(args.grid)
     settings = TrainingSettings(**{item.name: getattr(args, item.name) for item in fields(TrainingSettings)})
-    rows = grid.rows("train")[: args.models] if args.models else None
+    if args.models is not None and args.models < 1:
+        raise UserError(f"--models is {args.models}, expected one or more")
+    rows = grid.rows("train")[: args.models]
     start = load_checkpoint(args.start) if args.start else None
     trainer = Trainer(grid, settings, args.device, rows, start)
     summary = trainer.train(args.out).summary()

@@ -33,6 +33,7 @@ from phdlspec.datadriven.label_table import MATCH_ARCSEC, LabelInfo, LabelTable,
 from phdlspec.datadriven.rest_frame import PhysicsFit, at_rest, normalised, read_physics_fit, velocity_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io.model_spectra import PACKED_FORMAT, PACKED_VERSION
 from phdlspec.spectrum import Spectrum
 
@@ -124,6 +125,7 @@ class Dataset:
     @classmethod
     def read(cls, path: str | Path) -> Dataset:
         """Read a packed HDF5 that `write` made. Raises `UserError` for anything else."""
+        check_hdf5(path)
         try:
             with h5py.File(path) as file:
                 group = file[GROUP]
@@ -145,6 +147,7 @@ def is_dataset(path: str | Path) -> bool:
     """Whether a file is an HDF5 that `Dataset.write` made."""
     if not h5py.is_hdf5(path):
         return False
+    check_hdf5(path)
     with h5py.File(path) as file:
         return GROUP in file
 

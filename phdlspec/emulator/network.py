@@ -112,7 +112,8 @@ class PatchAttention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         # Heads differ in how strongly they keep to the labels that move the patch.
-        self.bias = nn.Parameter(torch.linspace(0.0, 1.5, self.heads)[:, None, None] * bias)  # (H, Q, L)
+        # In memory in this order: fused optimisers pair the elements of a parameter and its moments as they lie there.
+        self.bias = nn.Parameter((torch.linspace(0.0, 1.5, self.heads)[:, None, None] * bias).contiguous())  # (H, Q, L)
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, n_labels, width = tokens.shape

@@ -43,9 +43,10 @@ from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.emulator.training_data import encode, hold_out
 from phdlspec.emulator.training_settings import TrainingSettings
-from phdlspec.emulator.training_state import AveragedWeights, resume_state, save_state, weights_of
+from phdlspec.emulator.training_state import AveragedWeights, TrainingState, weights_of
 from phdlspec.errors import UserError
 from phdlspec.gridfile import Grid
+from phdlspec.items import digest
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.lsf import NativeGrid, project
 
@@ -200,23 +201,24 @@ class Trainer:
             betas=(0.9, 0.98), fused=True,
         )  # fmt: skip
         averaged = AveragedWeights.start(self.network)
-        first = resume_state(state_path, self._identity(), self.network, averaged, optimiser)
+        state = TrainingState(self.network, averaged, optimiser)
+        first = state.resume(state_path, self._identity(), settings.steps)
         every = max(settings.steps // settings.evaluations, 1)
-        progress_so_far = _Recent()
+        errors = _RecentErrors()
         saved = time.monotonic()
         done = settings.steps
         bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, unit="step", disable=not progress)
         for step in bar:
-            self._step(step, optimiser, progress_so_far)
+            errors.add(*self._step(step, state))
             averaged.add(self.network, step)
             if step % 50 == 0:
                 best = f"best {averaged.best_error:.1e}" if math.isfinite(averaged.best_error) else "not judged yet"
-                bar.set_postfix_str(f"{progress_so_far.words()}, {best}")
+                bar.set_postfix_str(f"{errors.words()}, {best}")
             if (step + 1) % every and step + 1 < settings.steps:
                 continue
             self._judge(averaged)
             if time.monotonic() - saved > self.save_every:
-                save_state(state_path, self._identity(), step + 1, self.network, averaged, optimiser)
+                state.save(state_path, self._identity(), step + 1)
                 saved = time.monotonic()
             if averaged.stale >= settings.patience:
                 done = step + 1
@@ -234,18 +236,20 @@ class Trainer:
         state_path.unlink(missing_ok=True)
         return figures
 
-    def _step(self, step: int, optimiser: torch.optim.Optimizer, recent: _Recent) -> None:
-        for group in optimiser.param_groups:
+    def _step(self, step: int, state: TrainingState) -> tuple[float, float]:
+        """One step; rms errors of flux and derivatives."""
+        for group in state.optimiser.param_groups:
             group["lr"] = self._rate(step)
-        optimiser.zero_grad(set_to_none=True)
+        state.optimiser.zero_grad(set_to_none=True)
         loss, flux_error, change_error = self._loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
-        limit = recent.largest_gradient()
+        limit = state.gradients.limit()
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit))
         if not math.isfinite(norm):
             raise UserError(f"training diverged at step {step}: take a lower --learning-rate")
-        recent.add(min(norm, limit), flux_error, change_error)
-        optimiser.step()
+        state.gradients.add(min(norm, limit))
+        state.optimiser.step()
+        return flux_error, change_error
 
     def _judge(self, averaged: AveragedWeights) -> None:
         now = weights_of(self.network)
@@ -314,26 +318,20 @@ class Trainer:
     def _identity(self) -> str:
         begun = self.start.sha256 if self.start else ""
         rows = [int(i) for i in self.rows]
-        return json.dumps([asdict(self.settings), rows, str(self.grid.attrs.get("created")), begun])
+        return digest(json.dumps([asdict(self.settings), rows, str(self.grid.attrs.get("created")), begun]))
 
 
-class _Recent:
-    """Sizes of the last gradients, by which the next is clipped, and the last errors, for the progress bar."""
+class _RecentErrors:
+    """The last errors, for the progress bar."""
 
     def __init__(self) -> None:
-        self.gradients: deque[float] = deque(maxlen=100)
-        self.errors: deque[tuple[float, float]] = deque(maxlen=200)
+        self._last: deque[tuple[float, float]] = deque(maxlen=200)
 
-    def largest_gradient(self) -> float:
-        """What a gradient is clipped to."""
-        return 5.0 * float(np.median(self.gradients)) if len(self.gradients) > 20 else math.inf
-
-    def add(self, gradient: float, flux_error: float, change_error: float) -> None:
+    def add(self, flux_error: float, change_error: float) -> None:
         """One step's."""
-        self.gradients.append(gradient)
-        self.errors.append((flux_error, change_error))
+        self._last.append((flux_error, change_error))
 
     def words(self) -> str:
         """The mean errors of the last steps."""
-        flux, change = np.mean(self.errors, axis=0)
+        flux, change = np.mean(self._last, axis=0)
         return f"flux rms {flux:.1e}, derivatives {change:.3f}"

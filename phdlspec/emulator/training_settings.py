@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+
+from phdlspec.errors import UserError
+
+_MAY_BE_ZERO = ("co_layers", "derivative_weight", "seed", "size_floor", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -25,3 +30,14 @@ class TrainingSettings:
     evaluations: int = 40
     patience: int = 15  # evaluations without a better validation error before training stops
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            zero = name in _MAY_BE_ZERO
+            if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+                option, least = name.replace("_", "-"), "zero or more" if zero else "more than zero"
+                raise UserError(f"--{option} is {value:g}, expected {least}")
+        if self.width % self.heads:
+            raise UserError(
+                f"--width is {self.width} and --heads {self.heads}: expected a width that is a multiple of the heads"
+            )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.io import desi, lamost, sdss, table
@@ -57,8 +60,15 @@ def read_spectrum(
     """
     if format is not None and format not in FORMATS:
         raise UserError(f"unknown format {format!r}, expected one of {' '.join(FORMATS)}")
-    name = str(path)
-    with_row = re.fullmatch(r"(.+)\[(\d+)\]", name)
+    with reading(str(path)):
+        return _read(str(path), format, row, medium, resolving_power)
+
+
+def _read(
+    path: str, format: str | None, row: int | None, medium: str | None, resolving_power: ResolvingPower | None
+) -> Spectrum:
+    name = path
+    with_row = re.fullmatch(r"(.+)\[(\d{1,18})\]", name)
     if with_row and not Path(name).exists():
         name, row = with_row[1], int(with_row[2])
     file = Path(name)
@@ -69,19 +79,21 @@ def read_spectrum(
         return table.read(file, medium, resolving_power)
     with open_fits(file) as hdus:
         if format == "lamost" or (format is None and lamost.matches(hdus)):
-            return lamost.read(hdus, str(path), resolving_power)
+            return lamost.read(hdus, path, resolving_power)
         if format == "sdss" or (format is None and sdss.matches(hdus)):
-            return sdss.read(hdus, str(path), resolving_power)
+            return sdss.read(hdus, path, resolving_power)
         if format == "desi" or (format is None and desi.matches(hdus)):
-            return desi.read(hdus, str(path), resolving_power, row)
-        return table.read_fits(hdus, str(path), medium, resolving_power, row)
+            return desi.read(hdus, path, resolving_power, row)
+        return table.read_fits(hdus, path, medium, resolving_power, row)
 
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """One sentence for whatever a broken file does to its reader, so that the other files of a run go on."""
     try:
-        yield
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # what is wrong with a file is an error or told by our own words
+            yield
     except UserError:
         raise
     except Exception as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import stat
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from astropy.io import fits
@@ -17,47 +18,65 @@ from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
+from phdlspec.io.fits_walk import fits_size
 
+MAX_BYTES = 1 << 30  # of what a file may unpack to
+_SLACK = 1 << 20
 DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, zlib.error, fits.VerifyError)
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not a readable, non-empty file."""
-    if path.is_dir():
-        raise UserError(f"{path}: this is a folder, expected a file with one spectrum")
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file")
+    """Refuse what is not a readable, regular, non-empty file; a pipe or a device would be waited for."""
     try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UserError(f"{path}: this is a folder, expected a file with one spectrum")
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: this is a pipe, a socket or a device, expected a regular file")
         with open(path, "rb") as stream:
             empty = not stream.read(1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if empty:
         raise UserError(f"{path}: the file is empty")
 
 
 def is_fits(path: Path) -> bool:
     """Whether a file, gzipped or not, begins like FITS."""
-    with open(path, "rb") as stream:
-        start = stream.read(6)
-    if start[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as stream:
-                start = stream.read(6)
-        except DAMAGED as error:
-            raise UserError(
-                f"{path}: the gzip file is damaged or truncated ({error}), fetch it again"
-            ) from error
-    return start == b"SIMPLE"
+    try:
+        with _opened(path) as stream:
+            return stream.read(6) == b"SIMPLE"
+    except DAMAGED as error:
+        raise UserError(f"{path}: the gzip file is damaged or truncated ({error}), fetch it again") from error
 
 
-def _unpacked(path: Path) -> Path | BytesIO:
-    """The path itself, or the whole contents of a gzipped file."""
+def _is_gzip(path: Path) -> bool:
     with open(path, "rb") as stream:
-        if stream.read(2) != b"\x1f\x8b":
-            return path
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if _is_gzip(path) else open(path, "rb")
+
+
+def _content(path: Path) -> Path | BytesIO:
+    """The path itself, or the contents of a gzipped file; `OSError` where the headers cannot be."""
+    if not _is_gzip(path):
+        with open(path, "rb") as stream:
+            fits_size(stream, path.stat().st_size)
+        return path
     with gzip.open(path) as stream:
-        return BytesIO(stream.read())
+        size = fits_size(cast(BinaryIO, stream), MAX_BYTES)
+        # astropy takes a cut gzip stream for the end of the file, so unpack it here, where that raises; no more of it
+        # than the headers tell, for a megabyte of zeros may unpack to a terabyte.
+        stream.seek(0)
+        content = stream.read(size)
+        stream.read(_SLACK)  # to the checksum at the end
+    if len(content) < size:
+        raise OSError(f"its headers tell of {size} bytes, it has {len(content)}")
+    return BytesIO(content)
 
 
 @contextmanager
@@ -67,8 +86,7 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
         warnings.simplefilter("ignore", AstropyWarning)
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         try:
-            # astropy takes a cut gzip stream for the end of the file, so unpack it here, where that raises.
-            with fits.open(_unpacked(path), memmap=False) as hdus:
+            with fits.open(_content(path), memmap=False) as hdus:
                 yield hdus
         except (*DAMAGED, AstropyUserWarning) as error:
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -45,21 +45,35 @@ RESOLVING_POWER_NAMES = ("resolving_power",)
 MEDIA = ("air", "vacuum")
 _NAMELESS = ("wave", "flux", "err")
 _POWER_KEYS = ("RESOLVING_POWER", "RESPOWER")
+MAX_TEXT, MAX_LINE = 1 << 28, 1 << 20  # bytes of a table, characters of its first line
+_TRUTH = {"true": 1.0, "t": 1.0, "yes": 1.0, "1": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "0": 0.0}
 
 
 def read(path: Path, medium: str | None = None, resolving_power: ResolvingPower | None = None) -> Spectrum:
     """The spectrum of an ECSV, CSV or text file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a FITS file and not a table in ECSV or CSV (it is not text; unpack it if it is compressed)"
-        ) from error
+    text = _text(path)
     try:
         table = Table.read(text, format="ascii.ecsv") if text.startswith("# %ECSV") else _plain_text(text, path)
     except (*DAMAGED, InconsistentTableError) as error:
         raise UserError(f"{path}: not a FITS file and not a table in ECSV or CSV ({first_line(error)})") from error
     return from_table(table, str(path), medium, resolving_power)
+
+
+def _text(path: Path) -> str:
+    """The text of a file that may hold a spectrum; no byte-order mark is part of it."""
+    size = path.stat().st_size
+    if size > MAX_TEXT:
+        raise UserError(f"{path}: {size:.2g} bytes and not FITS, expected a table of at most {MAX_TEXT:.2g}")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            if len(file.readline(MAX_LINE)) == MAX_LINE:
+                raise UserError(f"{path}: its first line does not end, expected the names of columns")
+            file.seek(0)
+            return file.read(MAX_TEXT)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not a FITS file and not a table in ECSV or CSV (it is not text; unpack it if it is compressed)"
+        ) from error
 
 
 def _plain_text(text: str, path: Path) -> Table:
@@ -215,6 +229,19 @@ class _Columns:
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.where}: the column {name} does not hold numbers") from error
 
+    def mask(self) -> NDArray[np.bool_]:
+        """True where a pixel is bad (P,): where the column is true, not zero or masked; all false without one."""
+        name = self.find(MASK_NAMES)
+        if name is None:
+            return np.zeros(len(self.table), dtype=bool)
+        column = np.ma.asarray(self.table[name])
+        if column.dtype.kind not in "SUO":
+            return np.asarray(self.values(name) != 0)
+        words = [str(value.decode() if isinstance(value, bytes) else value).strip().lower() for value in column.data]
+        if unknown := next((word for word in words if word not in _TRUTH), None):
+            raise UserError(f"{self.where}: the column {name} holds {unknown!r}, expected True or False, or numbers")
+        return np.array([_TRUTH[word] > 0 for word in words]) | np.ma.getmaskarray(column)
+
     def ivar(self) -> NDArray[np.float64]:
         """Inverse variances (P,), from the column of them or of errors."""
         name = self.find(IVAR_NAMES)
@@ -238,8 +265,7 @@ def from_table(
         raise UserError(f"{columns.where}: the table has no rows, expected one a pixel")
     wave = _wave(columns, wave_name, _medium(wave_name, table.meta, medium, columns.where))
     flux, ivar = columns.values(flux_name), columns.ivar()
-    mask_name = columns.find(MASK_NAMES)
-    mask = np.zeros(len(wave), dtype=bool) if mask_name is None else columns.values(mask_name) != 0
+    mask = columns.mask()
     meta = {str(key).upper(): value for key, value in table.meta.items() if np.isscalar(value)}
     power = _resolving_power(columns, meta, wave, resolving_power)
     order = np.argsort(wave, kind="stable")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from phdlspec.cli import main
-from phdlspec.emulator import training
+from phdlspec.emulator import training_state
 from phdlspec.emulator.basis import fit_basis
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.training import Trainer
-from phdlspec.emulator.training_state import save_state
+from phdlspec.emulator.training_state import KIND, AveragedWeights, TrainingState
 from phdlspec.errors import UserError
 from tests.phdlspec import tiny
 
@@ -35,36 +35,41 @@ def test_the_basis_is_orthonormal_and_holds_fluxes_and_derivatives(toy_grid):
     assert ((back - change).norm(dim=1) / change.norm(dim=1).clamp(min=1e-9)).max() < 0.05
 
 
-def train_until_saved(grid, out, monkeypatch):
-    """Train with `SHORT` and stop when the state was saved for the first time."""
+class Stopped(Exception):
+    """Instead of a kill."""
 
-    class Stopped(Exception):
-        pass
 
-    def stop_after_saving(*arguments):
-        save_state(*arguments)
-        raise Stopped
+def train_until_saved(grid, out, monkeypatch, settings=SHORT, times=1):
+    """Train and stop when the state was saved so many times."""
+    save, saved = TrainingState.save, []
 
-    trainer = Trainer(grid, SHORT, "cpu")
+    def stop_after_saving(self, path, identity, step):
+        save(self, path, identity, step)
+        saved.append(step)
+        if len(saved) == times:
+            raise Stopped
+
+    trainer = Trainer(grid, settings, "cpu")
     trainer.save_every = 0.0
-    monkeypatch.setattr(training, "save_state", stop_after_saving)
-    with pytest.raises(Stopped):
-        trainer.train(out, progress=False)
-    monkeypatch.setattr(training, "save_state", save_state)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "save", stop_after_saving)
+        with pytest.raises(Stopped):
+            trainer.train(out, progress=False)
+    return saved[-1]
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(toy_grid, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_very_same_weights(toy_grid, tmp_path, monkeypatch):
     torch.set_num_threads(1)
-    whole = tmp_path / "whole.safetensors"
-    Trainer(toy_grid, SHORT, "cpu").train(whole, progress=False)
-    resumed = tmp_path / "resumed.safetensors"
-    train_until_saved(toy_grid, resumed, monkeypatch)
+    monkeypatch.setattr(training_state, "CLIPPED_AT", 0.7)  # so that most gradients are clipped
+    settings = replace(SHORT, steps=36, evaluations=36)  # the state is saved after every step
+    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    Trainer(toy_grid, settings, "cpu").train(whole, progress=False)
+    # Before the first clipped step, at it and after it, and after the last one.
+    stops = [train_until_saved(toy_grid, resumed, monkeypatch, settings, times) for times in (3, 18, 5, 10)]
+    assert stops == [3, 21, 26, 36]
     assert not resumed.exists()
-    Trainer(toy_grid, SHORT, "cpu").train(resumed, progress=False)
-    first, second = load_checkpoint(whole), load_checkpoint(resumed)
-    for name, tensor in first.tensors.items():
-        # Adam moves weights that hardly matter by the sign of rounding errors.
-        assert torch.allclose(tensor, second.tensors[name], atol=1e-3 * float(tensor.abs().max())), name
+    Trainer(toy_grid, settings, "cpu").train(resumed, progress=False)
+    assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_a_checkpoint_is_trained_on(toy_grid, toy_checkpoint, tmp_path):
@@ -100,8 +105,44 @@ def test_another_setting_or_a_damaged_state_does_not_continue_a_run(toy_grid, tm
     assert state.read_bytes() == before
     assert not out.exists()
     state.write_bytes(b"damaged")
-    with pytest.raises(UserError, match="damaged; remove it"):
+    with pytest.raises(UserError, match="or a damaged one"):
         Trainer(toy_grid, SHORT, "cpu").train(out, progress=False)
+
+
+IMPOSSIBLE = [
+    ({"step": -5}, r"\$.step"), ({"step": 10**9}, "at step 1000000000 of 60"), ({"step": 2.5}, r"\$.step"),
+    ({"stale": -1}, r"\$.stale"), ({"best_error": float("nan")}, r"\$.best_error"),
+    ({"identity": None}, r"\$.identity"),
+    ({"now.scale": torch.ones(3)}, "no whole state"), ({"adam.step.attention.bias": None}, "no whole state"),
+    ({"now.scale": torch.full((40, 16), float("nan"))}, "not finite"),
+    ({"best.lower": torch.ones(32, dtype=torch.int32)}, "no whole state"), ({"more": torch.ones(1)}, "no whole state"),
+    ({"gradients": torch.ones(101)}, "no whole state"),
+]  # fmt: skip
+
+
+def test_a_state_that_cannot_be_is_refused(toy_grid, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors.training"
+    train_until_saved(toy_grid, tmp_path / "a.safetensors", monkeypatch)
+    trainer, found = Trainer(toy_grid, SHORT, "cpu"), KIND.read(path)
+    state = TrainingState(
+        trainer.network, AveragedWeights.start(trainer.network), torch.optim.AdamW(trainer.network.parameters())
+    )
+    identity = found.metadata["identity"]
+    for change, reason in IMPOSSIBLE:
+        (name, value), tensors, about = *change.items(), dict(found.tensors), dict(found.metadata)
+        (about if name in about else tensors)[name] = value
+        KIND.write(path, {k: v for k, v in tensors.items() if v is not None}, about)  # its digest is right
+        with pytest.raises(UserError, match=reason):
+            state.resume(path, identity, SHORT.steps)
+    KIND.write(path, found.tensors, found.metadata)
+    assert state.resume(path, identity, SHORT.steps) == 20
+
+
+@pytest.mark.parametrize("options", ["--heads 7", "--evaluations 0", "--patches 0", "--batch -1", "--models 0",
+                                     "--learning-rate nan", "--seed -1"])  # fmt: skip
+def test_settings_that_cannot_be_are_one_sentence(toy_grid, tmp_path, capsys, options):
+    assert main(["train", str(toy_grid.path), "--out", str(tmp_path / "e.safetensors"), *options.split()]) == 1
+    assert f"{options.split()[0]} " in capsys.readouterr().err
 
 
 def test_derivatives_are_learned_from_the_prior(toy_grid, tmp_path):
