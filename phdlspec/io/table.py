@@ -240,7 +240,7 @@ class _Columns:
         words = [str(value.decode() if isinstance(value, bytes) else value).strip().lower() for value in column.data]
         if unknown := next((word for word in words if word not in _TRUTH), None):
             raise UserError(f"{self.where}: the column {name} holds {unknown!r}, expected True or False, or numbers")
-        return np.array([_TRUTH[word] > 0 for word in words]) | np.ma.getmaskarray(column)
+        return np.asarray(np.array([_TRUTH[word] > 0 for word in words]) | np.ma.getmaskarray(column), dtype=bool)
 
     def ivar(self) -> NDArray[np.float64]:
         """Inverse variances (P,), from the column of them or of errors."""
