@@ -226,7 +226,7 @@ def test_kills_of_all_processes_at_random_moments_lose_and_double_nothing(tmp_pa
     for _ in range(kills):
         process = _start(tmp_path, n, 0.2)
         known = len(parts.rows()) if parts.exists() else 0
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + 600
         while time.monotonic() < patience and process.poll() is None:
             if parts.exists() and len(parts.rows()) > known:
                 break
@@ -255,13 +255,13 @@ def _group_lives(group):
 def test_an_interrupt_leaves_the_rows_and_no_processes(tmp_path, number):
     process = _start(tmp_path, 40, 0.3)
     parts = Parts(tmp_path / "grid.h5")
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + 600
     while not (parts.exists() and parts.rows()):
         assert time.monotonic() < patience
         time.sleep(0.05)
     process.send_signal(number)
     assert process.wait(timeout=120) == 130
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + 600
     while _group_lives(process.pid) and time.monotonic() < patience:
         time.sleep(0.05)
     assert not _group_lives(process.pid)
