@@ -20,10 +20,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from astropy.table import Table
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from calibration.coverage import Coverage
@@ -33,6 +35,73 @@ from calibration.tables import written_whole
 from phdlspec.errors import UserError, first_line
 
 COORDINATE_STEPS = 4
+_Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
+_Pairs = dict[str, tuple[float, float]]
+
+
+class _Axis(Struct, forbid_unknown_fields=True):
+    name: str
+    lower: _Finite
+    upper: _Finite
+    intervals: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class _Set(Struct, forbid_unknown_fields=True):
+    name: str
+    kind: str
+    tau: float
+    wide: float
+    discrepant: float
+    rows: int
+
+
+class _Label(Struct, forbid_unknown_fields=True):
+    coefficients: list[_Finite]
+    centre: list[_Finite]
+    covariance_lower: list[_Finite]
+    scatter: Annotated[float, Meta(ge=0.0, le=1e12)]
+    has_zero_point: bool
+    reach_cells: list[Annotated[int, Meta(ge=-(2**62), le=2**62)]]
+    smoothness: list[float]
+    sets: list[_Set]
+    nuisance: _Pairs
+    held_out: _Pairs
+
+
+class _Reference(Struct):
+    name: str
+    kind: str
+    given: int
+    used: int
+
+
+class _File(Struct, forbid_unknown_fields=True):
+    """The schema of the JSON file."""
+
+    format: str
+    version: int
+    created: str
+    software: str
+    catalog: str
+    emulator_hash: str
+    solar_scale: str
+    basis: Annotated[list[_Axis], Meta(min_length=1, max_length=10)]
+    references: list[_Reference]
+    skipped: dict[str, str]
+    labels: dict[str, _Label]
+    sha256: str = ""  # calibrations of the first version have none
+
+    def problem(self) -> str:
+        """What does not belong together in it, "" for nothing."""
+        if any(axis.lower >= axis.upper for axis in self.basis):
+            return "an axis has no range"
+        size = 1 + len(self.basis) + sum(axis.intervals + 1 for axis in self.basis)
+        for name, label in self.labels.items():
+            found = (len(label.coefficients), len(label.centre), len(label.covariance_lower))
+            if found != (size, size, size * (size + 1) // 2):
+                return f"{name} has other sizes than its basis"
+        return ""
+
 FORMAT, VERSION = "phdlspec-calibration", 1
 
 
@@ -127,7 +196,8 @@ class Calibration:
             with written_whole(evidence_path(path)) as part:
                 self.evidence.write(part, format="fits", overwrite=True)
         with written_whole(path) as part:
-            part.write_text(json.dumps(self._content(), indent=1))
+            content = self._content()
+            part.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1))
         return path
 
     @classmethod
@@ -135,8 +205,8 @@ class Calibration:
         """Read a calibration file; its evidence is read where it lies beside it."""
         path = Path(path)
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}: cannot be read as a calibration ({first_line(error)})"
             ) from error
@@ -146,23 +216,35 @@ class Calibration:
             raise UserError(
                 f"{path}: calibration version {content.get('version')}, this program reads version {VERSION}"
             )
-        try:
-            return cls(
-                emulator_hash=content["emulator_hash"],
-                solar_scale=content["solar_scale"],
-                created=content["created"],
-                software=content["software"],
-                catalog=content["catalog"],
-                basis=Basis(tuple(Axis(**axis) for axis in content["basis"])),
-                labels={name: _read_label(name, label) for name, label in content["labels"].items()},
-                skipped=content["skipped"],
-                references=content["references"],
-                evidence=_read_evidence(evidence_path(path)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: is an incomplete or altered calibration ({error}); learn it again"
-            ) from error
+        _check(path, content)
+        return cls(
+            emulator_hash=content["emulator_hash"],
+            solar_scale=content["solar_scale"],
+            created=content["created"],
+            software=content["software"],
+            catalog=content["catalog"],
+            basis=Basis(tuple(Axis(**axis) for axis in content["basis"])),
+            labels={name: _read_label(name, label) for name, label in content["labels"].items()},
+            skipped=content["skipped"],
+            references=content["references"],
+            evidence=_read_evidence(evidence_path(path)),
+        )
+
+
+def _check(path: Path, content: dict[str, Any]) -> None:
+    try:
+        problem = msgspec.convert(content, _File).problem()
+    except (ValueError, RecursionError) as error:
+        problem = first_line(error)
+    told = content.get("sha256")
+    if not problem and told is not None and told != _digest({k: v for k, v in content.items() if k != "sha256"}):
+        problem = "its content is not that of its sha256"
+    if problem:
+        raise UserError(f"{path}: is an incomplete or altered calibration ({problem}); learn it again")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def evidence_path(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_file_there_and_back(tmp_path, calibration, survey):
     assert len(again.evidence) == len(calibration.evidence)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}'])
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"format": "other"}'])
 def test_no_calibration_file(tmp_path, text):
     path = tmp_path / "cal.json"
     path.write_text(text)
@@ -83,11 +84,40 @@ def test_no_calibration_file(tmp_path, text):
         Calibration.read(path)
 
 
+def _first(content):
+    return next(iter(content["labels"].values()))
+
+
+ALTERED = {
+    "another number": lambda c: _first(c)["coefficients"].__setitem__(0, 0.5),
+    "a number beyond all": lambda c: _first(c).update(scatter=2**70),
+    "a scatter that is not": lambda c: _first(c).update(scatter=float("nan")),
+    "text for numbers": lambda c: _first(c).update(centre="1 2 3"),
+    "a list for a table": lambda c: c.update(labels=[]),
+    "very many intervals": lambda c: c["basis"][0].update(intervals=10**9),
+    "fewer numbers": lambda c: _first(c)["covariance_lower"].pop(),
+    "an axis without range": lambda c: c["basis"][0].update(lower=9e9),
+    "no references": lambda c: c.update(references=[{}]),
+    "a foreign field": lambda c: c.update(sha265=c.pop("sha256")),
+}
+
+
+@pytest.mark.parametrize("change", ALTERED.values(), ids=ALTERED)
+def test_what_was_altered_is_refused(tmp_path, calibration, change):
+    path = calibration.write(tmp_path / "cal.json")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="incomplete or altered calibration") as told:
+        Calibration.read(path)
+    assert len(str(told.value)) < 500
+
+
 @pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
 def test_altered_calibration(tmp_path, calibration):
     path = calibration.write(tmp_path / "cal.json")
     path.write_text(path.read_text().replace('"centre"', '"center"'))
-    with pytest.raises(UserError, match="incomplete or altered calibration .*'centre'"):
+    with pytest.raises(UserError, match="incomplete or altered calibration .*`center`"):
         Calibration.read(path)
     path = calibration.write(tmp_path / "cal.json")
     evidence_path(path).write_bytes(b"SIMPLE  =                    F")
