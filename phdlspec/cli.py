@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phdlspec import __version__
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, plain
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"phdlspec {args.command}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a file that no reader of ours knew how to name: unreadable, a folder, a full disk
-        print(f"phdlspec {args.command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        told = plain(f"{error.filename or 'a file'}: {error.strerror or error}")
+        print(f"phdlspec {args.command}: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"phdlspec {args.command}: stopped; what was finished is kept", file=sys.stderr)

@@ -8,12 +8,17 @@ expected and what to do. The command line prints it without a traceback; a catal
 LONGEST = 1000  # characters of a message
 
 
+def printable(text: str) -> str:
+    """A text with question marks in the place of control characters and of what no terminal can show."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def plain(text: str, longest: int = LONGEST) -> str:
     """A text in one line, cut, and without control characters, for a terminal, a log or a table.
 
     What stands in files, their names and headers is anybody's; escape sequences among it would be obeyed.
     """
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text[: 4 * longest].split()))
+    line = printable(" ".join(text[: 4 * longest].split()))
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 

@@ -31,7 +31,7 @@ from phdlspec.catalog.reading import read_catalog
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.checkpoint import KIND, load_checkpoint
 from phdlspec.emulator.trust import distrust
-from phdlspec.errors import UserError, first_line
+from phdlspec.errors import UserError, first_line, printable
 from phdlspec.flags import star_words, usable
 from phdlspec.gridfile import Grid
 from phdlspec.gridfile.parts import Parts
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _printable(text: str) -> str:
     # What files say must not steer the terminal.
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def installation() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -232,3 +234,13 @@ def test_info_on_damaged_files_is_one_sentence(toy_grid, tmp_path, capsys):
         assert words in text, name
         assert name in text
         assert text.count("\n") == 1, name
+
+
+def test_what_a_file_tells_does_not_command_the_terminal(tmp_path, capsys):
+    path = tmp_path / "fit.h5"
+    made = {"version": "\x1b[31mred\rhidden", "wide    name": "b"}
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format="phdlspec-fit", file="a\x1b]0;title\x07", mode="fast", provenance=json.dumps(made))
+    main(["info", str(path)])
+    out = capsys.readouterr()
+    assert not set("\x1b\x07\r") & set(out.out + out.err)
