@@ -73,8 +73,8 @@ class _Description(Struct):
     solar_scale: str
     grid: dict[str, str | int | float | bool]
     training: dict[str, Any]
-    validation: dict[str, Any]
     trusted: dict[str, tuple[_Number, _Number]]
+    validation: dict[str, Any] | None = None  # what says nothing is told by `emulator.trust`
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
