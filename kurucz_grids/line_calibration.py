@@ -30,8 +30,9 @@ Indices = NDArray[np.intp]
 FWHM = FWHM_VARIANCE**0.5  # of a Gaussian over its standard deviation
 HUBER = 2.0  # residuals beyond so many sigma count linearly
 VELOCITY_KNOTS = 400.0  # Å between knots of the velocity's spline
-VELOCITY_ERROR, WIDTH_ERROR = 3.0, 0.3  # km/s and relative: how well both are known beforehand
+WIDTH_ERROR = 0.3  # relative, of the line spread function's FWHM: how well it is known beforehand
 LEAST_RESPONSE = 0.002  # of the flux to a factor e in gf, anywhere in any star, for a line to be free
+LEAST_KEPT = 3e-5  # of the flux to a factor e in gf, in a pixel
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ReferenceStar:
     gaussian : (M,) FWHM of the line spread function, Å; vsini : km/s of a rotation profile besides
     labels, label_errors : (32,) in the order of `GRID_LABELS`
     continuum_step : Å between knots of the continuum
+    velocity_error : km/s, how well the velocity is known beforehand
     """
 
     name: str
@@ -55,13 +57,18 @@ class ReferenceStar:
     labels: Array
     label_errors: Array
     continuum_step: float
+    velocity_error: float = 3.0
 
 
 @dataclass(frozen=True)
 class Linearised:
-    """A star's model and its derivatives at M pixels: flux (M,), by labels (M, 32), by ln gf and ln vdW (N, M)."""
+    """A star's model at M pixels and its derivatives.
+
+    flux, continuum (erg/cm2/s/Å) : (M,); by_labels : (M, 32); by_gf, by_vdw : (G, M) by ln gf and ln vdW of the groups
+    """
 
     flux: Array
+    continuum: Array
     by_labels: Array
     by_gf: csr_array
     by_vdw: csr_array
@@ -111,14 +118,27 @@ def group_lines(lines: LineList, gap: float = 0.15) -> Indices:
     return member
 
 
-def linearise(synthesizer: Synthesizer, star: ReferenceStar) -> Linearised:
-    """The model of a star at its labels with all derivatives."""
+def grouping(member: Indices) -> csr_array:
+    """Operator (G, N) that adds up what belongs to one group, from the group of each line (N,)."""
+    shape = int(member.max()) + 1, len(member)
+    return csr_array(coo_array((np.ones(len(member), dtype=np.float32), (member, np.arange(len(member)))), shape=shape))
+
+
+def linearise(synthesizer: Synthesizer, star: ReferenceStar, groups: csr_array) -> Linearised:
+    """The model of a star at its labels with all derivatives; `groups` (G, N) as of `grouping`."""
     operator = projection(synthesizer.wave.numpy(), star.wave, star.gaussian, star.vsini)
     spectrum = synthesizer.synthesize(star.labels, derivatives=True)
     assert spectrum.jacobian is not None
-    by_gf, by_vdw = synthesizer.line_responses(synthesizer.prepare(star.labels, derivatives=False), operator)
-    flux = operator @ spectrum.flux.double().numpy()
-    return Linearised(flux, operator @ spectrum.jacobian.double().numpy().T, by_gf, by_vdw)
+    responses = synthesizer.line_responses(synthesizer.prepare(star.labels, derivatives=False), operator)
+    by_gf, by_vdw = (_without_small(groups @ response.astype(np.float32)) for response in responses)
+    flux, continuum = (operator @ x.double().numpy() for x in (spectrum.flux, spectrum.continuum))
+    return Linearised(flux, continuum, operator @ spectrum.jacobian.double().numpy().T, by_gf, by_vdw)
+
+
+def _without_small(response: csr_array) -> csr_array:
+    response.data[np.abs(response.data) < LEAST_KEPT] = 0.0
+    response.eliminate_zeros()
+    return response
 
 
 @dataclass(frozen=True)
@@ -147,20 +167,17 @@ class Calibration:
 
     Parameters
     ----------
-    member : (N,) group of each line; gf_prior, vdw_prior : (G,) standard deviations in ln
+    gf_prior, vdw_prior : (G,) standard deviations in ln of the groups of lines
     """
 
-    def __init__(self, member: Indices, gf_prior: Array, vdw_prior: Array):
-        self._member, self._gf_prior, self._vdw_prior = member, gf_prior, vdw_prior
-        count = len(gf_prior)
-        ones = np.ones(len(member))
-        self._grouping = csr_array(coo_array((ones, (member, np.arange(len(member)))), shape=(count, len(member))))
+    def __init__(self, gf_prior: Array, vdw_prior: Array):
+        self._gf_prior, self._vdw_prior = gf_prior, vdw_prior
 
     def solve(
         self, stars: Sequence[ReferenceStar], models: Sequence[Linearised], gf: Array, vdw: Array, rounds: int = 4
     ) -> Solution:
         """Changes that fit all stars best, where the lines have been changed by `gf` and `vdw` (G,) already."""
-        responses = [self._grouping @ m.by_gf for m in models], [self._grouping @ m.by_vdw for m in models]
+        responses = [m.by_gf for m in models], [m.by_vdw for m in models]
         free = [np.flatnonzero(_largest(r) > LEAST_RESPONSE) for r in responses]
         parts = [_StarSystem(star, model) for star, model in zip(stars, models)]
         solution = np.zeros(0)
@@ -248,7 +265,7 @@ class _StarSystem:
         self._by_width = (star.gaussian / FWHM) ** 2 * curvature  # by d ln FWHM
         velocities, knots = self._velocities.shape[1], self._basis.shape[1]
         self.prior: Array = np.concatenate(
-            [star.label_errors, np.full(velocities, VELOCITY_ERROR), [WIDTH_ERROR], np.full(knots, np.inf)]
+            [star.label_errors, np.full(velocities, star.velocity_error), [WIDTH_ERROR], np.full(knots, np.inf)]
         )
         self._build()
 

@@ -36,11 +36,11 @@ def test_planted_changes_of_lines_are_found():
         "toy", PIXELS, flux, np.full(len(PIXELS), 0.005), np.full(len(PIXELS), 0.12), 0.0,
         np.zeros(32), np.full(32, 0.1), 60.0,
     )  # fmt: skip
-    model = Linearised(base, np.zeros((len(PIXELS), 32)), by_gf, nothing)
-    calibration = Calibration(np.arange(20), np.full(20, 0.8), np.full(20, 0.2))
+    model = Linearised(base, np.ones(len(PIXELS)), np.zeros((len(PIXELS), 32)), by_gf, nothing)
+    calibration = Calibration(np.full(20, 0.8), np.full(20, 0.2))
     solution = calibration.solve([star], [model], np.zeros(20), np.zeros(20))
     assert solution.gf == pytest.approx(planted, abs=0.02)
     assert np.nanstd(solution.residuals[0]) < 1e-3
     # What was changed already is pulled back to the prior, not to the start.
-    tight = Calibration(np.arange(20), np.full(20, 1e-4), np.full(20, 0.2))
+    tight = Calibration(np.full(20, 1e-4), np.full(20, 0.2))
     assert tight.solve([star], [model], planted, np.zeros(20)).gf == pytest.approx(-planted, abs=0.02)
