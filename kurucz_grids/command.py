@@ -83,7 +83,7 @@ _INFO = """Say what made a grid and what is in it.
 
   phdlspec grid info grid.h5"""
 
-_LISTED = "take log gf as listed; by default single lines are lowered to what the Sun allows"
+_LISTED = "take line data as listed; by default they are corrected, and weak lines added, as real stars want it"
 _COLLECT = "only write the HDF5 file from the models done so far; a build goes on later"
 
 
@@ -198,7 +198,7 @@ def _run_build(args: argparse.Namespace) -> int:
         args.n,
         args.seed,
         KuruczFactory(
-            args.atmospheres, tuple(args.line_list), args.device, medium=args.medium, solar_gf=not args.listed_gf
+            args.atmospheres, tuple(args.line_list), args.device, medium=args.medium, calibrated=not args.listed_gf
         ),
         workers=workers,
         scheduler=args.scheduler,

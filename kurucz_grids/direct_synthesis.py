@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import LineList, read_line_list
-from kurucz_grids.linelists.solar_gf import with_solar_gf
+from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
 
@@ -75,8 +75,8 @@ def synthesize(
     ----------
     labels : by name (what is missing is scaled solar, with a typical VMIC), or (32,) in the order of `GRID_LABELS`.
     atmospheres : a grid of model atmospheres, or its file or folder.
-    line_list : a line list, or its files and folders; single oscillator strengths of files are lowered to what the Sun
-        allows (`linelists.solar_gf`).
+    line_list : a line list, or its files and folders; what is read from files is corrected as real stars want it
+        (`linelists.star_calibration`).
     settings : wavelength range, sampling and cuts, see `synthesis.Settings`.
     device : "cpu" or "cuda", for lines and transfer.
 
@@ -88,7 +88,7 @@ def synthesize(
         synthesizer = _of_files(atmospheres, files, settings, device)
     else:
         grid = atmospheres if isinstance(atmospheres, AtmosphereGrid) else AtmosphereGrid.load(atmospheres)
-        lines = line_list if isinstance(line_list, LineList) else with_solar_gf(read_line_list(line_list))
+        lines = line_list if isinstance(line_list, LineList) else calibrated(read_line_list(line_list))
         synthesizer = Synthesizer(grid, lines, settings, device)
     model = synthesizer.synthesize(labels)
     assert model.jacobian is not None
@@ -100,7 +100,7 @@ def synthesize(
 def _of_files(
     atmospheres: str | Path, line_list: tuple[str | Path, ...], settings: Settings, device: str
 ) -> Synthesizer:
-    lines = with_solar_gf(read_line_list(line_list))
+    lines = calibrated(read_line_list(line_list))
     return Synthesizer(AtmosphereGrid.load(atmospheres), lines, settings, device)
 
 

@@ -161,21 +161,24 @@ def _nearest(data: LineData, continuum: Tensor) -> Tensor:
 
 
 def select_lines(
-    data: LineData, layers: Layers, continuum: Tensor, reference: Tensor, line_cut: float, window_cut: float
-) -> LineState:
+    data: LineData, layers: Layers, continuum: Tensor, reference: Tensor, weight: Tensor, line_cut: float,
+    window_cut: float,
+) -> LineState:  # fmt: skip
     """Choose the lines that matter and how far.
 
     A line is kept where its central opacity exceeds `line_cut` times the continuum in one of the reference layers;
-    its profile is followed until its opacity falls below `window_cut` times the continuum.
+    its profile is followed until its opacity falls below `window_cut` times the continuum. In layers so high that
+    little light is absorbed in them, both are in terms of the optical depth that they add: there are a hundred
+    thousand molecular lines that a giant's coldest layers have and that nobody sees.
 
     Parameters
     ----------
     continuum : (M, D) continuous opacity at M wavelengths evenly spaced in index over the grid
-    reference : indices of a few layers
+    reference : indices (R,) of a few layers; weight : (R,) how much of the light they can absorb, 1 for all
     """
     every = torch.arange(len(data.wave), device=data.device)
     strength, damping, inverse = _parameters(data, layers, every, reference)
-    ratio = strength / continuum[:, reference][_nearest(data, continuum)]
+    ratio = strength / continuum[:, reference][_nearest(data, continuum)] * weight
     keep = torch.nonzero(ratio.amax(1) > line_cut).squeeze(1)
     ratio, damping, inverse = ratio[keep], damping[keep], inverse[keep]
     core = torch.sqrt(torch.log((ratio / window_cut).clamp(min=1.0)))

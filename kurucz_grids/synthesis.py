@@ -54,11 +54,12 @@ from phdlspec.solar import SOLAR_SCALE
 
 Array = NDArray[np.float64]
 
-SYNTHESIS_VERSION = 4  # counted up when spectra or derivatives change: a grid begun with another is not gone on with
+SYNTHESIS_VERSION = 5  # counted up when spectra or derivatives change: a grid begun with another is not gone on with
 WING = 150.0  # Å beyond the range from which lines still reach into it
 BACKGROUND = 1024  # fine-grid steps between nodes of the continuum
 FOLLOWED = {"H", "Fe", "Li", "Pr", "Gd", "Dy", *ELEMENTS}  # elements whose lines are computed
 REFERENCE_LOG_TAU = (-5.0, -4.0, -3.0, -2.0, -1.2, -0.5, 0.2)  # layers at which lines are judged
+REFERENCE_SPAN = 10.0  # optical depth that lines of a layer can add, over that of the continuum above it
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,14 @@ class Synthesizer:
 
     def _layers_at(self, model: StellarModel, log_tau: Sequence[float]) -> Tensor:
         # Indices of the layers at log10 optical depths of the mean continuous absorption.
-        column = column_steps(model.equilibrium.rhox) * model.continuum.absorption.mean(0)
-        tau = np.log10(np.cumsum(column) + 1e-30)
+        tau = np.log10(_mean_depth(model) + 1e-30)
         return torch.tensor([int(np.argmin(np.abs(tau - x))) for x in log_tau], device=self.device)
+
+    def _reference_layers(self, model: StellarModel) -> tuple[Tensor, Tensor]:
+        # Layers at which lines are judged, and what share of the light each can absorb at a continuous opacity.
+        layers = torch.unique(self._layers_at(model, REFERENCE_LOG_TAU))
+        depth = self._put(_mean_depth(model))[layers]
+        return layers, (REFERENCE_SPAN * depth).clamp(max=1.0)
 
     @torch.no_grad()
     def line_strengths(self, model: StellarModel, log_tau: float = -1.0) -> Array:
@@ -199,8 +205,8 @@ class Synthesizer:
         layers = self._line_layers(model)
         background = _Background(self, model)
         state = select_lines(
-            self.lines, layers, background.total, torch.unique(self._layers_at(model, REFERENCE_LOG_TAU)),
-            self.settings.line_cut, self.settings.window_cut,
+            self.lines, layers, background.total, *self._reference_layers(model), self.settings.line_cut,
+            self.settings.window_cut,
         )  # fmt: skip
         rhox = self._put(model.equilibrium.rhox)
         response = None if model.answers is None else _Response(self, model.answers, background, layers, state)
@@ -244,8 +250,8 @@ class Synthesizer:
         """
         layers, background, rhox = self._line_layers(model), _Background(self, model), self._put(model.equilibrium.rhox)
         state = select_lines(
-            self.lines, layers, background.total, torch.unique(self._layers_at(model, REFERENCE_LOG_TAU)),
-            self.settings.line_cut, self.settings.window_cut,
+            self.lines, layers, background.total, *self._reference_layers(model), self.settings.line_cut,
+            self.settings.window_cut,
         )  # fmt: skip
         to_observed = csr_array(operator.T)
         continuum = background.continuum_flux(rhox)
@@ -270,6 +276,11 @@ class Synthesizer:
     def synthesize(self, labels: ArrayLike | Mapping[str, float], derivatives: bool = True) -> SyntheticSpectrum:
         """`solve(prepare(labels, derivatives))`."""
         return self.solve(self.prepare(labels, derivatives))
+
+
+def _mean_depth(model: StellarModel) -> Array:
+    # Optical depth (D,) of the mean continuous absorption.
+    return np.asarray(np.cumsum(column_steps(model.equilibrium.rhox) * model.continuum.absorption.mean(0)))
 
 
 class _Background:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import read_line_list
-from kurucz_grids.linelists.solar_gf import with_solar_gf
+from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Settings, Synthesizer
 
 
@@ -51,7 +51,7 @@ class KuruczFactory:
     """Makes the synthesizer of this package from file names: picklable, as worker processes need it.
 
     line_list : one file or folder, or several. medium : "air" or "vacuum" where the line list does not say it, else
-    None. solar_gf : lower oscillator strengths to what the Sun allows (`linelists.solar_gf`).
+    None. calibrated : line data as real stars want them (`linelists.star_calibration`).
     """
 
     atmospheres: str
@@ -59,13 +59,13 @@ class KuruczFactory:
     device: str = "cpu"
     settings: Mapping[str, Any] = field(default_factory=dict)
     medium: str | None = None
-    solar_gf: bool = True
+    calibrated: bool = True
 
     def __call__(self) -> ModelSynthesizer:
         lines = read_line_list(self.line_list, self.medium)
         return Synthesizer(
             AtmosphereGrid.load(self.atmospheres),
-            with_solar_gf(lines) if self.solar_gf else lines,
+            calibrated(lines) if self.calibrated else lines,
             Settings(**self.settings),
             device=self.device,
         )

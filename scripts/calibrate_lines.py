@@ -300,7 +300,8 @@ def main() -> None:
         if number < ROUNDS - 1:
             kept.write_bytes(pickle.dumps(state))
     made = {
-        "XMADE": str(date.today()), "XLIST": lines.lines.checksum[:16], "XSTARS": f"HARPS, MIKE: 5; MILES: {len(known)}",
+        "XMADE": str(date.today()), "XLIST": lines.lines.checksum[:16],
+        "XSTARS": f"HARPS, MIKE: {len(HIGH_RESOLUTION)}; MILES: {len(known)}",
         "XLEFT": " ".join(args.without) + ("" if args.fold is None else f"fold {args.fold}"),
     }  # fmt: skip
     table = table_of(lines, state.gf, state.vdw, error, made)

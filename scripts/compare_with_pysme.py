@@ -136,7 +136,7 @@ def _kept(lines: LineList, model: StellarModel, grid: FineGrid, cut: float) -> L
     log_tau = np.log10(np.cumsum(column))
     reference = torch.as_tensor(np.unique([np.abs(log_tau - x).argmin() for x in REFERENCE_LOG_TAU]))
     continuum = put(model.continuum.absorption + model.continuum.scattering)
-    return select_lines(data, layers, continuum, reference, cut, cut)
+    return select_lines(data, layers, continuum, reference, torch.ones(len(reference)), cut, cut)
 
 
 def _rows(lines: LineList):

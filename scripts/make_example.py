@@ -18,7 +18,7 @@ from astropy.table import Table
 import phdlspec
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import read_line_list
-from kurucz_grids.linelists.solar_gf import with_solar_gf
+from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import fit_batch
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(phdlspec.__file__).parent / "data")
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
-    synthesizer = Synthesizer(AtmosphereGrid.load(args.atmospheres), with_solar_gf(read_line_list(args.line_list)))
+    synthesizer = Synthesizer(AtmosphereGrid.load(args.atmospheres), calibrated(read_line_list(args.line_list)))
     theta = GRID_LABELS.complete(STAR)
     model = synthesizer.synthesize(theta, derivatives=False)
     wave0, step = float(model.wave[0]), 1.0 / synthesizer.settings.points

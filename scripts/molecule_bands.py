@@ -29,7 +29,7 @@ from scipy.ndimage import gaussian_filter1d
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists import forest as forests
-from kurucz_grids.linelists.solar_gf import with_solar_gf
+from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
@@ -117,7 +117,7 @@ def main() -> None:
 def line_list(data: Path, molecules: bool, thin_forests: bool = True) -> LineList:
     """The main list, with the lists of molecules or without."""
     paths = [data / "linelists" / "optical_3690_9300_air.npz", data / "linelists" / "moog_molecules"]
-    return with_solar_gf(read_line_list(paths if molecules else paths[:1], thin_forests=thin_forests))
+    return calibrated(read_line_list(paths if molecules else paths[:1], thin_forests=thin_forests))
 
 
 def computed(synthesizer: Synthesizer, atmospheres: AtmosphereGrid, star: Star) -> tuple[Array, Array]:

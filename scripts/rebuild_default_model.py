@@ -1,16 +1,17 @@
 """Make the shipped emulator again, end to end: grid, training, validation, example. Seeds are fixed.
 
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
-        --work DIR [--sun Sun_HARPS.fits]
+        moog_molecules --work DIR [--calibrate DATA]
 
 The grid is the first 4,096 models of seed 1, 3,688 of them for training. Training has seven stages, each on from the
 one before, as the shipped model's had while its grid grew. What differed then: the validation part that chooses the
 weights was smaller in the first stages, the models of the third to sixth were not quite those that come first now (the
 sixth had all below 4500 K), the first four counted weak derivatives less (`size_floor` 0.2, steps of 1e-4), the first
 five squared all errors and did not know carbon monoxide (`co_layers` 0), and the derivatives of 1,284 training models
-in Teff, log g and [Fe/H] were less exact (by 1 to 3%, in cool dwarfs 10% in log g) than they are made now. With --sun
-the table of oscillator strengths that the Sun allows is made again first. Every step goes on where it was stopped. On
-two cores a model takes three to four seconds, four hours in all; training takes six hours of one of them.
+in Teff, log g and [Fe/H] were less exact (by 1 to 3%, in cool dwarfs 10% in log g) than they are made now. With
+--calibrate the table of line data that real stars want is made again first, from the spectra in that folder. Every
+step goes on where it was stopped. On two cores a model takes three to four seconds, four hours in all; training takes
+six hours of one of them.
 """
 
 from __future__ import annotations
@@ -48,18 +49,19 @@ def run(*command: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--atmospheres", required=True)
-    parser.add_argument("--line-list", required=True)
+    parser.add_argument("--line-list", nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the grid and the checkpoint")
-    parser.add_argument("--sun", help="HARPS spectrum of the Sun, to make kurucz_grids/data/solar_gf.csv again")
+    parser.add_argument("--calibrate", metavar="DATA", help="make the table of line data again from stars")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     grid = args.work / "grid.h5"
-    physics = ("--atmospheres", args.atmospheres, "--line-list", args.line_list)
-    if args.sun:
-        table = Path(kurucz_grids.__file__).parent / "data" / "solar_gf.csv"
-        run(str(SCRIPTS / "solar_oscillator_strengths.py"), *physics, "--sun", args.sun, "--out", str(table))
+    physics = ("--atmospheres", args.atmospheres, "--line-list", *args.line_list)
+    if args.calibrate:
+        table = Path(kurucz_grids.__file__).parent / "data" / "lines.fits.gz"
+        work = str(args.work / "lines")
+        run(str(SCRIPTS / "calibrate_lines.py"), args.calibrate, *physics, "--work", work, "--out", str(table))
     build = ("-m", "phdlspec.cli", "grid", "build", "--seed", "1", "--out", str(grid), "--workers", str(args.workers))
     run(*build, *physics, "--n", str(MODELS))
     run("-m", "phdlspec.cli", "grid", "check", str(grid))

@@ -26,7 +26,7 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import read_atmospheres
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.damping import UNSOLD_EXPONENT, unsold_vdw, upper_level_ev
-from kurucz_grids.linelists.solar_gf import with_solar_gf
+from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Settings, Synthesizer
 from phdlspec.labels import ELEMENTS
 from phdlspec.lsf import NativeGrid, broaden, degrade
@@ -108,7 +108,7 @@ def line_lists(path: Path) -> dict[str, LineList]:
     own = read_line_list(path)
     unsold = unsold_widths(own)
     return {
-        "ours": with_solar_gf(own),
+        "ours": calibrated(own),
         "log gf of the list": own,
         "and Unsöld's widths": unsold,
         "and no C2": without_c2(unsold),

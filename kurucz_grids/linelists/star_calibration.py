@@ -128,6 +128,11 @@ class StarCalibration:
         return change
 
 
+def calibrated(lines: LineList) -> LineList:
+    """The list with the shipped corrections (`StarCalibration`) and added lines."""
+    return StarCalibration.read().apply(lines)
+
+
 def bands_of(lines: LineList) -> list[tuple[str, int, NDArray[np.intp], float]]:
     """Species, lower edge (Å), lines and log10 of the strength at 4000 K of every molecule in every bin."""
     molecular = np.flatnonzero(lines.z2 > 0)

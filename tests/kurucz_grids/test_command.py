@@ -107,7 +107,7 @@ def test_options_of_the_physics_reach_the_factory(tmp_path, inputs, monkeypatch)
     asked_for = ["grid", "build", "--n", "1", "--workers", "1", *inputs]
     assert main([*asked_for, "--out", str(tmp_path / "g.h5"), "--medium", "vacuum"]) == 0
     assert main([*asked_for, "--out", str(tmp_path / "h.h5"), "--listed-gf"]) == 0
-    assert asked == [{"medium": "vacuum", "solar_gf": True}, {"medium": None, "solar_gf": False}]
+    assert asked == [{"medium": "vacuum", "calibrated": True}, {"medium": None, "calibrated": False}]
 
 
 def test_import(tmp_path, capsys):

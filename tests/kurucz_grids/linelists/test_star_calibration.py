@@ -33,7 +33,9 @@ def table(lines: LineList) -> StarCalibration:
             "gf_change": [0.3, 0.5], "vdw_change": [0.1, 0.0], "gf_error": [0.1, 0.1],
         }
     )  # fmt: skip
-    bands = Table({"species": [species], "wave_min": [low], "strength": [strength], "gf_change": [-0.2], "gf_error": [0.1]})
+    bands = Table(
+        {"species": [species], "wave_min": [low], "strength": [strength], "gf_change": [-0.2], "gf_error": [0.1]}
+    )
     change = np.zeros((len(EXCITATION), bins()))
     change[1, 4] = 0.7
     veiled = Table(
@@ -73,7 +75,8 @@ def test_veil_and_silicon_hydride_are_added_once():
 
 def test_veil_has_its_classes_and_takes_changes_by_bin():
     before = veil()
-    assert before.wave_vacuum.min() > WAVE_MIN and before.wave_vacuum.max() < WAVE_MAX
+    assert before.wave_vacuum.min() > WAVE_MIN
+    assert before.wave_vacuum.max() < WAVE_MAX
     which = classes(before)
     assert np.array_equal(np.unique(which), np.arange(len(EXCITATION) * bins()))
     change = np.zeros((len(EXCITATION), bins()))
