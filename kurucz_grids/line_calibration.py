@@ -44,7 +44,7 @@ class ReferenceStar:
     wave : (M,) vacuum Å at rest. flux : (M,) in any unit, NaN where bad; sigma : (M,) of flux over continuum
     gaussian : (M,) FWHM of the line spread function, Å; vsini : km/s of a rotation profile besides
     labels, label_errors : (32,) in the order of `GRID_LABELS`
-    continuum_step : Å between knots of the continuum
+    continuum_step : Å between knots of the continuum; infinite for a straight line
     velocity_error : km/s, how well the velocity is known beforehand
     """
 
@@ -241,6 +241,8 @@ def _blocks(shared: csr_array, own: csr_array, star: int, count: int) -> list[cs
 
 
 def _spline(wave: Array, step: float) -> csr_array:
+    if np.isinf(step):
+        return csr_array(np.column_stack([np.ones(len(wave)), (wave - wave.mean()) / np.ptp(wave)]))
     count = max(4, int((wave[-1] - wave[0]) / step) + 1)
     knots = np.linspace(wave[0], wave[-1], count)
     padded = np.concatenate([[wave[0]] * 3, knots, [wave[-1]] * 3])

@@ -7,7 +7,7 @@ those of the literature.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +121,7 @@ HIGH_RESOLUTION = {
     "Procyon": _Observation("HARPS.GBOG_Procyon.fits", (6554, 4.00, -0.01), (60, 0.03, 0.05), 40e3, 0.42, 0.345, 2.8,
                             vmic=1.8),
     "alf Tau": _Observation("HARPS.GBOG_alfTau.fits", (3927, 1.11, -0.37), (40, 0.1, 0.12), 40e3, 0.29, 0.26, vmic=1.5),
-    "38 Vir": _Observation("38Vir_HARPS_2017.fits", (6541, 4.19, 0.0), (80, 0.1, 0.1), 40e3, 0.13, 0.77, 27.5,
+    "38 Vir": _Observation("38Vir_HARPS_2017.fits", (6541, 4.19, 0.0), (80, 0.1, 1.0), 40e3, 0.13, 0.77, 27.5,
                            gap=_HARPS_GAP),
     "HD 140283": _Observation("hd140283.fits", (5788, 3.75, -2.48), (60, 0.08, 0.12), 25e3, -0.64, 0.27),
 }  # fmt: skip
@@ -160,7 +160,7 @@ def high_resolution(data: Path, name: str) -> ReferenceStar:
     values = np.where(masked, np.nan, np.interp(at, even, smooth))
     errors = HELD["sharp"] * label_errors(known.errors, 0.3)
     if name == "Sun":  # defines the scale
-        errors = np.where(np.arange(len(errors)) == GRID_LABELS.index("VMIC"), 0.03, 1e-5)
+        errors = np.where(np.arange(len(errors)) == GRID_LABELS.index("VMIC"), 0.01, 1e-5)
     width = np.exp(known.blur) * target / known.resolving_power
     labels = full_labels(*known.labels, vmic=known.vmic)
     return ReferenceStar(name, target, values, np.full(len(target), 0.012), width, known.vsini, labels, errors, 12.0)
@@ -176,11 +176,10 @@ def _hidden(wave: Array, sodium: bool) -> NDArray[np.bool_]:
     return hidden
 
 
-def low_resolution(star: KnownStar, velocity: float = 0.0, continuum: Array | None = None) -> ReferenceStar:
+def low_resolution(star: KnownStar, velocity: float = 0.0) -> ReferenceStar:
     """A star of MILES as a reference, moved to rest by `velocity` (km/s).
 
-    With the computed `continuum` at its pixels the flux is divided by it, and what remains of its shape wider than 900
-    Å is free; without, all that is wider than 45 Å.
+    Its shape is free where it is wider than 45 Å.
     """
     wave, flux = used(star)
     flux = np.where(flux > 0, flux, np.nan)
@@ -188,11 +187,10 @@ def low_resolution(star: KnownStar, velocity: float = 0.0, continuum: Array | No
         flux[np.abs(wave - 1.4 - centre) < half] = np.nan
     teff, logg, fe_h = HELD["fundamental" if star.fundamental else "literature"] * star.errors
     known = label_errors((teff, logg, fe_h))
-    free = ReferenceStar(
+    return ReferenceStar(
         star.name, wave * (1.0 - velocity / SPEED_OF_LIGHT_KM_S), flux, np.full(len(wave), 0.03),
         np.full(len(wave), MILES_FWHM), 0.0, full_labels(*star.labels), known, 45.0, 20.0,
     )  # fmt: skip
-    return free if continuum is None else replace(free, flux=flux / continuum, continuum_step=900.0)
 
 
 def used(star: KnownStar) -> tuple[Array, Array]:
