@@ -117,8 +117,8 @@ def examine(star: KnownStar, model: Model) -> Finding:
     free = np.ones(len(wave), dtype=bool)
     for centre, half in CORES:
         free &= np.abs(air - centre) > half
-    whole, chi2 = gauss_newton(wave, observed, good, model)
-    masked, chi2_masked = gauss_newton(wave, observed, good & free, model)
+    whole, chi2, _ = gauss_newton(wave, observed, good, model)
+    masked, chi2_masked, _ = gauss_newton(wave, observed, good & free, model)
     return Finding(np.array(contrast), np.array(shape), whole, masked, (chi2, chi2_masked))
 
 
@@ -141,14 +141,17 @@ def _offset(observed: Array, computed: Array) -> float:
     return peak - 6 + 0.5 * (before - after) / (before - 2 * at + after)
 
 
-def gauss_newton(wave: Array, observed: Array, good: Mask, model: Model) -> tuple[dict[str, float], float]:
-    """Changes of labels that fit best to first order, and reduced chi2 then."""
+def gauss_newton(
+    wave: Array, observed: Array, good: Mask, model: Model, cores: Array | None = None
+) -> tuple[dict[str, float], float, Array]:
+    """Changes of labels that fit best to first order, reduced chi2 then, and amplitudes of `cores` (P, M), free."""
+    cores = np.empty((len(wave), 0)) if cores is None else cores
     labels = len(GRID_LABELS)
     knots = np.linspace(wave[0], wave[-1], round((wave[-1] - wave[0]) / KNOT_SPACING) + 1)
     basis = BSpline.design_matrix(wave, np.r_[[knots[0]] * 3, knots, [knots[-1]] * 3], 3).toarray()
     slope = np.gradient(model.flux)
-    own = np.column_stack([model.jacobian, -slope, np.gradient(slope)])
-    prior = np.array([PRIORS.get(name, 0.2) for name in GRID_LABELS.names] + [3.0, 0.3])
+    own = np.column_stack([model.jacobian, -slope, np.gradient(slope), cores])
+    prior = np.array([PRIORS.get(name, 0.2) for name in GRID_LABELS.names] + [3.0, 0.3] + [3.0] * cores.shape[1])
     over = observed / model.continuum
     over /= np.median(over[good])
     change, fit = np.zeros(own.shape[1]), model.flux
@@ -163,7 +166,7 @@ def gauss_newton(wave: Array, observed: Array, good: Mask, model: Model) -> tupl
         change = np.linalg.solve(normal, design.T @ (weight * target))[: own.shape[1]]
         fit = model.flux + own @ change
     left = (over / np.maximum(continuum, 1e-3) - fit)[good]
-    return dict(zip(GRID_LABELS.names, change[:labels])), float(np.mean((left * SNR) ** 2))
+    return dict(zip(GRID_LABELS.names, change[:labels])), float(np.mean((left * SNR) ** 2)), change[labels + 2 :]
 
 
 def _middle(values: Array) -> tuple[float, float]:

@@ -71,7 +71,8 @@ class StarCalibration:
                 raise UserError(f"{path}: {name} lacks the column {missing[0]}; expected {', '.join(columns)}")
         if len(parts) < len(PARTS):
             raise UserError(f"{path}: not a table of corrections to lines; expected the parts {', '.join(PARTS)}")
-        return cls(*parts, made=made)
+        lines, bands, added = parts
+        return cls(lines, bands, added, made)
 
     def write(self, path: str | Path) -> None:
         """Write as FITS."""
@@ -91,12 +92,12 @@ class StarCalibration:
         vdw[line] *= 10.0 ** self.lines["vdw_change"][row]
         found = len(np.unique(row))
         log.info("%s: %d of %d lines of the calibration on stars found", lines.path, found, len(self.lines))
-        change = self._band_changes(lines)
-        corrected = replace(lines, loggf=loggf + change, gamma_vdw=vdw)
-        added = [_without_band(silicon_hydride(), lines)]
-        added[0] = replace(added[0], loggf=added[0].loggf + self._band_changes(added[0]))
-        added.append(veil(np.asarray(self.veil["gf_change"], dtype=float).reshape(-1, bins())))
-        whole = LineList.joined([corrected, *added], lines.path)
+        loggf += self._band_changes(lines)
+        corrected = replace(lines, loggf=loggf.astype(np.float32), gamma_vdw=vdw.astype(np.float32))
+        hydride = _without_band(silicon_hydride(), lines)
+        hydride = replace(hydride, loggf=(hydride.loggf + self._band_changes(hydride)).astype(np.float32))
+        added = veil(np.asarray(self.veil["gf_change"], dtype=float).reshape(-1, bins()))
+        whole = LineList.joined([corrected, hydride, added], lines.path)
         return replace(whole, medium=lines.medium)
 
     def _matches(self, lines: LineList) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
