@@ -44,7 +44,9 @@ class ReferenceStar:
     wave : (M,) vacuum Å at rest. flux : (M,) in any unit, NaN where bad; sigma : (M,) of flux over continuum
     gaussian : (M,) FWHM of the line spread function, Å; vsini : km/s of a rotation profile besides
     labels, label_errors : (32,) in the order of `GRID_LABELS`
-    continuum_step : Å between knots of the continuum; infinite for a straight line
+    continuum_step : Å between knots of the continuum
+    continuum_error : relative, of an absolute flux: how far its continuum may be from a straight line; infinite where
+        nothing is known
     velocity_error : km/s, how well the velocity is known beforehand
     """
 
@@ -58,6 +60,7 @@ class ReferenceStar:
     label_errors: Array
     continuum_step: float
     velocity_error: float = 3.0
+    continuum_error: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class Calibration:
         pull = [self._gf_prior[free[0]], self._vdw_prior[free[1]]]
         already = [gf[free[0]], vdw[free[1]]]
         widths = np.concatenate([*pull, *(part.prior for part in parts)])
-        offsets = np.concatenate([*(-a for a in already), *(np.zeros(len(part.prior)) for part in parts)])
+        offsets = np.concatenate([*(-a for a in already), *(-part.already() for part in parts)])
         bound = np.isfinite(widths)
         prior = diags_array(np.where(bound, 1.0 / np.where(bound, widths, 1.0), 0.0))
         matrix = vstack([block_array(rows), prior])
@@ -241,8 +244,6 @@ def _blocks(shared: csr_array, own: csr_array, star: int, count: int) -> list[cs
 
 
 def _spline(wave: Array, step: float) -> csr_array:
-    if np.isinf(step):
-        return csr_array(np.column_stack([np.ones(len(wave)), (wave - wave.mean()) / np.ptp(wave)]))
     count = max(4, int((wave[-1] - wave[0]) / step) + 1)
     knots = np.linspace(wave[0], wave[-1], count)
     padded = np.concatenate([[wave[0]] * 3, knots, [wave[-1]] * 3])
@@ -255,7 +256,13 @@ class _StarSystem:
     def __init__(self, star: ReferenceStar, model: Linearised):
         self._star, self._model = star, model
         self._good = np.isfinite(star.flux) & (model.flux > 0)
-        self._basis, self._velocities = _spline(star.wave, star.continuum_step), _spline(star.wave, VELOCITY_KNOTS)
+        self._velocities = _spline(star.wave, VELOCITY_KNOTS)
+        self._basis = _spline(star.wave, star.continuum_step)
+        self._continuum_prior = np.full(self._basis.shape[1], star.continuum_error)
+        if np.isfinite(star.continuum_error):
+            line = np.column_stack([np.ones(len(star.wave)), (star.wave - star.wave.mean()) / np.ptp(star.wave)])
+            self._basis = csr_array(hstack([csr_array(line), self._basis]))
+            self._continuum_prior = np.concatenate([[np.inf, np.inf], self._continuum_prior])
         self.labels = np.zeros(len(star.labels))
         self._flux = model.flux
         self.continuum = np.ones(len(star.wave))
@@ -265,32 +272,40 @@ class _StarSystem:
         curvature = np.gradient(np.gradient(model.flux, star.wave), star.wave)
         self._by_velocity = csr_array(diags_array(-slope / SPEED_OF_LIGHT_KM_S) @ self._velocities)
         self._by_width = (star.gaussian / FWHM) ** 2 * curvature  # by d ln FWHM
-        velocities, knots = self._velocities.shape[1], self._basis.shape[1]
+        velocities = self._velocities.shape[1]
         self.prior: Array = np.concatenate(
-            [star.label_errors, np.full(velocities, star.velocity_error), [WIDTH_ERROR], np.full(knots, np.inf)]
+            [star.label_errors, np.full(velocities, star.velocity_error), [WIDTH_ERROR], self._continuum_prior]
         )
         self._build()
 
     def _build(self) -> None:
-        # Unknown changes of the continuum are relative to it: d (model x continuum) / continuum.
-        relative = diags_array(self._flux / self.continuum) @ self._basis
+        # Unknown are changes of the continuum's coefficients: d (model x continuum) / continuum.
+        relative = diags_array(self._flux * self._scale / self.continuum) @ self._basis
         self.own = csr_array(
             hstack([csr_array(self._model.by_labels), self._by_velocity, csr_array(self._by_width[:, None]), relative])
         )
 
     def _fit_continuum(self) -> None:
         flux = np.where(self._good, self._star.flux, 0.0)
-        scale = np.nanmedian(self._star.flux)
+        scale = self._scale = float(np.nanmedian(self._star.flux))
+        prior_precision = diags_array(1.0 / self._continuum_prior**2)
         for _ in range(3):
             weight = np.where(self._good, self._robust, 0.0) / self._star.sigma**2
             matrix = diags_array(self._flux) @ self._basis
-            normal = (matrix.T @ diags_array(weight) @ matrix).toarray()
+            normal = (matrix.T @ diags_array(weight) @ matrix + prior_precision).toarray()
             normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal))
             right = matrix.T @ (weight * flux / scale)
-            self.continuum = scale * np.maximum(self._basis @ np.linalg.solve(normal, right), 1e-3)
+            self._coefficients = np.linalg.solve(normal, right)
+            self.continuum = scale * np.maximum(self._basis @ self._coefficients, 1e-3)
             self.residual = np.where(self._good, flux / self.continuum - self._flux, np.nan)
             pull = np.abs(np.nan_to_num(self.residual)) / self._star.sigma
             self._robust = np.where(pull > HUBER, HUBER / np.maximum(pull, HUBER), 1.0)
+
+    def already(self) -> Array:
+        """What the unknowns are at the point of expansion: changes of labels and the rest none, the continuum's."""
+        known = np.zeros(len(self.prior))
+        known[len(known) - len(self._coefficients) :] = self._coefficients
+        return known
 
     def _root_weight(self) -> Array:
         return np.where(self._good, np.sqrt(self._robust), 0.0) / self._star.sigma

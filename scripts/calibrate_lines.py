@@ -62,6 +62,7 @@ ABO, APPROXIMATE = 0.08 * DEX, 0.2 * DEX
 MOLECULES: Mapping[str, float] = {"TiO": 0.15 * DEX, "SiH": 0.3 * DEX}
 MOLECULE, VEIL, FIXED = 0.1 * DEX, 0.4 * DEX, 1e-4
 LARGEST = 1.2, 0.7  # of one round's changes of ln gf and ln vdW
+KNOTS, SHAPE_ERROR = 140.0, 0.03  # Å and relative: of the flux calibration of MILES, and how smooth its errors are
 TOLD = 0.02  # dex; smaller changes of single lines are left out of the table
 LITERATURE = 9  # stars of each class beside the benchmark stars
 # Spectrum, colour and fundamental labels of these do not agree among themselves.
@@ -211,10 +212,10 @@ def models_of(
 def with_model(star: ReferenceStar, model: Linearised, absolute: bool) -> ReferenceStar:
     """A star with the error that its model has in deep lines; for absolute flux over the computed continuum.
 
-    Of the shape of an absolute flux only a slope is free, as reddening changes it.
+    Of the shape of an absolute flux a slope is free, as reddening changes it; beyond, it is good to `SHAPE_ERROR`.
     """
     if absolute:
-        star = replace(star, flux=star.flux / model.continuum, continuum_step=np.inf)
+        star = replace(star, flux=star.flux / model.continuum, continuum_step=KNOTS, continuum_error=SHAPE_ERROR)
     deep = 0.05 * (1.0 - np.clip(model.flux, 0.0, 1.0)) ** 1.5  # saturated cores: non-LTE, chromospheres
     return replace(star, sigma=np.hypot(star.sigma, deep))
 

@@ -22,7 +22,7 @@ from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
 
 Array = NDArray[np.float64]
 
-MILES_FWHM = 2.5  # Å
+MILES_FWHM, MILES_ERROR = 2.5, 0.015  # Å, relative: of a pixel, with what single lines of models leave
 # Models err alike at many pixels: weighed against all of them as if independent, known labels would count for nothing.
 # So errors of labels are taken as smaller than they are, by these factors: high resolution, fundamental, literature.
 HELD = {"sharp": 0.1, "fundamental": 0.25, "literature": 0.4}
@@ -188,7 +188,7 @@ def low_resolution(star: KnownStar, velocity: float = 0.0) -> ReferenceStar:
     teff, logg, fe_h = HELD["fundamental" if star.fundamental else "literature"] * star.errors
     known = label_errors((teff, logg, fe_h))
     return ReferenceStar(
-        star.name, wave * (1.0 - velocity / SPEED_OF_LIGHT_KM_S), flux, np.full(len(wave), 0.03),
+        star.name, wave * (1.0 - velocity / SPEED_OF_LIGHT_KM_S), flux, np.full(len(wave), MILES_ERROR),
         np.full(len(wave), MILES_FWHM), 0.0, full_labels(*star.labels), known, 45.0, 20.0,
     )  # fmt: skip
 
