@@ -12,7 +12,7 @@ beginning with the first, --fold 1 the others, --without the named ones: what th
 fitted to is measured with those (`scripts/physics_bench.py`).
 
 Priors (dex): 0.05 for laboratory log gf, 0.35 for others; van der Waals widths 0.08 where ABO theory gives them, 0.2
-elsewhere; molecules 0.1 for each 50 Å (TiO 0.15, SiH 0.3); the veil 0.4.
+elsewhere; molecules 0.1 for each 50 Å (TiO 0.15, SiH 0.3); the veil 0.6.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ DEX = float(np.log(10.0))
 LABORATORY, CALCULATED = 0.05 * DEX, 0.35 * DEX
 ABO, APPROXIMATE = 0.08 * DEX, 0.2 * DEX
 MOLECULES: Mapping[str, float] = {"TiO": 0.15 * DEX, "SiH": 0.3 * DEX}
-MOLECULE, VEIL, FIXED = 0.1 * DEX, 0.4 * DEX, 1e-4
+MOLECULE, VEIL, FIXED = 0.1 * DEX, 0.6 * DEX, 1e-4
 LARGEST = 1.2, 0.7  # of one round's changes of ln gf and ln vdW
 KNOTS, SHAPE_ERROR = 140.0, 0.03  # Å and relative: of the flux calibration of MILES, and how smooth its errors are
 TOLD = 0.02  # dex; smaller changes of single lines are left out of the table
@@ -308,8 +308,7 @@ def main() -> None:
         state.gf += np.clip(solution.gf, -LARGEST[0], LARGEST[0])
         state.vdw += np.clip(solution.vdw, -LARGEST[1], LARGEST[1])
         error = solution.gf_error
-        if number < ROUNDS - 1:
-            kept.write_bytes(pickle.dumps(state))
+        kept.write_bytes(pickle.dumps(state))
     made = {
         "XMADE": str(date.today()), "XLIST": lines.lines.checksum[:16],
         "XSTARS": f"HARPS, MIKE: {len(HIGH_RESOLUTION)}; MILES: {len(known)}",

@@ -22,7 +22,7 @@ from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
 
 Array = NDArray[np.float64]
 
-MILES_FWHM, MILES_ERROR = 2.5, 0.015  # Å, relative: of a pixel, with what single lines of models leave
+MILES_FWHM, MILES_ERROR = 2.5, 0.01  # Å, relative: of a pixel, with what single lines of models leave
 # Models err alike at many pixels: weighed against all of them as if independent, known labels would count for nothing.
 # So errors of labels are taken as smaller than they are, by these factors: high resolution, fundamental, literature.
 HELD = {"sharp": 0.1, "fundamental": 0.25, "literature": 0.4}

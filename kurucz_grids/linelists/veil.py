@@ -1,10 +1,11 @@
 """The veil: weak lines in the blue that no list has.
 
 No list at hand has the lines between predicted levels that ATLAS9's own opacities include: computed dwarfs are 8-13%
-too bright at 3750-3950 Å without them. They are too many and too faint to be known one by one; what counts is how
-much light they block, by wavelength and by the energy of their lower level, which decides in which stars. So lines of
-neutral iron stand for them, at random wavelengths and with random strengths, in three classes of excitation. How
-strong each class is in each bin of wavelength is measured on stars (`scripts/calibrate_lines.py`).
+too bright at 3750-3950 Å without them. They are too many and too faint to be known one by one; what counts is how much
+light they block, by wavelength and by the energy of their lower level, which decides in which stars. So lines of
+neutral iron stand for them, in three classes of excitation, each a comb of equal lines at even distances: so close
+together that a spectrograph sees one faint absorption and no pattern of chance. How strong each class is in each bin
+of wavelength is measured on stars (`scripts/calibrate_lines.py`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from kurucz_grids.linelists.linelist import LineList
 Array = NDArray[np.float64]
 
 SPECIES = "Fe"
-EXCITATION = (0.7, 2.5, 4.3)  # eV, centres of the classes; lower levels scatter evenly by 0.6 eV around them
+EXCITATION = (0.7, 2.5, 4.3)  # eV, of the classes
 BIN = 60.0  # Å, within which a class has one strength
 WAVE_MIN, WAVE_MAX = 3690.0, 5670.0
-_DENSITY = 5.0  # lines of a class per Å: their spacing is that of a line's width
-_SPREAD, _SCATTER = 0.6, 0.3  # eV of lower levels, dex of strengths
+SPACING = 0.1  # Å between the lines of a class
 # log gf before any measurement: faint, fading to the red, fainter for lower levels as seen lines are.
-_LOGGF, _BY_EXCITATION, _BY_WAVE = -6.4, 1.0, -0.0022 * np.log10(np.e)
+_LOGGF, _BY_EXCITATION, _BY_WAVE = -6.6, 1.0, -0.0022 * np.log10(np.e)
 _GAMMA_RAD, _GAMMA_STARK, _GAMMA_VDW = 1.5e8, 1e-6, 3e-8
 
 
@@ -32,13 +32,13 @@ def bins() -> int:
     return int((WAVE_MAX - WAVE_MIN) / BIN)
 
 
-def veil(change: Array | None = None, seed: int = 1) -> LineList:
+def veil(change: Array | None = None) -> LineList:
     """The lines, in order of wavelength; `change` (3, bins()) is added to their log gf by class and bin (dex)."""
-    random = np.random.default_rng(seed)
-    count = int((WAVE_MAX - WAVE_MIN) * _DENSITY)
-    wave = random.uniform(WAVE_MIN, WAVE_MAX, (len(EXCITATION), count))
-    elow = np.array(EXCITATION)[:, None] + random.uniform(-_SPREAD, _SPREAD, wave.shape)
-    loggf = _LOGGF + _BY_EXCITATION * elow + _BY_WAVE * (wave - WAVE_MIN) + random.normal(0.0, _SCATTER, wave.shape)
+    comb = WAVE_MIN + SPACING * np.arange(round((WAVE_MAX - WAVE_MIN) / SPACING))
+    number = np.arange(len(EXCITATION))[:, None]
+    wave = comb + SPACING * (number + 0.5) / len(EXCITATION)  # one class between the lines of the others
+    elow = np.broadcast_to(np.array(EXCITATION)[:, None], wave.shape)
+    loggf = _LOGGF + _BY_EXCITATION * elow + _BY_WAVE * (wave - WAVE_MIN)
     if change is not None:
         loggf += np.take_along_axis(change, _bin(wave), axis=1)
     ones = np.ones(wave.size)
