@@ -91,12 +91,13 @@ class Lines:
         lines = LineList.joined(pieces)
         order = np.argsort(np.concatenate([piece.wave_vacuum for piece in pieces]), kind="stable")
         part = np.repeat(np.arange(3), [len(piece) for piece in pieces])[order]
-        member = group_lines(lines)
+        is_veil = part == 2
+        member = np.zeros(len(lines), dtype=np.intp)
+        member[~is_veil] = group_lines(lines.select(~is_veil))
         offset = member.max() + 1
         for _, _, which, _ in bands_of(lines):
             member[which] = offset
             offset += 1
-        is_veil = part == 2
         member[is_veil] = offset + classes(lines.select(is_veil))
         _, member = np.unique(member, return_inverse=True)
         gf, vdw = _priors(lines, is_veil, paths[0])
