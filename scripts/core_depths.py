@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from physics_bench import DOUBTFUL, Model, gauss_newton
 from reference_spectra import CLASSES, MILES_FWHM, KnownStar, miles, used
 
+from kurucz_grids.synthesis import SYNTHESIS_VERSION
 from phdlspec.fitting.cores import LOG_G0, CorePriors
 from phdlspec.wavelength import air_to_vacuum
 
@@ -75,6 +76,7 @@ def main() -> None:
         [list(LINES), wave, *np.array([p for p, _ in planes]).T.round(4), [max(s, LEAST_WIDTH) for _, s in planes]],
         names=("name", "wave_vacuum", "missing", "by_theta", "by_logg", "scatter"),
     )
+    table.meta["synthesis_version"] = SYNTHESIS_VERSION
     table.meta["made"] = f"scripts/core_depths.py, {len(found)} benchmark stars of MILES; Å at 5040 K, log g {LOG_G0}"
     table["scatter"] = table["scatter"].round(4)
     print(table)

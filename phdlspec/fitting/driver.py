@@ -22,7 +22,8 @@ from phdlspec.fitting.arms import align_arms
 from phdlspec.fitting.cleaning import impossible_pixels, unexplained_pixels, without
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates
-from phdlspec.fitting.error_model import ErrorModel
+from phdlspec.fitting.cores import CorePriors, Cores
+from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, fixed_values
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
 from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 ROUGH = 0.1  # expected gain in lnL at which the fits that tell outliers and arms end
 POOR_START = 5.0  # chi2 a pixel beyond which a second start is tried
+CORE_ROUNDS = 2  # of cores by labels and labels by cores
 CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
@@ -158,7 +160,9 @@ def _fit_together(
         if len(first.arms) == 2:  # what was out of line is no misfit of the model
             problem = Problem.of(emulator, data, coordinates, priors).without(replace(clean, wave=data.wave))
             rough = _roughly(problem, rough.z)
-        errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust)
+        problem, rough, cores = _with_cores(problem, rough, first, emulator)
+        data = problem.likelihood.data
+        errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust, cores)
         best = _best(errors.problem, rough.z, random, settings.mode)
         alone = spectrum_alone(errors.problem, best, stars, free, asked)
     with clock.stage("posterior"):
@@ -171,6 +175,25 @@ def _fit_together(
 
 def _roughly(problem: Problem, start: Tensor) -> Optimum:
     return levenberg_marquardt(problem, start, max_iterations=15, tolerance=ROUGH)
+
+
+def _with_cores(
+    problem: Problem, found: Optimum, spectrum: Spectrum, emulator: Emulator
+) -> tuple[Problem, Optimum, Cores | None]:
+    """The problem with cores of strong lines free about what is expected at the labels, which depend on it in turn."""
+    priors = CorePriors.shipped(emulator.metadata["grid"], problem.device)
+    if priors is None:
+        return problem, found, None
+    stated = problem.likelihood
+    teff, logg = (problem.coordinates.names.index(name) for name in ("TEFF", "LOGG"))
+    for _ in range(CORE_ROUNDS):
+        parameters = problem.coordinates.parameters(found.z)
+        wave = rest_wave(problem, found.z, spectrum)
+        cores = Cores.of(priors, parameters[:, teff], parameters[:, logg], wave, stated.data.resolving_power)
+        continuum = problem.likelihood.continuum(problem.flux(found.z))
+        problem = problem.with_likelihood(cores.likelihood(stated, continuum))
+        found = _roughly(problem, found.z)
+    return problem, found, cores
 
 
 def _first_optimum(problem: Problem, starts: list[Tensor]) -> Optimum:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.cores import Cores
 from phdlspec.fitting.misfit import with_misfit
 from phdlspec.fitting.problem import Problem
 from phdlspec.likelihood import Likelihood, Observations
@@ -26,15 +27,17 @@ class ErrorModel:
     problem: Problem
     stated: Likelihood
     outliers: Tensor
+    cores: Cores | None
 
     @classmethod
     def of(
-        cls, problem: Problem, z: Tensor, data: Observations, spectrum: Spectrum, emulator: Emulator, robust: bool
-    ) -> ErrorModel:
+        cls, problem: Problem, z: Tensor, data: Observations, spectrum: Spectrum, emulator: Emulator, robust: bool,
+        cores: Cores | None = None,
+    ) -> ErrorModel:  # fmt: skip
         """From the optima z (S, D) of a problem with the stated noise, which may leave out pixels of `data`.
 
         spectrum : one of those that share the pixels. robust : leave out pixels that no noise explains, and add noise
-        where the model misfits.
+        where the model misfits. cores : what `data` were corrected for.
         """
         flux = problem.flux(z)
         outliers = torch.zeros_like(data.ivar, dtype=torch.bool)
@@ -43,12 +46,19 @@ class ErrorModel:
             data = replace(data, ivar=torch.where(outliers, torch.zeros_like(data.ivar), data.ivar))
         continuum = problem.likelihood.continuum(flux)
         parameters = problem.coordinates.parameters(z)
-        rv = parameters[:, len(emulator.labels)]
-        at_rest = spectrum.wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
-        floor = emulator.error_floor(torch.as_tensor(at_rest, device=problem.device), parameters)
+        floor = emulator.error_floor(rest_wave(problem, z, spectrum), parameters)
+        if cores is not None:
+            floor = cores.added_to(floor)
         blocks = problem.likelihood.blocks
         stated = Likelihood.of(data, blocks, floor, continuum)
         if robust:
             pixels = torch.tensor(spectrum.wave, dtype=torch.float64, device=problem.device)  # its array is read-only
             floor = with_misfit(floor, stated, flux, pixels, problem.n_dim)
-        return cls(problem.with_likelihood(Likelihood.of(data, blocks, floor, continuum)), stated, outliers)
+        return cls(problem.with_likelihood(Likelihood.of(data, blocks, floor, continuum)), stated, outliers, cores)
+
+
+def rest_wave(problem: Problem, z: Tensor, spectrum: Spectrum) -> Tensor:
+    """Rest wavelengths (S, P) of the pixels that stars share, at parameters z (S, D)."""
+    rv = problem.coordinates.parameters(z)[:, problem.coordinates.names.index("RV")]
+    at_rest = spectrum.wave / (1.0 + rv.cpu().numpy()[:, None] / SPEED_OF_LIGHT_KM_S)
+    return torch.as_tensor(at_rest, device=problem.device)

@@ -174,7 +174,8 @@ class FittedStars:
         weight = one.likelihood.weight[0]
         size, used = member.scale, weight > 0
         sigma = torch.where(used, weight.clamp(min=1e-30) ** -0.5, torch.full_like(weight, torch.nan)) * size
-        arrays = [continuum * flux[0] * size, continuum * size, flux[0]]
+        seen = flux[0] if self.errors.cores is None else flux[0] + self.errors.cores.expected[star]
+        arrays = [continuum * seen * size, continuum * size, seen]
         model, level, normalised = (a.double().cpu().numpy() for a in arrays)
         return ModelSpectrum(
             wave=member.spectrum.wave, flux=member.spectrum.flux, sigma=sigma.double().cpu().numpy(),
