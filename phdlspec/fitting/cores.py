@@ -94,6 +94,16 @@ class Cores:
         floor = ErrorFloor(torch.zeros_like(self.expected), self.factor)
         return Likelihood.of(self.corrected(before.data, continuum), before.blocks, floor, continuum)
 
+    def fitted(self, likelihood: Likelihood, flux: Tensor) -> Tensor:
+        """What the spectra say is missing besides, change of the normalised flux (S, P), about models (S, P)."""
+        continuum = likelihood.continuum(flux)
+        residual = (likelihood.data.flux - flux * continuum).double()
+        columns = (self.factor * continuum[:, None]).double()
+        weighted = columns * likelihood.weight[:, None].double()
+        normal = weighted @ columns.mT + torch.eye(columns.shape[1], dtype=columns.dtype, device=columns.device)
+        amplitude = torch.linalg.solve(normal, (weighted @ residual[..., None]))[..., 0]
+        return torch.einsum("sm,smp->sp", amplitude.to(flux.dtype), self.factor)
+
     def added_to(self, floor: ErrorFloor) -> ErrorFloor:
         """An error floor with the freedom of the cores besides."""
         stars = len(self.factor)

@@ -161,7 +161,7 @@ def _fit_together(
             problem = Problem.of(emulator, data, coordinates, priors).without(replace(clean, wave=data.wave))
             rough = _roughly(problem, rough.z)
         problem, rough, cores = _with_cores(problem, rough, first, emulator)
-        data = problem.likelihood.data
+        data = replace(data, flux=problem.likelihood.data.flux)
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust, cores)
         best = _best(errors.problem, rough.z, random, settings.mode)
         alone = spectrum_alone(errors.problem, best, stars, free, asked)

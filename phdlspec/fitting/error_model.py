@@ -27,7 +27,7 @@ class ErrorModel:
     problem: Problem
     stated: Likelihood
     outliers: Tensor
-    cores: Cores | None
+    missing: Tensor | None  # (S, P) of the normalised flux, in cores that LTE cannot make
 
     @classmethod
     def of(
@@ -40,9 +40,10 @@ class ErrorModel:
         where the model misfits. cores : what `data` were corrected for.
         """
         flux = problem.flux(z)
+        fitted = 0.0 if cores is None else cores.fitted(problem.likelihood, flux)
         outliers = torch.zeros_like(data.ivar, dtype=torch.bool)
         if robust:
-            outliers = problem.likelihood.outliers(flux, data) & (data.ivar > 0)
+            outliers = problem.likelihood.outliers(flux + fitted, data) & (data.ivar > 0)
             data = replace(data, ivar=torch.where(outliers, torch.zeros_like(data.ivar), data.ivar))
         continuum = problem.likelihood.continuum(flux)
         parameters = problem.coordinates.parameters(z)
@@ -54,7 +55,8 @@ class ErrorModel:
         if robust:
             pixels = torch.tensor(spectrum.wave, dtype=torch.float64, device=problem.device)  # its array is read-only
             floor = with_misfit(floor, stated, flux, pixels, problem.n_dim)
-        return cls(problem.with_likelihood(Likelihood.of(data, blocks, floor, continuum)), stated, outliers, cores)
+        missing = None if cores is None else cores.expected + fitted
+        return cls(problem.with_likelihood(Likelihood.of(data, blocks, floor, continuum)), stated, outliers, missing)
 
 
 def rest_wave(problem: Problem, z: Tensor, spectrum: Spectrum) -> Tensor:

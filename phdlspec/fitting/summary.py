@@ -174,7 +174,7 @@ class FittedStars:
         weight = one.likelihood.weight[0]
         size, used = member.scale, weight > 0
         sigma = torch.where(used, weight.clamp(min=1e-30) ** -0.5, torch.full_like(weight, torch.nan)) * size
-        seen = flux[0] if self.errors.cores is None else flux[0] + self.errors.cores.expected[star]
+        seen = flux[0] if self.errors.missing is None else flux[0] + self.errors.missing[star]
         arrays = [continuum * seen * size, continuum * size, seen]
         model, level, normalised = (a.double().cpu().numpy() for a in arrays)
         return ModelSpectrum(
