@@ -54,7 +54,7 @@ from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-ROUNDS = 5  # the first with the high-resolution stars alone
+ROUNDS = 7  # the first with the high-resolution stars alone
 SETTINGS = Settings(wave_min=3690.0, wave_max=7420.0)
 DEX = float(np.log(10.0))
 LABORATORY, CALCULATED = 0.05 * DEX, 0.35 * DEX
