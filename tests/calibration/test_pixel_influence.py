@@ -68,5 +68,5 @@ def test_file_and_report_section(tmp_path, fit):
     np.testing.assert_allclose(total.sum(axis=0), displacement, atol=1e-10)
     assert "MG_FE" in _influence_section(again)
     (tmp_path / "bad.h5").write_text("no HDF5")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not HDF5"):
         Diagnostics.read(tmp_path / "bad.h5")
