@@ -14,6 +14,7 @@ from astropy.units import UnitsWarning
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError, first_line
+from phdlspec.files import replacing
 
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
 _SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no label reaches down there
@@ -92,6 +93,21 @@ def find_column(table: Table, *names: str) -> str | None:
             answer: str | None = lower[name.lower()]
             return answer
     return None
+
+
+def check_table_name(out: Path) -> None:
+    """Refuse a table to be written whose name ends neither in .fits nor in .ecsv, before any work is done."""
+    if not out.name.lower().endswith((".fits", ".ecsv")):
+        raise UserError(f"{out}: expected an --out that ends in .fits or .ecsv")
+
+
+def write_table(table: Table, out: Path) -> None:
+    """Write a table as its name says, .fits or .ecsv; it appears when it is whole. `UserError` where it cannot be."""
+    with replacing(out) as temporary:
+        if out.suffix.lower() == ".fits":
+            table_hdu(table, out).writeto(temporary, overwrite=True)
+        else:
+            table.write(temporary, format="ascii.ecsv", overwrite=True)
 
 
 def table_hdu(table: Table, out: str | Path) -> fits.BinTableHDU:

@@ -65,7 +65,8 @@ LARGEST = 1.2, 0.7  # of one round's changes of ln gf and ln vdW
 KNOTS, SHAPE_ERROR = 140.0, 0.03  # Å and relative: of the flux calibration of MILES, and how smooth its errors are
 TOLD = 0.02  # dex; smaller changes of single lines are left out of the table
 LITERATURE = 9  # stars of each class beside the benchmark stars
-# Spectrum, colour and fundamental labels of these do not agree among themselves.
+# Left out: benchmark stars whose spectrum, colour and fundamental labels do not agree among themselves; then, chosen
+# after the first rounds, stars whose literature labels the fit would change by two to five of their errors.
 DOUBTFUL = {"HD209369", "HD136202", "HD006755", "HD198149", "HD221170", "HD101501", "HD002665", "HD175305", "HD124897",
             "HD111631", "MS1558.4-2232", "HD012014", "HD121130", "BD+151305", "M79 160 Cl", "HD063302"}  # fmt: skip
 

@@ -108,7 +108,7 @@ def study_scattering(lines: LineList, atmosphere: Atmosphere, star: tuple[float,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--atmospheres", required=True)
-    parser.add_argument("--line-list", required=True)
+    parser.add_argument("--line-list", nargs="+", required=True)
     parser.add_argument("--star", choices=STARS, default="sun")
     parser.add_argument("--scattering", action="store_true")
     args = parser.parse_args()

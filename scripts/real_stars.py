@@ -139,7 +139,7 @@ def lamost(data: Path) -> Iterator[Star]:
 
 def fitted(stars: Sequence[Star], emulator: str | None, batch: int = 32) -> list[FitResult]:
     """Fits of the stars, in their order."""
-    model, settings, results = load_emulator(emulator), FitSettings(), []
+    model, settings, results = load_emulator(emulator), FitSettings(mode="fast"), []
     for first in tqdm(range(0, len(stars), batch), desc="fits", unit=f"{batch} stars"):
         results += fit_batch([s.spectrum for s in stars[first : first + batch]], model, settings, keep=True)
     return results

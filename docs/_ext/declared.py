@@ -17,7 +17,9 @@ from phdlspec.ages.flags import AGE_WORDS
 from phdlspec.aliases import CLUSTERS, DECLINATIONS, IDENTIFIERS, MEMBERSHIPS, RIGHT_ASCENSIONS
 from phdlspec.cli import COMMANDS, build_parser
 from phdlspec.columns import QUANTITIES
+from phdlspec.datadriven.desa.flags import DESA_WORDS
 from phdlspec.datadriven.lux.flags import LUX_WORDS
+from phdlspec.datadriven.scatter_vae.flags import VAE_WORDS
 from phdlspec.fitting.priors import PRIORS
 from phdlspec.flags import LABEL_WORDS, NOTES, STAR_WORDS
 from phdlspec.io.resolution import DEFAULT_RESOLVING_POWER
@@ -70,6 +72,7 @@ def flags() -> str:
     )
     for title, column, words in (
         ("Of an age", "AGE_FLAG", AGE_WORDS), ("Of labels from data (Lux)", "FLAG", LUX_WORDS),
+        ("Of a strange spectrum (ScatterVAE)", "FLAG", VAE_WORDS), ("Of an embedding (DESA)", "FLAG", DESA_WORDS),
     ):  # fmt: skip
         rows = [(int(b), f"`{b.name}`", w) for b, w in words.items()]
         text += f"\n## {title}\n\nColumn `{column}`.\n\n" + _table(("bit", "name", "meaning"), rows)

@@ -27,6 +27,7 @@ from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.silicon_hydride import BAND, silicon_hydride
 from kurucz_grids.linelists.veil import bins, veil
 from phdlspec.errors import UserError, first_line
+from phdlspec.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +76,15 @@ class StarCalibration:
         return cls(lines, bands, added, made)
 
     def write(self, path: str | Path) -> None:
-        """Write as FITS."""
+        """Write as FITS; the file appears when it is whole. Raises `UserError` where it cannot be written."""
         primary = fits.PrimaryHDU()
         for keyword, value in self.made.items():
             primary.header[keyword] = value
         tables = [fits.table_to_hdu(table) for table in (self.lines, self.bands, self.veil)]
         for table, name in zip(tables, PARTS):
             table.name = name
-        fits.HDUList([primary, *tables]).writeto(path, overwrite=True)
+        with replacing(path) as temporary:
+            fits.HDUList([primary, *tables]).writeto(temporary, overwrite=True)
 
     def apply(self, lines: LineList) -> LineList:
         """The corrected list, with the lines that are added."""

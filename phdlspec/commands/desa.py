@@ -31,8 +31,8 @@ from phdlspec.datadriven.desa import Desa, LightCurveSet, Settings, gather, read
 from phdlspec.datadriven.desa.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer, replacing
-from phdlspec.tables import table_hdu
+from phdlspec.files import only_writer
+from phdlspec.tables import check_table_name, write_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,16 +118,11 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    if not args.out.name.lower().endswith((".fits", ".ecsv")):
-        raise UserError(f"{args.out}: expected an --out that ends in .fits or .ecsv")
+    check_table_name(args.out)
     model = Desa.load(args.model)
     spectra, curves = _read(args, model)
     table = model.apply(gather(spectra, curves, args.pairs), spectra, curves)
-    with replacing(args.out) as temporary:
-        if args.out.suffix.lower() == ".fits":
-            table_hdu(table, args.out).writeto(temporary, overwrite=True)
-        else:
-            table.write(temporary, format="ascii.ecsv", overwrite=True)
+    write_table(table, args.out)
     print(f"{args.out}: {len(table)} stars, {int((table['FLAG'] == 0).sum())} with both modalities and no flag")
     return 0
 

@@ -23,15 +23,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
+from phdlspec.commands.device import DEVICES, chosen_device
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.lux import Lux, train
 from phdlspec.datadriven.lux.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer, replacing
-from phdlspec.tables import table_hdu
+from phdlspec.files import only_writer
+from phdlspec.tables import check_table_name, write_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,7 @@ def _add_spectra(parser: argparse.ArgumentParser) -> None:
         "--fits", type=Path, metavar="DIR", help="results of phdlspec fit: their velocity and continuum"
     )
     parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not state it")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
@@ -79,12 +78,6 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one action; 0 when done."""
     return {"train": _train, "apply": _apply, "check": _check}[args.action](args)
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _read(args: argparse.Namespace, model: Lux | None = None) -> Dataset:
@@ -111,7 +104,7 @@ def _train(args: argparse.Namespace) -> int:
             data.write(args.save_data)
         model = train(
             data, latents=None if args.latents == "auto" else int(args.latents), seed=args.seed, restarts=args.restarts,
-            device=_device(args.device), parts=args.out.with_name(args.out.name + ".parts"), progress=True,
+            device=chosen_device(args.device), parts=args.out.with_name(args.out.name + ".parts"), progress=True,
         )  # fmt: skip
         model.save(args.out)
     count = model.metadata["settings"]["latents"]
@@ -125,16 +118,10 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _apply(args: argparse.Namespace) -> int:
-    if not args.out.name.lower().endswith((".fits", ".ecsv")):
-        raise UserError(f"{args.out}: expected an --out that ends in .fits or .ecsv")
+    check_table_name(args.out)
     model = Lux.load(args.model)
-    table = model.apply(_read(args, model), _device(args.device))
-    with replacing(args.out) as temporary:
-        if args.out.suffix.lower() == ".fits":
-            unit = table_hdu(table, args.out)
-            unit.writeto(temporary, overwrite=True)
-        else:
-            table.write(temporary, format="ascii.ecsv", overwrite=True)
+    table = model.apply(_read(args, model), chosen_device(args.device))
+    write_table(table, args.out)
     print(f"{args.out}: {len(table)} spectra, {int((table['FLAG'] == 0).sum())} without flags")
     return 0
 

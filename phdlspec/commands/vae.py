@@ -23,8 +23,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
+from phdlspec.commands.device import DEVICES, chosen_device
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.datadriven.scatter_vae import (
@@ -40,8 +39,8 @@ from phdlspec.datadriven.scatter_vae import (
 from phdlspec.datadriven.scatter_vae.check import check_spectra, check_xp
 from phdlspec.datadriven.scatter_vae.xp_table import NORMALISATIONS, XPSet, is_xp
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer, replacing
-from phdlspec.tables import table_hdu
+from phdlspec.files import only_writer
+from phdlspec.tables import check_table_name, write_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,18 +75,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--velocity", choices=VELOCITIES, default="auto",
                         help="spectra: of the header, else measured (auto); zero: they are at rest")  # fmt: skip
     parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables of spectra that do not state it")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run one action; 0 when done."""
     return {"train": _train, "apply": _apply, "check": _check}[args.action](args)
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _read_xp(args: argparse.Namespace) -> XPSet:
@@ -125,11 +118,11 @@ def _train(args: argparse.Namespace) -> int:
         model: SpectrumModel | XPModel
         if form == "xp":
             settings = XPSettings(normalisation=args.normalise, seed=args.seed, **chosen)
-            model = train_xp(_read_xp(args), settings, device=_device(args.device), parts=parts, progress=True)
+            model = train_xp(_read_xp(args), settings, device=chosen_device(args.device), parts=parts, progress=True)
         else:
             wanted = SpectrumSettings(seed=args.seed, **chosen)
             model = train_spectra(
-                _read_spectra(args), wanted, device=_device(args.device), parts=parts, progress=True
+                _read_spectra(args), wanted, device=chosen_device(args.device), parts=parts, progress=True
             )  # fmt: skip
         model.save(args.out)
     told = {k: v for k, v in model.metadata.items() if k not in ("settings", "versions", "files")}
@@ -138,22 +131,17 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _apply(args: argparse.Namespace) -> int:
-    if not args.out.name.lower().endswith((".fits", ".ecsv")):
-        raise UserError(f"{args.out}: expected an --out that ends in .fits or .ecsv")
-    model = load_model(args.model).to(_device(args.device))
+    check_table_name(args.out)
+    model = load_model(args.model).to(chosen_device(args.device))
     table = model.apply(_read_xp(args)) if isinstance(model, XPModel) else model.apply(_read_spectra(args, model))
-    with replacing(args.out) as temporary:
-        if args.out.suffix.lower() == ".fits":
-            table_hdu(table, args.out).writeto(temporary, overwrite=True)
-        else:
-            table.write(temporary, format="ascii.ecsv", overwrite=True)
+    write_table(table, args.out)
     strange = int((table["FLAG"] & 1).sum())
     print(f"{args.out}: {len(table)} rows, {strange} strange, {sum(map(bool, table['REASON']))} without a result")
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    model = load_model(args.model).to(_device(args.device))
+    model = load_model(args.model).to(chosen_device(args.device))
     name = str(args.model)
     if isinstance(model, XPModel):
         print(check_xp(model, _read_xp(args), args.out, name))

@@ -22,8 +22,8 @@ from astropy.table import Table
 from torch import Tensor
 
 from phdlspec.likelihood import ErrorFloor, Likelihood, Observations
+from phdlspec.spectrum import SIGMA_TO_FWHM
 
-SIGMA_TO_FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 INTRINSIC = 1.5  # Å, standard deviation of a core's profile before the spectrograph's
 LOG_G0 = 4.0  # where the planes are anchored, with Teff = 5040 K
 TABLE = "cores.ecsv"

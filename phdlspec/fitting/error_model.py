@@ -21,13 +21,14 @@ class ErrorModel:
     """The errors of S stars.
 
     problem : with all that is known of them, and without outlying pixels. stated : likelihood with the stated noise and
-    the emulator's error alone, by which a fit is judged. outliers (S, P) bool.
+    the emulator's error alone, by which a fit is judged. outliers (S, P) bool. missing (S, P): change of the normalised
+    flux by cores that LTE cannot make, where something is known of them.
     """
 
     problem: Problem
     stated: Likelihood
     outliers: Tensor
-    missing: Tensor | None  # (S, P) of the normalised flux, in cores that LTE cannot make
+    missing: Tensor | None
 
     @classmethod
     def of(

@@ -8,9 +8,7 @@ scored.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +31,7 @@ from phdlspec.datadriven.desa.probes import (
 from phdlspec.datadriven.desa.stars import Labels, Stars, labels_of
 from phdlspec.datadriven.desa.training import FOLDS, seen_with
 from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.errors import UserError
 from phdlspec.files import replacing, write_text
 
@@ -277,21 +276,21 @@ def _page(
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>",
         f"<h1>{title}</h1><p>{int(split.held_out.sum())} held-out stars. {words}</p>",
         f"<p>Learned by the model, not scored: {', '.join(learned)}.</p>" if learned else "",
-        "<h2>Scores</h2>", _html(table),
+        "<h2>Scores</h2>", html_table(table),
     ]  # fmt: skip
     if classical is not None:
-        parts += ["<h2>Classical rotation periods, share within 10%</h2>", _html(classical)]
+        parts += ["<h2>Classical rotation periods, share within 10%</h2>", html_table(classical)]
     if found:
-        parts += ["<h2>The right partner</h2>", _html(Table([found]))]
+        parts += ["<h2>The right partner</h2>", html_table(Table([found]))]
     for heading, figure in (
         ("HR and Kiel diagram", _diagrams(labels, said, split)),
         ("Rotation", _rotation(by_star)),
         ("Principal components of the embedding", _picture_of_space(inputs, labels)),
     ):
         if figure is not None:
-            parts += [f"<h2>{heading}</h2>", _picture(figure)]
+            parts += [f"<h2>{heading}</h2>", picture(figure)]
     if len(by_star) <= 50:
-        parts += ["<h2>Stars</h2>", _html(by_star)]
+        parts += ["<h2>Stars</h2>", html_table(by_star)]
     return "".join(parts) + "</html>"
 
 
@@ -358,20 +357,3 @@ def _picture_of_space(inputs: Inputs, labels: Labels) -> Figure | None:
         points = axes.scatter(x, y, c=colour, s=4, vmin=np.nanpercentile(colour, 2), vmax=np.nanpercentile(colour, 98))
         figure.colorbar(points, ax=axes, label=name)
     return figure
-
-
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-
-
-def _html(table: Table) -> str:
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "" if np.isnan(value) else f"{value:.4g}"
-        return html.escape(str(value))
-
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.colnames)
-    body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in table)
-    return f"<table><tr>{head}</tr>{body}</table>"

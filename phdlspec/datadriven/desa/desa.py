@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from astropy.table import Table
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from phdlspec.datadriven.dataset import Dataset
@@ -24,9 +22,8 @@ from phdlspec.datadriven.desa.pretraining import tensors_of
 from phdlspec.datadriven.desa.stars import Stars
 from phdlspec.datadriven.desa.views import LEAST_FILLED, no_views
 from phdlspec.datadriven.label_table import LabelInfo
-from phdlspec.datadriven.lux.lux import read_safetensors
+from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 from phdlspec.errors import UserError, first_line
-from phdlspec.files import replacing
 
 FORMAT, VERSION = "phdlspec-desa", 1
 KINDS = ("both", "spectrum", "light curve")
@@ -220,13 +217,11 @@ class Desa:
             arrays |= {f"mean.{kind}": scale.mean, f"covariance.{kind}": scale.covariance}
         tensors |= {name: torch.as_tensor(np.asarray(array)) for name, array in arrays.items()}
         header = {
-            "format": FORMAT, "version": VERSION, "settings": asdict(self.settings),
+            "settings": asdict(self.settings),
             "infos": [asdict(info) for info in self.infos], "limits": [scale.limit for scale in self.scales],
             "tokens": [len(absent[0]) for absent in self.dual_former.absent], "metadata": dict(self.metadata),
         }  # fmt: skip
-        with replacing(path) as temporary:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"phdlspec": json.dumps(header)})
-            temporary.chmod(0o644)
+        write_safetensors(path, FORMAT, VERSION, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Desa:

@@ -7,9 +7,7 @@ is left out. So nothing on the page is of a star that was learned from.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.label_table import NOT_STATED
 from phdlspec.datadriven.lux.lux import Lux
 from phdlspec.datadriven.lux.training import train
+from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.errors import UserError
 from phdlspec.files import write_text
 
@@ -55,10 +54,11 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
                _curve(by_noise, "noise, times the spectra's own"),
                _curve(by_missing, "share of labels deleted")]  # fmt: skip
     parts = [
-        f"<h1>{html.escape(name)}</h1><p>{int(judged.sum())} spectra that the model had not seen.</p>", _html(accuracy),
-        *(f"<h2>{title}</h2>{_picture(figure)}" for title, figure in
+        f"<h1>{html.escape(name)}</h1><p>{int(judged.sum())} spectra that the model had not seen.</p>",
+        html_table(accuracy),
+        *(f"<h2>{title}</h2>{picture(figure)}" for title, figure in
           zip(("Held-out labels", "More noise added", "Labels deleted from the training"), figures)),
-        _html(by_noise), _html(by_missing),
+        html_table(by_noise), html_table(by_missing),
     ]  # fmt: skip
     title = html.escape(name)
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
@@ -189,18 +189,3 @@ def _curve(table: Table, label: str) -> Figure:
     axes.set_ylabel("scatter, relative")
     axes.legend(fontsize=7, ncols=3)
     return figure
-
-
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-
-
-def _html(table: Table) -> str:
-    def cell(value: object) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
-
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.colnames)
-    body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in table)
-    return f"<table><tr>{head}</tr>{body}</table>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +11,6 @@ import numpy as np
 import torch
 from astropy.table import Table
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.label_table import LabelInfo
@@ -22,8 +18,8 @@ from phdlspec.datadriven.lux.flags import LUX_WORDS, LuxFlag
 from phdlspec.datadriven.lux.held_out import ErrorModel
 from phdlspec.datadriven.lux.label_map import LabelMap, Shape
 from phdlspec.datadriven.lux.model import Parameters, Stars, infer
+from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 from phdlspec.errors import UserError, first_line
-from phdlspec.files import replacing
 from phdlspec.spectrum import Spectrum
 
 FORMAT, VERSION = "phdlspec-lux", 1
@@ -189,13 +185,11 @@ class Lux:
             "lowest": torch.as_tensor(self.limits.lowest), "highest": torch.as_tensor(self.limits.highest),
         }  # fmt: skip
         header = {
-            "format": FORMAT, "version": VERSION, "infos": [asdict(info) for info in self.infos],
+            "infos": [asdict(info) for info in self.infos],
             "shape": asdict(self.label_map.shape), "distance": self.limits.distance, "rchi2": self.limits.rchi2,
             "held_out_files": self.held_out_files, "metadata": dict(self.metadata),
         }  # fmt: skip
-        with replacing(path) as temporary:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"phdlspec": json.dumps(header)})
-            temporary.chmod(0o644)
+        write_safetensors(path, FORMAT, VERSION, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Lux:
@@ -218,23 +212,3 @@ class Lux:
 
 
 _ARRAYS = ("wave", "used", "resolving_power", "shift", "scale", "latent_mean", "latent_covariance", "held_out")
-
-
-def read_safetensors(path: str | Path, kind: str, version: int, maker: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a safetensors file of ours of this format. Raises `UserError` for anything else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; `{maker}` makes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("phdlspec", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a model, or a damaged one ({first_line(error)}); expected that of {maker}"
-        ) from error
-    if not isinstance(header, dict) or header.get("format") != kind:
-        raise UserError(f"{path}: safetensors, but no file of `{maker}`")
-    if header.get("version") != version:
-        raise UserError(f"{path}: version {header.get('version')}, this program knows {version}; update or train again")
-    return header, tensors

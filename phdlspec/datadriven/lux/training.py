@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from astropy.table import Table
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,14 +33,16 @@ from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.label_table import LabelInfo, LabelTable
 from phdlspec.datadriven.lux.held_out import ErrorModel, learn_errors
 from phdlspec.datadriven.lux.label_map import LabelMap, Shape, candidates
-from phdlspec.datadriven.lux.lux import Limits, Lux, read_safetensors
+from phdlspec.datadriven.lux.lux import Limits, Lux
 from phdlspec.datadriven.lux.model import Parameters, Stars, infer
 from phdlspec.datadriven.lux.optimise import State, canonical, optimise
+from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 from phdlspec.errors import UserError
-from phdlspec.files import replacing, write_text, writing
+from phdlspec.files import write_text, writing
 from phdlspec.provenance import versions
 from phdlspec.spectrum import Spectrum
 
+STATE_FORMAT, STATE_VERSION = "phdlspec-lux-state", 1
 FOLDS = 5
 HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
 CHOICE_STARS = 2500  # most that the number of latents is chosen with
@@ -387,23 +388,16 @@ class _Work:
         path = None if self.folder is None else self.folder / f"state_{key}.safetensors"
         if path is None or not path.is_file():
             return None
-        header, tensors = read_safetensors(path, "phdlspec-lux-state", 1, "phdlspec lux train")
+        header, tensors = read_safetensors(path, STATE_FORMAT, STATE_VERSION, "phdlspec lux train")
         parameters = Parameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
         return State(parameters, header["stage"], header["step"], tuple(header["values"]))
 
     def keep_state(self, key: str, state: State) -> None:
         if self.folder is None:
             return
-        header = {
-            "format": "phdlspec-lux-state",
-            "version": 1,
-            "stage": state.stage,
-            "step": state.step,
-            "values": state.values,
-        }
-        with replacing(self.folder / f"state_{key}.safetensors") as temporary:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in state.parameters.tensors().items()}
-            save_file(tensors, temporary, {"phdlspec": json.dumps(header)})
+        header = {"stage": state.stage, "step": state.step, "values": state.values}
+        path = self.folder / f"state_{key}.safetensors"
+        write_safetensors(path, STATE_FORMAT, STATE_VERSION, state.parameters.tensors(), header)
 
     def finished_fold(self, key: str) -> Fold | None:
         path = None if self.folder is None else self.folder / f"fold_{key}.npz"

@@ -5,9 +5,7 @@ Spectra that the model was trained on are left out, as far as it knows their nam
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.datadriven.dataset import Dataset
+from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.datadriven.scatter_vae.score import Residuals
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.datadriven.scatter_vae.xp_model import XPModel
@@ -82,9 +81,9 @@ def _write(
     parts = [
         f"<h1>{html.escape(name)}</h1><p>{sentence}. The model knows the names of its training spectra up to 20,000 "
         "of them.</p>",
-        "<h2>Calibration and scatter</h2>", _picture(_calibration(table, axis)), _html(table),
-        "<h2>Latents</h2>", _picture(_latents(latents, labels)),
-        "<h2>The strangest</h2>", _html(odd[:SHOWN]),
+        "<h2>Calibration and scatter</h2>", picture(_calibration(table, axis)), html_table(table),
+        "<h2>Latents</h2>", picture(_latents(latents, labels)),
+        "<h2>The strangest</h2>", html_table(odd[:SHOWN]),
     ]  # fmt: skip
     title = html.escape(name)
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
@@ -145,18 +144,3 @@ def _latents(latents: Array, labels: dict[str, Array]) -> Figure:
         if name:
             figure.colorbar(dots, ax=axes, label=name)
     return figure
-
-
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-
-
-def _html(table: Table) -> str:
-    def cell(value: object) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
-
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.colnames)
-    body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in table)
-    return f"<table><tr>{head}</tr>{body}</table>"

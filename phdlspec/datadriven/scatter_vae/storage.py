@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from phdlspec.datadriven.lux.lux import read_safetensors
-from phdlspec.files import replacing
+from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 
 FORMAT, VERSION = "phdlspec-vae", 1
 MAKER = "phdlspec vae train"
@@ -24,10 +21,7 @@ def write_model(path: str | Path, network: nn.Module, arrays: Mapping[str, NDArr
     """Write network, arrays and header."""
     tensors = {f"network.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
     tensors |= {name: torch.as_tensor(np.ascontiguousarray(a)) for name, a in arrays.items()}
-    described = {"format": FORMAT, "version": VERSION, **header}
-    with replacing(path) as temporary:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"phdlspec": json.dumps(described)})
-        temporary.chmod(0o644)
+    write_safetensors(path, FORMAT, VERSION, tensors, header)
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, NDArray]]:
