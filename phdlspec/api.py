@@ -22,7 +22,7 @@ from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult as Fitted
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import MODES, FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import from_specutils, reading

@@ -51,7 +51,7 @@ class Parameter:
 class Quantity:
     """What is told of each parameter.
 
-    field : attribute of `FitResult`. name : column of the star's ECSV. suffix : of the catalogue's column, None where
+    field : attribute of `Fitted`. name : column of the star's ECSV. suffix : of the catalogue's column, None where
     the catalogue leaves it out. dtype : in the catalogue.
     """
 

@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 
 from phdlspec.errors import UserError, first_line
-from phdlspec.fitting.result import FitResult, Given, ModelSpectrum
+from phdlspec.fitting.result import Fitted, Given, ModelSpectrum
 from phdlspec.flags import label_words, star_words
 
 FORMAT = "phdlspec-fit"
 ARRAYS = ("value", "err", "p16", "p50", "p84", "crlb", "label_flag")
 
 
-def write_ecsv(result: FitResult, path: str | Path, provenance: Mapping[str, Any]) -> None:
+def write_ecsv(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) -> None:
     """One row per parameter: label, value, err, p16, p50, p84, crlb, flag, unit, comment; the rest is in the header."""
     path = Path(path)
     table = result.labels.copy()
@@ -42,7 +42,7 @@ def write_ecsv(result: FitResult, path: str | Path, provenance: Mapping[str, Any
         temporary.unlink(missing_ok=True)
 
 
-def write_hdf5(result: FitResult, path: str | Path, provenance: Mapping[str, Any]) -> None:
+def write_hdf5(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) -> None:
     """Parameters, covariance, draws, best model, continuum and masks of one star.
 
     ```
@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a `FitResult` that `write_hdf5` wrote, and its provenance. Raises `UserError` for other files."""
+    """The values of a `Fitted` that `write_hdf5` wrote, and its provenance. Raises `UserError` for other files."""
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise UserError(f"{path}: expected the .h5 of a fit, which has all of it; QTable.read reads its .ecsv")
     if not path.is_file():

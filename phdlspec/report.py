@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phdlspec.errors import UserError
-from phdlspec.fitting.result import FitResult, ModelSpectrum
+from phdlspec.fitting.result import Fitted, ModelSpectrum
 from phdlspec.flags import LabelFlag, label_words, star_words
 from phdlspec.labels import ELEMENTS, abundance_name
 
@@ -34,7 +34,7 @@ pre{background:#f6f6f6;padding:1em;overflow:auto}
 """
 
 
-def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, Any]) -> None:
+def write_report(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) -> None:
     """Write the page of one star. The result must have been made with `keep=True`, or have failed."""
     path = Path(path)
     title = Path(result.path).name or str(result.meta.get("OBSID", "spectrum"))
@@ -65,7 +65,7 @@ def write_report(result: FitResult, path: str | Path, provenance: Mapping[str, A
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _verdict(result: FitResult) -> str:
+def _verdict(result: Fitted) -> str:
     if result.reason:
         return f"<p class='warn'><b>No result.</b> {html.escape(result.reason)}</p>"
     main = ", ".join(
@@ -82,7 +82,7 @@ def _verdict(result: FitResult) -> str:
     return text + "<p class='warn'>" + "<br>".join(html.escape(note) for note in notes) + "</p>"
 
 
-def _given(result: FitResult) -> str:
+def _given(result: Fitted) -> str:
     """What was given from elsewhere, what the spectrum alone says, and the bounds without."""
     if not result.given:
         return ""
@@ -149,7 +149,7 @@ def spectrum_figure(s: ModelSpectrum) -> Figure:
     return figure
 
 
-def _element_window(result: FitResult, column: int, weight: np.ndarray) -> float:
+def _element_window(result: Fitted, column: int, weight: np.ndarray) -> float:
     # Centre of the window that says most about the label once all others are free: the share of each pixel in the
     # label's estimator, (C J^T)_p J_p / sigma_p^2. Where another label could do the same, it is small.
     s = result.spectrum
@@ -161,7 +161,7 @@ def _element_window(result: FitResult, column: int, weight: np.ndarray) -> float
     return float(s.wave[np.argmax(cumulative[right] - cumulative[:-1])] + 0.5 * ZOOM_WIDTH)
 
 
-def zoom_figure(result: FitResult) -> Figure:
+def zoom_figure(result: Fitted) -> Figure:
     """The window that says most about each of the 16 best measured elements; orange: it is changed by 0.2 dex.
 
     The result must have been made with `keep`.
@@ -193,7 +193,7 @@ def zoom_figure(result: FitResult) -> Figure:
     return figure
 
 
-def _abundance_figure(result: FitResult) -> Figure:
+def _abundance_figure(result: Fitted) -> Figure:
     figure = _figure(13, 3.6)
     axes = figure.add_subplot()
     index = [result.names.index(abundance_name(e)) for e in ELEMENTS]
@@ -213,7 +213,7 @@ def _abundance_figure(result: FitResult) -> Figure:
     return figure
 
 
-def corner_figure(result: FitResult, names: Sequence[str] = CORNER) -> Figure:
+def corner_figure(result: Fitted, names: Sequence[str] = CORNER) -> Figure:
     """Draws from the posterior of some parameters against each other. The result must have been made with `keep`."""
     draws = result.draws
     assert draws is not None
@@ -236,7 +236,7 @@ def corner_figure(result: FitResult, names: Sequence[str] = CORNER) -> Figure:
     return figure
 
 
-def _label_table(result: FitResult) -> str:
+def _label_table(result: Fitted) -> str:
     rows = []
     for i, row in enumerate(result.labels):
         digits = 0 if row["label"] == "TEFF" else 3
@@ -251,7 +251,7 @@ def _label_table(result: FitResult) -> str:
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _provenance(result: FitResult, provenance: Mapping[str, Any]) -> str:
+def _provenance(result: Fitted, provenance: Mapping[str, Any]) -> str:
     lines: Sequence[tuple[str, Any]] = [
         ("mode", result.mode), ("optimiser", result.stop_reason),
         *((name, f"{value:.3g}") for name, value in result.diagnostics.items()),

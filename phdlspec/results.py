@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phdlspec.errors import UserError
-from phdlspec.fitting import result as fitted
-from phdlspec.fitting.result import ModelSpectrum
+from phdlspec.fitting.result import Fitted, ModelSpectrum
 from phdlspec.products import read_hdf5, write_ecsv, write_hdf5
 from phdlspec.report import CORNER, corner_figure, spectrum_figure, write_report, zoom_figure
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitResult(fitted.FitResult):
+class FitResult(Fitted):
     """What a fit found, with what made it, its files and its pictures.
 
     Printed, it is a table; `result["MG_FE"]` is one parameter with its error, unit and flag; `labels`, `abundances()`
@@ -32,9 +31,9 @@ class FitResult(fitted.FitResult):
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, result: fitted.FitResult, provenance: Mapping[str, Any]) -> FitResult:
+    def of(cls, result: Fitted, provenance: Mapping[str, Any]) -> FitResult:
         """From what the fit returns, and what made it."""
-        values = {item.name: getattr(result, item.name) for item in fields(fitted.FitResult)}
+        values = {item.name: getattr(result, item.name) for item in fields(Fitted)}
         return cls(**values, provenance=dict(provenance))
 
     # --- files -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from astropy.io import fits
 from calibration.pixel_influence import pixel_influence
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.labels import ELEMENTS, LABELS
 from phdlspec.lsf import broaden
@@ -88,7 +88,7 @@ def without_balmer(spectrum: Spectrum) -> Spectrum:
     return replace(spectrum, mask=bad, path=f"{spectrum.path}, no Balmer lines")
 
 
-def influence_by_window(result: FitResult, reference: dict[str, float]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def influence_by_window(result: Fitted, reference: dict[str, float]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Where windows begin (W,), Å, and how far the pixels of each pull the labels away from the reference (W,)."""
     s = result.spectrum
     assert s is not None
@@ -105,7 +105,7 @@ def influence_by_window(result: FitResult, reference: dict[str, float]) -> tuple
     return edges, dict(zip(result.names, sums.T))
 
 
-def pulls(result: FitResult, reference: dict[str, float]) -> list[str]:
+def pulls(result: Fitted, reference: dict[str, float]) -> list[str]:
     """Lines of text: the windows that pull labels farthest away from the reference."""
     edges, by_label = influence_by_window(result, reference)
     names = [n for n in PULLED if n in reference]

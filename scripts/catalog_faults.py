@@ -28,7 +28,7 @@ import phdlspec.catalog.chunks as chunks_module
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.rows import NAMES
 from phdlspec.emulator.emulator import Emulator
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid
@@ -39,7 +39,7 @@ GRID = NativeGrid(3690.0, 1.0 / 8750.0, 7909, 3500.0)
 SECONDS_PER_STAR = 0.01
 
 
-def quick_fit(spectra: Sequence[Spectrum], emulator: Emulator, settings: FitSettings) -> list[FitResult]:
+def quick_fit(spectra: Sequence[Spectrum], emulator: Emulator, settings: FitSettings) -> list[Fitted]:
     """Results that depend on the pixels of each spectrum alone."""
     results = []
     for spectrum in spectra:
@@ -48,7 +48,7 @@ def quick_fit(spectra: Sequence[Spectrum], emulator: Emulator, settings: FitSett
         err = np.ones(len(NAMES))
         flag = np.zeros(len(NAMES), dtype=int)
         results.append(
-            FitResult(
+            Fitted(
                 NAMES, value, err, value - err, value, value + err, err, flag, np.diag(err), mode="fast",
                 chi2=1.0, npix=3000, snr=spectrum.snr, path=spectrum.path, meta=spectrum.meta,
             )

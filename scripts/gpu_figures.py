@@ -24,7 +24,7 @@ from phdlspec import load_direct_synthesis, load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.labels import GRID_LABELS
 from phdlspec.mock import mock_lamost
@@ -78,7 +78,7 @@ def parity(spectra: list[Spectrum], emulator: Emulator) -> None:
 
 def speed(spectra: list[Spectrum], emulator: Emulator, chunk: int, settings: FitSettings) -> None:
     """Stars a second in chunks of one size, with the stages."""
-    part, results = spectra[:chunk], list[FitResult]()
+    part, results = spectra[:chunk], list[Fitted]()
     seconds = timed(emulator.device, lambda: results.extend(fit_batch(part, emulator, settings)))
     stages = ", ".join(f"{name} {1e3 * value:.1f}" for name, value in results[0].seconds.items() if value > 1e-4)
     fell = sum(r.mode != "fast" for r in results) if settings.mode == "fast" else 0

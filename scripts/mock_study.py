@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
@@ -65,7 +65,7 @@ def main() -> None:
     truth = np.column_stack([grid.labels[rows], rotation, velocity])
     names = (*grid.label_names, "VBROAD", "RV")
     start = time.time()
-    results: list[FitResult] = []
+    results: list[Fitted] = []
     with suppress(KeyboardInterrupt):
         for first in tqdm(range(0, len(rows), args.batch)):
             part = range(first, min(first + args.batch, len(rows)))

@@ -19,7 +19,7 @@ from mock_study import choose, robust
 
 from phdlspec import load_emulator
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.gridfile import Grid
@@ -61,7 +61,7 @@ def main() -> None:
             for i in which
         ]  # fmt: skip
 
-    def fitted(spectra: list[Spectrum]) -> list[FitResult]:
+    def fitted(spectra: list[Spectrum]) -> list[Fitted]:
         parts = (spectra[i : i + BATCH] for i in range(0, len(spectra), BATCH))
         return [result for part in parts for result in fit_batch(part, emulator, FitSettings(mode="fast"))]
 
@@ -83,12 +83,12 @@ def main() -> None:
         print(f"| {name} | {len(spectra)} | {share(fitted(spectra)):.0f}% |")
 
 
-def share(results: list[FitResult]) -> float:
+def share(results: list[Fitted]) -> float:
     """Of stars that are flagged, in per cent."""
     return 100.0 * float(np.mean([bool(r.flag & StarFlag.NUISANCE_AT_BOUND) for r in results]))
 
 
-def print_spikes(clean: list[FitResult], spoiled: list[FitResult], truth: np.ndarray) -> None:
+def print_spikes(clean: list[Fitted], spoiled: list[Fitted], truth: np.ndarray) -> None:
     """The table of the planted spikes."""
     print("| label | clean: scatter / error | with spikes: scatter / clean error | beyond 4 errors without a flag |")
     print("|---|---|---|---|")

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from phdlspec import load_emulator, read_spectrum
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.spectrum import Spectrum
@@ -137,7 +137,7 @@ def lamost(data: Path) -> Iterator[Star]:
                 print(error, file=sys.stderr)
 
 
-def fitted(stars: Sequence[Star], emulator: str | None, batch: int = 32) -> list[FitResult]:
+def fitted(stars: Sequence[Star], emulator: str | None, batch: int = 32) -> list[Fitted]:
     """Fits of the stars, in their order."""
     model, settings, results = load_emulator(emulator), FitSettings(mode="fast"), []
     for first in tqdm(range(0, len(stars), batch), desc="fits", unit=f"{batch} stars"):
@@ -155,7 +155,7 @@ def middle(values: Array) -> str:
     return f"{median:+.{digits}f} ± {1.4826 * np.median(np.abs(values - median)):.{digits}f}"
 
 
-def by_class(stars: Sequence[Star], results: Sequence[FitResult]) -> None:
+def by_class(stars: Sequence[Star], results: Sequence[Fitted]) -> None:
     """Fit minus label by class, share within one and two errors, chi2."""
     print("| stars | Teff | log g | [Fe/H] | within 1σ | within 2σ | chi2 | errors quoted |\n" + "|---" * 8 + "|")
     for kind in CLASSES:
@@ -175,7 +175,7 @@ def by_class(stars: Sequence[Star], results: Sequence[FitResult]) -> None:
               + f" | {shares[0]} | {shares[1]} | {chi2:.1f} | {errors} |")  # fmt: skip
 
 
-def by_window(stars: Sequence[Star], results: Sequence[FitResult]) -> None:
+def by_window(stars: Sequence[Star], results: Sequence[Fitted]) -> None:
     """Median reduced chi2 by class and window of wavelength, with the noise of the spectrum alone."""
     print("\n| chi2 | " + " | ".join(f"{a}-{b}" for a, b in WINDOWS) + " |\n" + "|---" * (1 + len(WINDOWS)) + "|")
     for kind in CLASSES:
@@ -185,7 +185,7 @@ def by_window(stars: Sequence[Star], results: Sequence[FitResult]) -> None:
             print(f"| {kind} | " + " | ".join(f"{x:.1f}" for x in np.nanmedian(rows, axis=0)) + " |")
 
 
-def _chi2(star: Star, result: FitResult, low: float, high: float) -> float:
+def _chi2(star: Star, result: Fitted, low: float, high: float) -> float:
     # A pixel, with the stated noise alone: what the fit adds for misfits would hide them.
     s = result.spectrum
     assert s is not None
@@ -194,7 +194,7 @@ def _chi2(star: Star, result: FitResult, low: float, high: float) -> float:
     return float(np.mean(chi2[use])) if use.any() else np.nan
 
 
-def abundances(stars: Sequence[Star], results: Sequence[FitResult], file: Path) -> None:
+def abundances(stars: Sequence[Star], results: Sequence[Fitted], file: Path) -> None:
     """Fit minus Jofre et al., relative to their Sun, where the bound of the fit is below 0.2 dex."""
     known = yaml.safe_load(file.read_text())
     sun = _values(known["Sun"]["abundances"])
@@ -219,7 +219,7 @@ def _values(entry: dict[str, object]) -> dict[str, float]:
     return {element: float(str(value).split()[0]) for element, value in entry.items()}
 
 
-def one_by_one(stars: Sequence[Star], results: Sequence[FitResult]) -> None:
+def one_by_one(stars: Sequence[Star], results: Sequence[Fitted]) -> None:
     """Every star with its labels and errors."""
     for star, r in sorted(zip(stars, results), key=lambda x: (CLASSES.index(x[0].kind), x[0].labels[0])):
         text = " ".join(
@@ -229,7 +229,7 @@ def one_by_one(stars: Sequence[Star], results: Sequence[FitResult]) -> None:
         print(f"{star.name:14s} {text} chi2 {r.rchi2:.1f} flag {r.flag} {r.reason}")
 
 
-def as_table(stars: Sequence[Star], results: Sequence[FitResult]) -> Table:
+def as_table(stars: Sequence[Star], results: Sequence[Fitted]) -> Table:
     """One row a star: what is known, all that was fitted."""
     rows = []
     for star, r in zip(stars, results):

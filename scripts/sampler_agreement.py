@@ -26,7 +26,7 @@ from mock_study import choose
 from phdlspec import load_emulator, read_spectrum
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
 from phdlspec.lsf import NativeGrid
@@ -46,7 +46,7 @@ METHODS = {
 class Run:
     """One fit of one star, with the seconds that passed and those that processors worked."""
 
-    result: FitResult
+    result: Fitted
     wall: float
     cpu: float
 
@@ -76,7 +76,7 @@ def run(spectrum: Spectrum, emulator: Emulator, settings: FitSettings) -> Run:
     return Run(result, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def informative(result: FitResult, limit: float) -> np.ndarray:
+def informative(result: Fitted, limit: float) -> np.ndarray:
     """Which parameters (D,) are labels with a bound below `limit` (dex; 1000 times that in K)."""
     scale = np.array([1000.0 if name == "TEFF" else 1.0 for name in result.names])
     star = np.array([name not in NUISANCES for name in result.names])

@@ -15,7 +15,7 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch, out_of_memory
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import reading
@@ -27,33 +27,33 @@ log = logging.getLogger(__name__)
 _EMULATORS: dict[tuple[str | None, str], Emulator] = {}  # of this process
 
 
-def read_chunk(job: CatalogJob, chunk: Chunk) -> list[Spectrum | FitResult]:
+def read_chunk(job: CatalogJob, chunk: Chunk) -> list[Spectrum | Fitted]:
     """The spectra of a chunk; a result with the reason in the place of one that cannot be read."""
     return [_read(job, reference) for reference in chunk.references]
 
 
-def _read(job: CatalogJob, reference: str) -> Spectrum | FitResult:
+def _read(job: CatalogJob, reference: str) -> Spectrum | Fitted:
     try:
         with reading(reference):
             return read_reference(reference, job.medium, job.resolving_power)
     except UserError as error:
-        return FitResult.failed(reference, str(error), StarFlag.UNREADABLE)
+        return Fitted.failed(reference, str(error), StarFlag.UNREADABLE)
 
 
-def fit_spectra(spectra: Sequence[Spectrum | FitResult], emulator: Emulator, settings: FitSettings) -> list[FitResult]:
+def fit_spectra(spectra: Sequence[Spectrum | Fitted], emulator: Emulator, settings: FitSettings) -> list[Fitted]:
     """Results in the order of the spectra; a batch that does not fit into the memory is halved."""
     readable = [s for s in spectra if isinstance(s, Spectrum)]
     fitted = iter(_fit_halving(readable, emulator, settings))
     return [next(fitted) if isinstance(s, Spectrum) else s for s in spectra]
 
 
-def results_of(job: CatalogJob, spectra: Sequence[Spectrum | FitResult]) -> list[FitResult]:
+def results_of(job: CatalogJob, spectra: Sequence[Spectrum | Fitted]) -> list[Fitted]:
     """Results of a job's spectra, fitted and judged."""
     results = fit_spectra(spectra, emulator_of(job), job.settings)
     return results if job.judge is None else job.judge(spectra, results)
 
 
-def _fit_halving(spectra: list[Spectrum], emulator: Emulator, settings: FitSettings) -> list[FitResult]:
+def _fit_halving(spectra: list[Spectrum], emulator: Emulator, settings: FitSettings) -> list[Fitted]:
     if not spectra:
         return []
     try:
@@ -63,7 +63,7 @@ def _fit_halving(spectra: list[Spectrum], emulator: Emulator, settings: FitSetti
             raise
         if len(spectra) == 1:
             reason = f"{spectra[0].path}: not enough memory to fit even one spectrum"
-            return [FitResult.failed(spectra[0].path, reason, meta=spectra[0].meta)]
+            return [Fitted.failed(spectra[0].path, reason, meta=spectra[0].meta)]
     if emulator.device.type == "cuda":
         torch.cuda.empty_cache()
     half = len(spectra) // 2
@@ -94,10 +94,10 @@ def fit_one(job: CatalogJob, reference: str) -> Arrays:
 
 def failed_row(reference: str, reason: str) -> Arrays:
     """The row of a spectrum that could not be fitted."""
-    return to_arrays([FitResult.failed(reference, f"{reference}: {reason}")], [reference])
+    return to_arrays([Fitted.failed(reference, f"{reference}: {reason}")], [reference])
 
 
-def store_chunk(job: CatalogJob, chunk: Chunk, results: list[FitResult]) -> None:
+def store_chunk(job: CatalogJob, chunk: Chunk, results: list[Fitted]) -> None:
     """Write the rows of a chunk."""
     arrays = to_arrays(results, chunk.references)
     ChunkStore(job.out, job.digest).write(chunk.index, chunk.references, arrays)

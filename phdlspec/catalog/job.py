@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from phdlspec import __version__
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io.resolution import ResolvingPower
 from phdlspec.provenance import configuration
@@ -37,7 +37,7 @@ class Judge(Protocol):
     def identity(self) -> str:
         """What must be the same when a stopped run goes on."""
 
-    def __call__(self, spectra: Sequence[Spectrum | FitResult], results: Sequence[FitResult]) -> list[FitResult]:
+    def __call__(self, spectra: Sequence[Spectrum | Fitted], results: Sequence[Fitted]) -> list[Fitted]:
         """The results with what it says."""
 
 

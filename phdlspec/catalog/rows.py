@@ -14,7 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.columns import COLUMNS, PARAMETER_UNITS, QUANTITIES, Column, ColumnRole, Origin
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.flags import LABEL_WORDS, STAR_WORDS
 
 NAMES: tuple[str, ...] = tuple(PARAMETER_UNITS)
@@ -28,7 +28,7 @@ Values = NDArray[Any]
 Arrays = dict[str, Values]
 
 
-def to_arrays(results: Sequence[FitResult], references: Sequence[str]) -> Arrays:
+def to_arrays(results: Sequence[Fitted], references: Sequence[str]) -> Arrays:
     """Results of a chunk as arrays, the form in which chunks are stored: what is told of each parameter (n, D) under
     its field, lower triangles of the correlations (n, D (D - 1) / 2) as int8, all else (n,) under its column."""
     arrays = _of_parameters(results)
@@ -41,7 +41,7 @@ def to_arrays(results: Sequence[FitResult], references: Sequence[str]) -> Arrays
     return arrays
 
 
-def _of_parameters(results: Sequence[FitResult]) -> Arrays:
+def _of_parameters(results: Sequence[Fitted]) -> Arrays:
     n, size = len(results), len(NAMES)
     arrays: Arrays = {
         q.field: np.zeros((n, size), q.dtype) if q.role is ColumnRole.FLAG else np.full((n, size), np.nan)
@@ -60,7 +60,7 @@ def _of_parameters(results: Sequence[FitResult]) -> Arrays:
     return arrays
 
 
-def _found(column: Column, result: FitResult, reference: str) -> Any:
+def _found(column: Column, result: Fitted, reference: str) -> Any:
     """What a result says for a column of the star; None where it does not say it."""
     if column.origin is Origin.REFERENCE:
         return reference

@@ -28,7 +28,7 @@ from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.known import Given, parse_fixed, parse_gaussian
 from phdlspec.fitting.known_table import read_known
-from phdlspec.fitting.result import FitResult as Fitted
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import read_spectrum, reading

@@ -32,7 +32,7 @@ from phdlspec.fitting.priors import StatedPrior, select_priors
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.fitting.spectrum_alone import known_stars, spectrum_alone
 from phdlspec.fitting.starts import first_coordinates, first_velocities
@@ -67,7 +67,7 @@ def fit_batch(
     settings: FitSettings,
     keep: bool = False,
     direct: DirectSynthesis | None = None,
-) -> list[FitResult]:
+) -> list[Fitted]:
     """Fit many spectra; one result each, in their order.
 
     A spectrum that cannot be fitted gives a result with a reason, never an exception. `keep` adds the best model and
@@ -76,14 +76,14 @@ def fit_batch(
     """
     if settings.refine and direct is None:
         raise UserError("refine needs direct synthesis: give what phdlspec.load_direct_synthesis makes as `direct`")
-    results: list[FitResult | None] = [None] * len(spectra)
+    results: list[Fitted | None] = [None] * len(spectra)
     prepared: list[Prepared | None] = []
     for i, spectrum in enumerate(spectra):
         try:
             prepared.append(prepare(spectrum, emulator.native, settings.masks))
         except UserError as error:
             prepared.append(None)
-            results[i] = FitResult.failed(spectrum.path, str(error), meta=spectrum.meta)
+            results[i] = Fitted.failed(spectrum.path, str(error), meta=spectrum.meta)
     for group in groups(prepared):
         members = [p for p in (prepared[i] for i in group) if p is not None]
         for i, result in zip(group, _fit_group(members, emulator, settings, keep, direct)):
@@ -97,7 +97,7 @@ def _fit_group(
     settings: FitSettings,
     keep: bool,
     direct: DirectSynthesis | None,
-) -> list[FitResult]:
+) -> list[Fitted]:
     try:
         return _fit_together(members, emulator, settings, direct).results(keep)
     except Exception as error:  # whatever it is, it is one star's, and the others go on
@@ -110,7 +110,7 @@ def _fit_group(
             spectrum = members[0].spectrum
             what = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             reason = f"{spectrum.path or 'spectrum'}: the fit failed ({what})"
-            return [FitResult.failed(spectrum.path, reason, meta=spectrum.meta)]
+            return [Fitted.failed(spectrum.path, reason, meta=spectrum.meta)]
         # One bad star spoils a batched factorisation: find it by fitting the stars one by one.
         return [result for member in members for result in _fit_group([member], emulator, settings, keep, direct)]
 

@@ -90,7 +90,7 @@ class Measurement(float):
     flag: LabelFlag
 
     @classmethod
-    def of(cls, result: FitResult, index: int) -> Measurement:
+    def of(cls, result: Fitted, index: int) -> Measurement:
         """Parameter number `index` of a result."""
         found = cls(result.value[index])
         found.name = result.names[index]
@@ -122,8 +122,10 @@ class Measurement(float):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitResult:
-    """What a fit found. Printed, it is a table; `result["MG_FE"]` is one parameter with its error, unit and flag.
+class Fitted:
+    """What a fit found; `phdlspec.FitResult` is it with files and pictures.
+
+    Printed, it is a table; `result["MG_FE"]` is one parameter with its error, unit and flag.
 
     Attributes
     ----------
@@ -167,7 +169,7 @@ class FitResult:
     @classmethod
     def failed(
         cls, path: str, reason: str, flag: StarFlag = StarFlag.FAILED, meta: Mapping[str, Any] | None = None
-    ) -> FitResult:
+    ) -> Fitted:
         """A star without a result: all values are NaN, the reason says why."""
         names = tuple(PARAMETER_UNITS)
         nan = np.full(len(names), np.nan)

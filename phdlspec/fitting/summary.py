@@ -23,7 +23,7 @@ from phdlspec.fitting.preparation import Prepared
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined
-from phdlspec.fitting.result import FitResult, ModelSpectrum
+from phdlspec.fitting.result import Fitted, ModelSpectrum
 from phdlspec.fitting.spectrum_alone import Alone
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.labels import STRUCTURE, Role
@@ -67,13 +67,13 @@ class FittedStars:
         """What was maximised and sampled."""
         return self.errors.problem
 
-    def results(self, keep: bool) -> list[FitResult]:
+    def results(self, keep: bool) -> list[Fitted]:
         """One result a star; `keep` adds best model and draws."""
         bounds = bounds_with_what_is_known(self.problem, self.best)
         agreement = Agreement.of(self.errors, self.problem.flux(self.best.z))
         return [self._result(s, bounds[s], agreement.star(s), keep) for s in range(len(self.members))]
 
-    def _result(self, star: int, bound: Tensor, agreement: Agreement, keep: bool) -> FitResult:
+    def _result(self, star: int, bound: Tensor, agreement: Agreement, keep: bool) -> Fitted:
         coordinates, spectrum = self.problem.coordinates, self.members[star].spectrum
         parameters, weight = self._labels_of(star)
         stop_reason, diagnostics = self.best.stop_reason[star].value, self._diagnostics(star)
@@ -123,7 +123,7 @@ class FittedStars:
         disagreeing = tuple(str(one) for one in given if one.sigma > 3.0)
         general = tuple(text for text in (in_air, self.emulator.distrust) if text)
         warnings = (*spectrum.warnings, *general, *unused, *disagreeing)
-        return FitResult(
+        return Fitted(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
             p84=moments.p84, crlb=crlb, label_flag=label_flag, cov=moments.covariance, flag=flag,
             mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=agreement.chi2, npix=npix, snr=spectrum.snr,

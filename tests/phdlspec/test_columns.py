@@ -4,12 +4,12 @@ from astropy import units as u
 
 from phdlspec.catalog.rows import to_arrays, to_table
 from phdlspec.columns import COLUMNS, PARAMETERS, QUANTITIES, ColumnRole, calibration_columns, column_name
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from scripts.document_columns import PAGE, with_table
 
 
 def test_a_catalogue_has_the_declared_columns():
-    table = to_table(to_arrays([FitResult.failed("a.fits", "empty")], ["a.fits"]))
+    table = to_table(to_arrays([Fitted.failed("a.fits", "empty")], ["a.fits"]))
     assert table.colnames == [column.name for column in COLUMNS]
     for column in COLUMNS:
         found = table[column.name]
@@ -19,7 +19,7 @@ def test_a_catalogue_has_the_declared_columns():
 
 
 def test_the_result_of_a_star_has_the_declared_quantities():
-    labels = FitResult.failed("a.fits", "empty").labels
+    labels = Fitted.failed("a.fits", "empty").labels
     assert labels.colnames == ["label", *(quantity.name for quantity in QUANTITIES), "unit"]
     assert list(labels["label"]) == [parameter.name for parameter in PARAMETERS]
     assert labels["err"].info.description == "posterior standard deviation"

@@ -14,7 +14,7 @@ from phdlspec.datadriven.scatter_vae.flags import VaeFlag
 from phdlspec.datadriven.scatter_vae.loading import load_spectrum_model, model_path
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.errors import UserError
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.flags import StarFlag
 from phdlspec.spectrum import Spectrum
 
@@ -37,7 +37,7 @@ class AnomalyJudge:
         file = model_path(path).resolve()
         return cls(str(file), hashlib.sha256(file.read_bytes()).hexdigest()[:32])
 
-    def __call__(self, spectra: Sequence[Spectrum | FitResult], results: Sequence[FitResult]) -> list[FitResult]:
+    def __call__(self, spectra: Sequence[Spectrum | Fitted], results: Sequence[Fitted]) -> list[Fitted]:
         """The results with what the model says; those with a spectrum that it cannot use as they are."""
         answer = list(results)
         rows = [i for i, spectrum in enumerate(spectra) if isinstance(spectrum, Spectrum)]

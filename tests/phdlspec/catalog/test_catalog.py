@@ -21,7 +21,7 @@ from phdlspec.catalog.rows import NAMES, covariance
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.cli import main
 from phdlspec.errors import UserError
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import write_lamost
@@ -41,7 +41,7 @@ def quick_fit(spectra, emulator, settings):
         value = draws.mean(0)
         err = np.sqrt(np.diag(cov))
         results.append(
-            FitResult(
+            Fitted(
                 NAMES, value, err, value - err, value, value + err, err, np.zeros(len(NAMES), dtype=int), cov,
                 mode="fast",
                 chi2=3000.0, npix=3000, snr=spectrum.snr, path=spectrum.path, meta=spectrum.meta,

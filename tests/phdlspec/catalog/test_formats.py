@@ -10,7 +10,7 @@ from phdlspec.catalog.reading import read_catalog
 from phdlspec.catalog.rows import covariance, to_arrays, write_fits
 from phdlspec.cli import main
 from phdlspec.errors import UserError
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def catalogue(tmp_path):
     random = np.random.default_rng(1)
     results = []
     for i in range(3):
-        empty = FitResult.failed("", "")
+        empty = Fitted.failed("", "")
         size = len(empty.names)
         root = random.normal(size=(size, size))
         matrix = root @ root.T
         fields = {"value": random.normal(size=size), "err": np.sqrt(np.diag(matrix)), "cov": matrix, "flag": 0}
-        results.append(FitResult(**{**vars(empty), **fields, "meta": {"OBSID": f"00{i}", "RA": 1.0 * i}}))
+        results.append(Fitted(**{**vars(empty), **fields, "meta": {"OBSID": f"00{i}", "RA": 1.0 * i}}))
     arrays = to_arrays(results, ["a.fits", "b.fits", "c.fits"])
     write_fits(lambda: iter([arrays]), tmp_path / "c.fits", {"EMUHASH": "abc", "COMMAND": "phdlspec catalog"})
     return tmp_path / "c.fits"

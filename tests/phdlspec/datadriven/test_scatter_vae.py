@@ -32,7 +32,7 @@ from phdlspec.datadriven.scatter_vae.score import (
     worst_windows,
 )
 from phdlspec.errors import UserError
-from phdlspec.fitting.result import FitResult
+from phdlspec.fitting.result import Fitted
 from phdlspec.flags import StarFlag
 from phdlspec.io import read_spectrum
 from phdlspec.labels import LabelSet
@@ -258,9 +258,9 @@ def test_a_catalogue_says_what_the_model_says(model, tmp_path):
     theta = population(3, 9, LabelSet())
     spectra = list(emulated_spectra(theta, 9, np.full(3, 80.0)))
     model.save(tmp_path / "m.safetensors")
-    lost = FitResult.failed("gone", "broken")
+    lost = Fitted.failed("gone", "broken")
     judge = AnomalyJudge.of(tmp_path / "m.safetensors")
-    results = judge([*spectra, lost], [FitResult.failed(s.path, "not fitted here") for s in spectra] + [lost])
+    results = judge([*spectra, lost], [Fitted.failed(s.path, "not fitted here") for s in spectra] + [lost])
     expected = model.apply(spectra)
     rows = to_table(to_arrays(results, ["a", "b", "c", "gone"]))
     assert np.allclose(rows["ANOMALY"][:3], expected["ANOMALY"], rtol=1e-5)
