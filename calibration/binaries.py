@@ -110,14 +110,10 @@ def read_published_abundances(path: str | Path) -> PublishedAbundances:
         return _by_star(table, path, by_star)
     species_column = find_column(table, "element", "elem", "species")
     if species_column is None:
-        raise UserError(
-            f"{path}: no column of elements (element, elem or Species), found {', '.join(table.colnames)}"
-        )
+        raise UserError(f"{path}: no column of elements (element, elem or Species), found {', '.join(table.colnames)}")
     numeric = [name for name in table.colnames if name != species_column and table[name].dtype.kind in "fi"]
     skip = {"z", "tc", "t_c", "weight"}
-    value_names = [
-        n for n in numeric if not _is_error(n) and n.lower() not in skip and not n.startswith("delta[")
-    ]
+    value_names = [n for n in numeric if not _is_error(n) and n.lower() not in skip and not n.startswith("delta[")]
     value_names = [n for n in value_names if n not in ("deltaTeff", "deltalogg", "deltavt", "Param", "Obs")]
     if find_column(table, "weight") and not value_names:
         value_names = [find_column(table, "weight") or ""]
@@ -139,9 +135,7 @@ def _by_star(table: Table, path: Path, by_star: dict[str, str]) -> PublishedAbun
     return PublishedAbundances(
         path,
         {
-            str(star): {
-                e: (float(c[i]), np.nan) for e, c in columns.items() if e in SYMBOLS and np.isfinite(c[i])
-            }
+            str(star): {e: (float(c[i]), np.nan) for e, c in columns.items() if e in SYMBOLS and np.isfinite(c[i])}
             for i, star in enumerate(stars)
         },
     )
@@ -161,9 +155,7 @@ def _error_of(name: str, value_names: list[str], numeric: list[str]) -> str | No
         base, rest = found.group("base"), found.group("rest")
         belongs = base == name or (base == "" and rest != "" and name.endswith(rest))
         belongs |= (
-            base == ""
-            and rest == ""
-            and not any(name != other and name.startswith(other) for other in value_names)
+            base == "" and rest == "" and not any(name != other and name.startswith(other) for other in value_names)
         )
         if belongs and (best is None or int(found.group("number") or 0) >= best[0]):
             best = (int(found.group("number") or 0), candidate)

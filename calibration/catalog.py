@@ -48,15 +48,11 @@ class Catalog:
         header = {str(key).upper(): value for key, value in table.meta.items()}
         missing = [name for name in AXES if name not in table.colnames]
         if missing:
-            raise UserError(
-                f"{path}: no column {missing[0]}, expected a catalogue of phdlspec with TEFF, LOGG, FE_H"
-            )
+            raise UserError(f"{path}: no column {missing[0]}, expected a catalogue of phdlspec with TEFF, LOGG, FE_H")
         if CALIBRATION_KEY in header or any(
             column_name(name, ColumnRole.RAW) in table.colnames for name in CALIBRATED_LABELS
         ):
-            raise UserError(
-                f"{path}: is calibrated already (it has _RAW columns); calibrate the raw catalogue"
-            )
+            raise UserError(f"{path}: is calibrated already (it has _RAW columns); calibrate the raw catalogue")
         if not header.get(HASH_KEY):
             raise UserError(f"{path}: its header does not name the emulator checkpoint ({HASH_KEY})")
         if header.get(SCALE_KEY) != SOLAR_SCALE:

@@ -96,9 +96,7 @@ def _apogee_file_rows(path: Path) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
             continue
         found = _APOGEE_FILE.match(line.strip())
         if found is None:
-            raise UserError(
-                f"{path}: line {number} is not CLUSTER/aspcapStar-...-2M<name>.fits as the first one"
-            )
+            raise UserError(f"{path}: line {number} is not CLUSTER/aspcapStar-...-2M<name>.fits as the first one")
         names.append(found.group(1))
         ids.append(found.group(2))
     return np.array(ids), np.array(names)
@@ -109,9 +107,7 @@ def _from_names(ids: NDArray[np.str_], cluster: NDArray[np.str_]) -> list[Cluste
     tables = []
     for name in np.unique(cluster):
         members = np.unique(ids[cluster == name])
-        tables.append(
-            ClusterTable(str(name), Stars(members, *position_of_2mass(members)), np.ones(len(members)))
-        )
+        tables.append(ClusterTable(str(name), Stars(members, *position_of_2mass(members)), np.ones(len(members))))
     return tables
 
 

@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="learn|apply|report", required=True)
     learn = actions.add_parser("learn", help="fit the corrections to reference stars")
     learn.add_argument("--catalog", required=True, type=Path, help="raw catalogue of phdlspec catalog")
-    learn.add_argument(
-        "--wide-binaries", nargs="+", type=Path, default=[], metavar="TABLE", help="pairs of stars"
-    )
+    learn.add_argument("--wide-binaries", nargs="+", type=Path, default=[], metavar="TABLE", help="pairs of stars")
     learn.add_argument("--cluster", nargs="+", type=Path, default=[], metavar="TABLE", help="cluster members")
     learn.add_argument("--reference", nargs="+", type=Path, default=[], metavar="TABLE",
                        help="labels from elsewhere: APOGEE, GALAH, IRFM, benchmark stars or the own "
@@ -46,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learn.add_argument("--anchor", help="name (file stem) of the reference that sets the scale")
     learn.add_argument("--labels", nargs="+", help="labels to calibrate (all that the references constrain)")
     learn.add_argument("--only-cluster", nargs="+", default=[], metavar="NAME", help="clusters to use (all)")
-    learn.add_argument(
-        "--diffusion", default="template", help="template, none, range (with --cluster-logg) or a table"
-    )
+    learn.add_argument("--diffusion", default="template", help="template, none, range (with --cluster-logg) or a table")
     learn.add_argument("--cluster-logg", nargs=2, type=float, metavar=("LOW", "HIGH"), default=(0.0, 3.7),
                        help="logg range for --diffusion range")  # fmt: skip
     learn.add_argument("--exclude", nargs="+", default=[], metavar="SET:LABEL",

@@ -169,9 +169,7 @@ def _of_labels(
     shift = label_shift(label, table.solar_scale) if table.solar_scale and is_abundance(label) else 0.0
     datum = value[rows] - reference - shift
     nobody, certain = np.full(len(rows), -1), np.ones(len(rows))
-    block = _Block(
-        table.name, "labels", datum, error[rows] ** 2, reference_error**2, rows, nobody, certain, is_anchor
-    )
+    block = _Block(table.name, "labels", datum, error[rows] ** 2, reference_error**2, rows, nobody, certain, is_anchor)
     return block.where(np.isfinite(datum))
 
 

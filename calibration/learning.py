@@ -155,9 +155,7 @@ def _check_settings(
     if twice:
         raise UserError(f"two references are called {sorted(twice)[0]}; rename one of the files")
     if settings.anchor is not None and settings.anchor not in [table.name for table in labels]:
-        raise UserError(
-            f"the scale is to be set by {settings.anchor}, which is none of the tables of labels given"
-        )
+        raise UserError(f"the scale is to be set by {settings.anchor}, which is none of the tables of labels given")
     for name in settings.labels or ():
         if name not in CALIBRATED_LABELS:
             raise UserError(

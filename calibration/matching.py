@@ -43,9 +43,7 @@ class Matcher:
     id_column : the catalogue's column of identifiers; the default is each of the usual ones in turn.
     """
 
-    def __init__(
-        self, catalog: Catalog, how: str = "auto", radius_arcsec: float = 3.0, id_column: str | None = None
-    ):
+    def __init__(self, catalog: Catalog, how: str = "auto", radius_arcsec: float = 3.0, id_column: str | None = None):
         if id_column is not None and find_column(catalog.table, id_column) is None:
             raise UserError(f"{catalog.path}: has no column {id_column} to match identifiers with")
         self.catalog, self.how, self.radius = catalog, how, radius_arcsec
@@ -76,9 +74,7 @@ class Matcher:
         rows = np.full(len(ra), -1, dtype=np.intp)
         known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
         if len(known):
-            nearest, separation, _ = SkyCoord(ra[known] * u.deg, dec[known] * u.deg).match_to_catalog_sky(
-                self._sky
-            )
+            nearest, separation, _ = SkyCoord(ra[known] * u.deg, dec[known] * u.deg).match_to_catalog_sky(self._sky)
             close = separation.arcsec <= self.radius
             rows[known[close]] = nearest[close]
         return rows
@@ -120,14 +116,10 @@ def match(
         found += keep.sum()
         usable = keep & ~flagged[first] & ~flagged[second]
         if keep.any() and not usable.any():
-            raise UserError(
-                f"{pair.name}: all {keep.sum()} pairs found in {catalog.path} have a flagged star"
-            )
+            raise UserError(f"{pair.name}: all {keep.sum()} pairs found in {catalog.path} have a flagged star")
         matched.pairs.append((pair, np.flatnonzero(usable), first[usable], second[usable]))
     for cluster in clusters:
-        matched.clusters.append(
-            (cluster, *_found(cluster.name, matcher.find(cluster.stars), flagged, catalog))
-        )
+        matched.clusters.append((cluster, *_found(cluster.name, matcher.find(cluster.stars), flagged, catalog)))
     for table in labels:
         matched.labels.append((table, *_found(table.name, matcher.find(table.stars), flagged, catalog)))
     found += sum(len(index) for _, index, _ in (*matched.clusters, *matched.labels))
@@ -175,8 +167,7 @@ def involved_rows(matched: MatchedReferences) -> NDArray[Any]:
 def describe(matched: MatchedReferences) -> list[dict[str, Any]]:
     """What was given and what of it is used, for the calibration file."""
     described = [
-        {"name": t.name, "kind": "pairs", "given": len(t.first), "used": len(first)}
-        for t, _, first, _ in matched.pairs
+        {"name": t.name, "kind": "pairs", "given": len(t.first), "used": len(first)} for t, _, first, _ in matched.pairs
     ]
     for kind, group in (("cluster", matched.clusters), ("labels", matched.labels)):
         for table, index, _ in group:

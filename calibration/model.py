@@ -46,17 +46,13 @@ Floats = NDArray[np.float64]
 
 FOLDS = 5
 BOOTSTRAPS = 60
-BEND_SIGMAS = np.array(
-    [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
-)  # prior sigma of the bending, in units of the label's scale
+BEND_SIGMAS = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])  # prior sigma of the bending, in units of the label's scale
 LINE_SIGMA = 1.0  # of a line from the middle of an axis to its end, in the same units
 CONSTANT_SIGMA = 3.0
 _EM_STEPS = 12
 _NOTHING = 1e-4  # prior sigma of what the references cannot tell, in units of the scale
 _TAU_GRID = np.concatenate([[0.0], np.geomspace(0.005, 1.5, 40)])
-_WIDE_GRID = np.geomspace(
-    0.3, 6.0, 25
-)  # of the discrepant rows; 5 x 0.3 = 1.5 sigma of the good ones at least
+_WIDE_GRID = np.geomspace(0.3, 6.0, 25)  # of the discrepant rows; 5 x 0.3 = 1.5 sigma of the good ones at least
 
 
 @dataclass
@@ -176,10 +172,7 @@ class _Regression:
     def prior_precision(self, bend_sigmas: Floats) -> Floats:
         """Diagonal of the prior precision for relative bending sigmas (axes,)."""
         axis = self.basis.axis_of_column[1 + len(self.basis.axes) :]
-        return (
-            np.concatenate([self.fixed, self.scale * np.asarray(bend_sigmas)[axis], self.nuisance_sigma])
-            ** -2.0
-        )
+        return np.concatenate([self.fixed, self.scale * np.asarray(bend_sigmas)[axis], self.nuisance_sigma]) ** -2.0
 
     def normal(self, weight: Floats) -> tuple[Floats, Floats]:
         weighted = self.x * weight[:, None]
@@ -213,9 +206,7 @@ class _Regression:
             system = np.repeat((matrix - (x * w[:, None]).T @ x)[None], len(settings), axis=0)
             system[:, diagonal, diagonal] += precision
             right = vector - (x * w[:, None]).T @ centred[out]
-            beta = np.linalg.solve(system, np.broadcast_to(right[:, None], (len(settings), len(vector), 1)))[
-                ..., 0
-            ]
+            beta = np.linalg.solve(system, np.broadcast_to(right[:, None], (len(settings), len(vector), 1)))[..., 0]
             residual = centred[out] - beta @ x.T
             residuals[:, out] = residual
         loss = residuals**2 * weight.astype(np.float32)
@@ -287,9 +278,7 @@ class _Fit:
             self.x = _cleaned(self.coordinates, self.rows, self.residual, self.mixture, axis)
             self.x[:, axis] -= self.own_bias
         design, self.centre = self._design()
-        self.regression = _Regression(
-            design, self.rows, self.basis, self.scale, self.constant_sigma, self.blind_axis
-        )
+        self.regression = _Regression(design, self.rows, self.basis, self.scale, self.constant_sigma, self.blind_axis)
         for _ in range(_EM_STEPS):
             beta, _ = self.regression.solve(self.mixture.weights(), self.sigmas)
             self.residual = self.rows.d - self.regression.x @ beta
@@ -380,9 +369,7 @@ def _folds(rows: Comparisons, rng: np.random.Generator) -> NDArray[np.int64]:
     return rng.permutation(len(stars))[inverse] % FOLDS
 
 
-def _cleaned(
-    coordinates: Floats, rows: Comparisons, residual: Floats, mixture: _Mixture, axis: int
-) -> Floats:
+def _cleaned(coordinates: Floats, rows: Comparisons, residual: Floats, mixture: _Mixture, axis: int) -> Floats:
     """Coordinates without the noise that the residuals reveal in the label that is this axis."""
     good, _ = mixture.variances()
     share = mixture.good * residual / good
@@ -404,9 +391,7 @@ def _own_of_each(rows: Comparisons) -> tuple[Floats, Floats]:
     return half, half
 
 
-def _average(
-    regression: _Regression, weight: Floats, settings: Floats, share: Floats
-) -> tuple[Floats, Floats]:
+def _average(regression: _Regression, weight: Floats, settings: Floats, share: Floats) -> tuple[Floats, Floats]:
     """Mean and covariance over the smoothness settings that matter."""
     matrix, vector = regression.normal(weight)
     keep = np.flatnonzero(share > 0.002 * share.max())

@@ -48,9 +48,7 @@ def pixel_influence(
     """
     r, j, w = (np.asarray(a, dtype=float) for a in (residual, jacobian, ivar))
     if j.ndim != 2 or r.shape != w.shape or r.shape != j.shape[:1]:
-        raise UserError(
-            f"pixels need residual (P,), jacobian (P, L), ivar (P,); got {r.shape}, {j.shape}, {w.shape}"
-        )
+        raise UserError(f"pixels need residual (P,), jacobian (P, L), ivar (P,); got {r.shape}, {j.shape}, {w.shape}")
     used = np.isfinite(r) & np.isfinite(j).all(axis=1) & (w > 0) & np.isfinite(w)
     r, w = np.where(used, r, 0.0), np.where(used, w, 0.0)
     j = np.where(used[:, None], j, 0.0)
@@ -98,9 +96,7 @@ class Diagnostics:
                 labels = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in file["labels"][()])
                 arrays = [file[name][()] for name in ("wave", "residual", "ivar", "jacobian", "displacement")]
         except (OSError, KeyError) as error:
-            raise UserError(
-                f"{path}: cannot be read as pixel diagnostics ({first_line(error)})"
-            ) from error
+            raise UserError(f"{path}: cannot be read as pixel diagnostics ({first_line(error)})") from error
         return cls(arrays[0], labels, arrays[1], arrays[2], arrays[3], arrays[4])
 
     def write(self, path: str | Path) -> None:
@@ -114,8 +110,6 @@ class Diagnostics:
     def mean_influence(self) -> NDArray[np.float64]:
         """Mean influence (P, L) over the stars; a label without a reference value counts as displaced by 0."""
         total = np.zeros((len(self.wave), len(self.labels)))
-        for residual, jacobian, ivar, displacement in zip(
-            self.residual, self.jacobian, self.ivar, self.displacement
-        ):
+        for residual, jacobian, ivar, displacement in zip(self.residual, self.jacobian, self.ivar, self.displacement):
             total += pixel_influence(residual, jacobian, ivar, np.nan_to_num(displacement))
         return total / len(self.residual)

@@ -107,9 +107,7 @@ class LabelTable:
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise UserError(
-                f"{self.name}: no label column found, expected TEFF, LOGG, FE_H, MG_FE ... with _ERR"
-            )
+            raise UserError(f"{self.name}: no label column found, expected TEFF, LOGG, FE_H, MG_FE ... with _ERR")
         abundances = [label for label in self.values if is_abundance(label)]
         if abundances and self.solar_scale is None:
             raise UserError(

@@ -52,8 +52,7 @@ def write_report(
     """
     if calibration.evidence is None:
         raise UserError(
-            "the evidence table (NAME.evidence.fits) is not beside the calibration file; keep the two "
-            "together"
+            "the evidence table (NAME.evidence.fits) is not beside the calibration file; keep the two together"
         )
     if "ERR_REFERENCE" not in calibration.evidence.colnames:
         raise UserError(
@@ -86,10 +85,7 @@ def write_report(
 def _head(calibration: Calibration) -> str:
     references = _table(
         ("reference", "kind", "stars given", "used", "solar scale"),
-        [
-            (r["name"], r["kind"], r["given"], r["used"], r.get("solar_scale") or "")
-            for r in calibration.references
-        ],
+        [(r["name"], r["kind"], r["given"], r["used"], r.get("solar_scale") or "") for r in calibration.references],
     )
     lines = []
     for name, label in calibration.labels.items():
@@ -113,9 +109,7 @@ Every difference below is between our catalogue and a reference.</p>
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     cells = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 

@@ -115,9 +115,7 @@ def label_shift(label: str, from_scale: str, to_scale: str = SOLAR_SCALE) -> flo
     old, new = solar_scale(from_scale), solar_scale(to_scale)
     for name, scale in ((from_scale, old), (to_scale, new)):
         if element not in scale or "Fe" not in scale:
-            raise UserError(
-                f"the solar scale {name} has no value for {element}, so {label} cannot be converted"
-            )
+            raise UserError(f"the solar scale {name} has no value for {element}, so {label} cannot be converted")
     shift = old[element] - new[element]
     if label != "FE_H":
         shift -= old["Fe"] - new["Fe"]

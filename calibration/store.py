@@ -102,6 +102,7 @@ class _File(Struct, forbid_unknown_fields=True):
                 return f"{name} has other sizes than its basis"
         return ""
 
+
 FORMAT, VERSION = "phdlspec-calibration", 1
 
 
@@ -125,9 +126,7 @@ class LabelCalibration:
     def bias(self, design: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Bias and its standard error, each (n,), for the basis columns (n, p)."""
         columns = design - self.centre
-        factor = np.linalg.cholesky(
-            self.covariance + 1e-15 * np.trace(self.covariance) * np.eye(len(self.centre))
-        )
+        factor = np.linalg.cholesky(self.covariance + 1e-15 * np.trace(self.covariance) * np.eye(len(self.centre)))
         return columns @ self.coefficients, np.sqrt(((columns @ factor) ** 2).sum(axis=1))
 
 
@@ -165,9 +164,7 @@ class Calibration:
         The biases are functions of the calibrated values, so raw = x + bias(x) is solved by iteration.
         """
         x = np.array(raw, dtype=float)
-        axes = [
-            (i, self.labels[axis.name]) for i, axis in enumerate(self.basis.axes) if axis.name in self.labels
-        ]
+        axes = [(i, self.labels[axis.name]) for i, axis in enumerate(self.basis.axes) if axis.name in self.labels]
         for _ in range(COORDINATE_STEPS if axes else 0):
             columns = self.basis.design(x)
             for i, label in axes:
@@ -207,9 +204,7 @@ class Calibration:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}: cannot be read as a calibration ({first_line(error)})"
-            ) from error
+            raise UserError(f"{path}: cannot be read as a calibration ({first_line(error)})") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path}: is no calibration file (format {FORMAT!r} expected)")
         if content.get("version") != VERSION:

@@ -156,8 +156,10 @@ class AtmosphereGrid:
             except UserError as error:
                 refused.append(error)
         if not models:
-            raise refused[0] if refused else UserError(
-                f"{path}: the folder holds no model atmosphere; expected Kurucz files"
+            raise (
+                refused[0]
+                if refused
+                else UserError(f"{path}: the folder holds no model atmosphere; expected Kurucz files")
             )
         for reason in refused:
             log.warning("left out: %s", reason)
@@ -171,8 +173,7 @@ class AtmosphereGrid:
             missing = [name for name in ("params", "structure") if name not in arrays]
             if missing:
                 raise UserError(
-                    f"{path}: the npz file has no array {missing[0]!r}; expected params (N, 4) and "
-                    "structure (N, D, 7)"
+                    f"{path}: the npz file has no array {missing[0]!r}; expected params (N, 4) and structure (N, D, 7)"
                 )
             params = _in_order(arrays, "params", "param_names", PARAMS, path)
             structure = _in_order(arrays, "structure", "columns", COLUMNS, path)
@@ -195,10 +196,7 @@ class AtmosphereGrid:
                 "needs one number of layers"
             )
         structure = np.stack(
-            [
-                np.pad(_columns(m), ((0, depth - len(m.rhox)), (0, 0)), constant_values=np.nan)
-                for m in models
-            ]
+            [np.pad(_columns(m), ((0, depth - len(m.rhox)), (0, 0)), constant_values=np.nan) for m in models]
         )
         params = np.array([[m.teff, m.logg, m.mh, m.vturb_kms] for m in models])
         return cls(params, structure, [m.source for m in models], source)
@@ -223,9 +221,7 @@ class AtmosphereGrid:
     def model(self, index: int) -> Atmosphere:
         """The model of row `index` of `params`, as computed."""
         teff, logg, mh, vturb = (float(v) for v in self.params[index])
-        return _atmosphere(
-            teff, logg, mh, vturb, self.structure[index, :, :_QUANTITIES].T, f"{self.source}[{index}]"
-        )
+        return _atmosphere(teff, logg, mh, vturb, self.structure[index, :, :_QUANTITIES].T, f"{self.source}[{index}]")
 
     def contains(self, teff: float, logg: float, mh: float) -> bool:
         """Whether `interpolate` can be asked for these labels."""
@@ -251,9 +247,7 @@ class AtmosphereGrid:
         vturb = float(weights[:, 0] @ self.params[nodes, 3])
         return _atmosphere(float(teff), float(logg), float(mh), vturb, values, f"{self.source} interpolated")
 
-    def _locate(
-        self, point: tuple[float, float, float]
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64]] | None:
+    def _locate(self, point: tuple[float, float, float]) -> tuple[NDArray[np.intp], NDArray[np.float64]] | None:
         """Nodes (C,) that surround a point and their weights (C, 8) for value, slopes and cross slopes."""
         nodes_1d, weights_1d = [], []
         for axis, x in zip(self.axes, point):
@@ -279,11 +273,7 @@ class AtmosphereGrid:
         if (nodes < 0).any():
             return None
         a, b, c = weights_1d
-        weights = (
-            a[:, None, None, :, None, None]
-            * b[None, :, None, None, :, None]
-            * c[None, None, :, None, None, :]
-        )
+        weights = a[:, None, None, :, None, None] * b[None, :, None, None, :, None] * c[None, None, :, None, None, :]
         return nodes, weights.reshape(len(nodes), 8)
 
     @cached_property
@@ -344,9 +334,7 @@ def from_logs(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     return structure
 
 
-def _in_order(
-    arrays: dict[str, NDArray], name: str, names_of: str, wanted: tuple[str, ...], path: Path
-) -> NDArray:
+def _in_order(arrays: dict[str, NDArray], name: str, names_of: str, wanted: tuple[str, ...], path: Path) -> NDArray:
     """An array of an npz with its last axis in the order wanted, as the file names it."""
     values, names = arrays[name], [str(n) for n in np.atleast_1d(arrays.get(names_of, wanted))]
     if sorted(names) != sorted(wanted):

@@ -69,9 +69,7 @@ class Atmosphere:
     source: str = ""
 
     def __post_init__(self) -> None:
-        what = (
-            f"{self.source or 'model atmosphere'} (Teff {self.teff:g}, logg {self.logg:g}, [M/H] {self.mh:g})"
-        )
+        what = f"{self.source or 'model atmosphere'} (Teff {self.teff:g}, logg {self.logg:g}, [M/H] {self.mh:g})"
         if not np.isfinite([self.teff, self.logg, self.mh, self.vturb_kms]).all() or self.teff <= 0:
             raise UserError(f"{what}: Teff, gravity, metallicity and microturbulence must be finite numbers")
         size = len(self.rhox)
@@ -103,9 +101,7 @@ class Atmosphere:
         """(D,) Rosseland optical depth by the trapezoidal rule, with the first layer's opacity above the
         top."""
         mean = 0.5 * (self.rosseland[1:] + self.rosseland[:-1])
-        return self.rosseland[0] * self.rhox[0] + np.concatenate(
-            [[0.0], np.cumsum(mean * np.diff(self.rhox))]
-        )
+        return self.rosseland[0] * self.rhox[0] + np.concatenate([[0.0], np.cumsum(mean * np.diff(self.rhox))])
 
 
 def read_atmospheres(path: str | Path) -> list[Atmosphere]:
@@ -182,9 +178,7 @@ def _parse_deck(lines: list[str], number: int, source: str) -> Atmosphere:
     what = f"{source} (Teff {teff:g}, logg {logg:g})"
     deck = next((i for i, line in enumerate(lines) if line.strip().startswith("READ DECK")), None)
     if deck is None:
-        raise UserError(
-            f"{what}: the layers are missing: no line 'READ DECK6'; the file is probably truncated"
-        )
+        raise UserError(f"{what}: the layers are missing: no line 'READ DECK6'; the file is probably truncated")
     try:
         columns, layers = _parse_layers(lines[deck:], number + deck)
         scale, abundances = _parse_abundances(lines[:deck])
@@ -273,9 +267,7 @@ def _parse_abundances(lines: list[str]) -> tuple[float, NDArray[np.float64] | No
             given.update((int(z), float(v)) for z, v in zip(values[::2], values[1::2]))
     if "ABUNDANCE TABLE" in text:
         table = text.split("ABUNDANCE TABLE")[1]
-        for z, name, value, change in re.findall(
-            r"(\d+)([A-Z][A-Za-z]?)\s*(-?\d+\.\d+)(?:\s*(-?\d+\.\d+))?", table
-        ):
+        for z, name, value, change in re.findall(r"(\d+)([A-Z][A-Za-z]?)\s*(-?\d+\.\d+)(?:\s*(-?\d+\.\d+))?", table):
             given[int(z)] = float(value) + (float(change) if change and name not in ("H", "He") else 0.0)
     if not given:
         return scale, None

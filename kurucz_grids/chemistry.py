@@ -289,9 +289,7 @@ class Chemistry:
             if not parts:
                 continue
             if not per_gram:
-                per_gram = {
-                    name: self._sme.GetOpacity("ACOOL", species=name, key="fraction").copy() for name in _COOL
-                }
+                per_gram = {name: self._sme.GetOpacity("ACOOL", species=name, key="fraction").copy() for name in _COOL}
             for name in (*_ABSORPTION, *_SCATTERING):
                 pieces.setdefault(name, []).append(self._sme.GetOpacity(name).copy())
             for name in _COOL:

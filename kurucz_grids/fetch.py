@@ -108,9 +108,7 @@ def choose(names: Sequence[str]) -> list[Source]:
     return [source for source in SOURCES if not names or source.name in names or source.folder in names]
 
 
-def fetch(
-    sources: Sequence[Source], cache: Path, base_url: str = HOME, *, progress: bool = False
-) -> Iterator[Outcome]:
+def fetch(sources: Sequence[Source], cache: Path, base_url: str = HOME, *, progress: bool = False) -> Iterator[Outcome]:
     """Download what is not in the cache and verify what is, file by file.
 
     A file that is missing at the server, or damaged here, is an outcome with a problem and the next one follows.

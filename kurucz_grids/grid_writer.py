@@ -188,9 +188,7 @@ def _create(file: h5py.File, manifest: Mapping[str, Any], labels: NDArray, split
     file["continuum"].attrs["unit"] = "erg/cm2/s/Angstrom"
     file.create_dataset("flux", (n, n_wave), np.float32, chunks=(1, n_wave), fillvalue=np.nan, **_COMPRESSION)
     if manifest["has_jacobian"]:
-        file.create_dataset(
-            "jacobian", (n, n_labels, n_wave), np.int16, chunks=(1, n_labels, n_wave), **_COMPRESSION
-        )
+        file.create_dataset("jacobian", (n, n_labels, n_wave), np.int16, chunks=(1, n_labels, n_wave), **_COMPRESSION)
         file["jacobian_scale"] = np.zeros((n, n_labels), dtype=np.float32)
 
 

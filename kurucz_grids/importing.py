@@ -56,9 +56,7 @@ log = logging.getLogger(__name__)
 _POSSIBLE = {"TEFF": (1000.0, 100_000.0), "LOGG": (-2.0, 10.0), "VMIC": (0.0, 30.0), "FE_H": (-10.0, 2.0)}
 _POSSIBLE_RATIO = (-5.0, 5.0)  # [X/Fe]
 # Names of labels that are not in the table: [M/H], [alpha/Fe], other elements, and known ones spelled otherwise.
-_LIKE_LABEL = re.compile(
-    r"\[?([A-Z]{1,2}[_/ ](FE|H|M)|(FE|M)H|[A-Z]{1,2}FE|ALPHA.*)\]?|T_EFF|LOG_G|V_MIC|VTURB|XI"
-)
+_LIKE_LABEL = re.compile(r"\[?([A-Z]{1,2}[_/ ](FE|H|M)|(FE|M)H|[A-Z]{1,2}FE|ALPHA.*)\]?|T_EFF|LOG_G|V_MIC|VTURB|XI")
 _BROADENING = ("VBROAD", "VSINI", "VROT", "VMAC")  # a convolution: spectra come without
 
 
@@ -183,8 +181,7 @@ def _convert(
     want = form.wave
     if wave[0] > want[0] or wave[-1] < want[-1]:
         raise ValueError(
-            f"the spectrum covers {wave[0]:.1f}-{wave[-1]:.1f} Å (vacuum), expected "
-            f"{want[0]:.1f}-{want[-1]:.1f} Å"
+            f"the spectrum covers {wave[0]:.1f}-{wave[-1]:.1f} Å (vacuum), expected {want[0]:.1f}-{want[-1]:.1f} Å"
         )
     continuum = np.full(len(CONTINUUM_WAVE), np.nan)
     if spectrum.continuum is not None:

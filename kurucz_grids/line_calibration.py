@@ -219,9 +219,7 @@ class Calibration:
         matrix = vstack([block_array(rows), prior])
         return csr_array(matrix), np.concatenate([*targets, np.where(bound, offsets / widths, 0.0)])
 
-    def _result(
-        self, solution: Array, free: list[Indices], parts: list[_StarSystem], matrix: csr_array
-    ) -> Solution:
+    def _result(self, solution: Array, free: list[Indices], parts: list[_StarSystem], matrix: csr_array) -> Solution:
         gf, vdw = np.zeros(len(self._gf_prior)), np.zeros(len(self._gf_prior))
         gf[free[0]], vdw[free[1]] = self._shared(solution, free)
         error = self._gf_prior.copy()

@@ -145,9 +145,7 @@ def _outliers(sketch: Sketch, departure: Array, limits: tuple[float, float]) -> 
     return CheckResult("outliers", level, f"{len(worst)} rows depart from their neighbours: {listed}")
 
 
-def _slopes(
-    sketch: Sketch, jacobian: NDArray[np.float32], pairs: Pairs, chosen: NDArray[np.int64]
-) -> CheckResult:
+def _slopes(sketch: Sketch, jacobian: NDArray[np.float32], pairs: Pairs, chosen: NDArray[np.int64]) -> CheckResult:
     """By what factor the differences between rows follow the derivatives of each label: 1, if they are right.
 
     Least squares over all pairs and bins, weighted with what such differences leave; the errors are those of a

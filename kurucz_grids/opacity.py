@@ -425,9 +425,7 @@ def block_response(
             seen = adjoint[row.clamp(max=size - 1)]
             damping, inverse = state.damping[lines], state.inverse_doppler[lines]
             changes = _log_changes(data, layers, tangents, state.index[lines], damping, inverse)
-            piece = profiles.response[group[0]](
-                chunk.offsets, inverse, damping, state.strength[lines], seen, *changes
-            )
+            piece = profiles.response[group[0]](chunk.offsets, inverse, damping, state.strength[lines], seen, *changes)
             answer.index_add_(1, row.reshape(-1), piece.reshape(len(answer), -1))
     answer = answer[:, :-1]
     if wings is not None:

@@ -422,9 +422,7 @@ class _Response:
         return torch.exp(background.spread(torch.log(flux))), background.spread(change / flux)
 
 
-def _observed_response(
-    lines: Tensor, pixels: Tensor, change: Tensor, operator: csr_array, count: int
-) -> coo_array:
+def _observed_response(lines: Tensor, pixels: Tensor, change: Tensor, operator: csr_array, count: int) -> coo_array:
     # Responses (n, W) of lines at fine pixels of a block, brought to observed pixels: (count, M).
     rows = np.repeat(np.arange(len(lines)), pixels.shape[1])
     fine = coo_array(

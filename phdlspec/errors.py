@@ -4,7 +4,6 @@ Every mistake of input raises `UserError` with a single sentence: which file or 
 expected and what to do. The command line prints it without a traceback; a catalogue puts it into the row's reason.
 """
 
-
 LONGEST = 1000  # characters of a message
 
 

@@ -44,13 +44,9 @@ class MaskInterval:
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
-            raise UserError(
-                f"mask interval {self.name} runs {self.low}-{self.high} Å, expected 0 < low < high"
-            )
+            raise UserError(f"mask interval {self.name} runs {self.low}-{self.high} Å, expected 0 < low < high")
         if self.frame not in ("observed", "star"):
-            raise UserError(
-                f"mask interval {self.name} has frame {self.frame!r}, expected 'observed' or 'star'"
-            )
+            raise UserError(f"mask interval {self.name} has frame {self.frame!r}, expected 'observed' or 'star'")
 
 
 def _line(name: str, wave: float, half_width: float, reason: str, survey: str = "") -> MaskInterval:
@@ -129,9 +125,7 @@ def read_intervals(path: str | Path) -> tuple[MaskInterval, ...]:
             for name, low, high, frame in zip(names, columns["low"], columns["high"], frames)
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a table of intervals with the columns low and high ({error})"
-        ) from error
+        raise UserError(f"{path}: not a table of intervals with the columns low and high ({error})") from error
 
 
 def wavelength_mask(

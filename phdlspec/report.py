@@ -240,9 +240,7 @@ def _label_table(result: Fitted) -> str:
     rows = []
     for i, row in enumerate(result.labels):
         digits = 0 if row["label"] == "TEFF" else 3
-        numbers = "".join(
-            f"<td>{float(row[c]):.{digits}f}</td>" for c in ("value", "err", "p16", "p50", "p84", "crlb")
-        )
+        numbers = "".join(f"<td>{float(row[c]):.{digits}f}</td>" for c in ("value", "err", "p16", "p50", "p84", "crlb"))
         words = "; ".join(label_words(int(result.label_flag[i])))
         poor = " class='poor'" if result.label_flag[i] & int(LabelFlag.PRIOR_DOMINATED) else ""
         rows.append(f"<tr{poor}><td>{row['label']}</td>{numbers}<td>{row['unit']}</td><td>{words}</td></tr>")

@@ -17,9 +17,7 @@ Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu G
 Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U
 """
 SYMBOLS: tuple[str, ...] = tuple(_PERIODIC_TABLE.split())
-ATOMIC_NUMBER: MappingProxyType[str, int] = MappingProxyType(
-    {symbol: i for i, symbol in enumerate(SYMBOLS, start=1)}
-)
+ATOMIC_NUMBER: MappingProxyType[str, int] = MappingProxyType({symbol: i for i, symbol in enumerate(SYMBOLS, start=1)})
 
 METEORITIC = frozenset(("As", "Se", "Br", "Cd", "Sb", "Te", "I", "Cs", "Ta", "Re", "Pt", "Hg", "Bi", "U"))
 

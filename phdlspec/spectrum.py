@@ -104,12 +104,8 @@ class Spectrum:
         flux[~np.isfinite(flux)] = 0.0
         power = self._power()
         if power.shape not in ((), wave.shape) or not (np.isfinite(power) & (power > 0)).all():
-            self._refuse(
-                f"the resolving power (shape {power.shape}) must be positive, one number or one per pixel"
-            )
-        arms = tuple((float(low), float(high)) for low, high in self.arms) or (
-            (float(wave[0]), float(wave[-1])),
-        )
+            self._refuse(f"the resolving power (shape {power.shape}) must be positive, one number or one per pixel")
+        arms = tuple((float(low), float(high)) for low, high in self.arms) or ((float(wave[0]), float(wave[-1])),)
         edges = np.array(arms).ravel()
         if (np.diff(edges) < 0).any():
             self._refuse(f"its arms {arms} are not disjoint and increasing intervals")
@@ -175,8 +171,7 @@ class Spectrum:
         if wave.min() < WAVE_RANGE[0] or wave.max() > WAVE_RANGE[1]:
             hint = _wave_unit_hint(float(np.median(wave)))
             self._refuse(
-                f"the wavelengths run {wave.min():.6g}-{wave.max():.6g}, {hint}; "
-                "state their unit or convert them to Å"
+                f"the wavelengths run {wave.min():.6g}-{wave.max():.6g}, {hint}; state their unit or convert them to Å"
             )
         if (np.diff(wave) <= 0).any():
             self._refuse("the wavelengths do not increase strictly, sort the pixels and drop repeated ones")
@@ -195,9 +190,7 @@ class Spectrum:
         if not np.isfinite(flux).any():
             self._refuse("the flux is not finite in any pixel")
         if good.sum() < MIN_GOOD_PIXELS:
-            self._refuse(
-                f"only {good.sum()} of {len(flux)} pixels are usable, expected {MIN_GOOD_PIXELS} or more"
-            )
+            self._refuse(f"only {good.sum()} of {len(flux)} pixels are usable, expected {MIN_GOOD_PIXELS} or more")
         if np.ptp(flux[good]) == 0:
             self._refuse(f"the flux is constant ({flux[good][0]:.6g}), this is no spectrum")
 

@@ -146,9 +146,7 @@ def least_squares_chain(survey: Survey) -> list[Score]:
 
 def no_correction(survey: Survey) -> list[Score]:
     """The raw catalogue."""
-    return scores(
-        survey, lambda name, raw: (np.zeros(len(raw)), None, np.ones(len(raw), dtype=bool)), "survey1"
-    )
+    return scores(survey, lambda name, raw: (np.zeros(len(raw)), None, np.ones(len(raw), dtype=bool)), "survey1")
 
 
 def row(title: str, found: list[Score]) -> str:
@@ -214,14 +212,10 @@ def others(add: Callable[[str, list[Score]], None]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="simulated surveys of the main case")
     parser.add_argument("--first-seed", type=int, default=1, help="of the simulated surveys of the main case")
-    parser.add_argument(
-        "--only-main", action="store_true", help="leave out the other methods and the ablations"
-    )
+    parser.add_argument("--only-main", action="store_true", help="leave out the other methods and the ablations")
     parser.add_argument("--out", type=Path, default=None, help="write the tables there (Markdown)")
     args = parser.parse_args(argv)
     lines = [HEADER]

@@ -34,8 +34,10 @@ def main() -> None:
         b, a = np.polyfit(log_squared[mine], log_width[mine], 1)
         off = log_width[mine] - a - b * log_squared[mine]
         median = (np.median(log_width[mine] - x[mine]) for x in (rule, cowley))
-        print(f"{name} | {mine.sum()} | {a:.2f}, {b:.2f} | {1.4826 * np.median(np.abs(off)):.2f} | "
-              + " | ".join(f"{x:+.2f}" for x in median))
+        print(
+            f"{name} | {mine.sum()} | {a:.2f}, {b:.2f} | {1.4826 * np.median(np.abs(off)):.2f} | "
+            + " | ".join(f"{x:+.2f}" for x in median)
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much of an error is Monte Carlo noise? The same spectra fitted with two seeds; CPU seconds a star.
 
-    python scripts/seed_noise.py DATA/lamost/dr10/*.fits.gz --every 25
+python scripts/seed_noise.py DATA/lamost/dr10/*.fits.gz --every 25
 """
 
 from __future__ import annotations

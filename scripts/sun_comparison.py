@@ -147,9 +147,7 @@ def print_observed(wave: Array, spectra: dict[str, Array], models: dict[str, Arr
         first = next((s for s in spectra if np.isfinite(spectra[s][inside]).mean() > 0.6), None)
         if first is None:
             continue
-        cells = [
-            f"{rms(r[inside]):.4f}" if np.isfinite(r[inside]).mean() > 0.6 else "" for r in residuals.values()
-        ]
+        cells = [f"{rms(r[inside]):.4f}" if np.isfinite(r[inside]).mean() > 0.6 else "" for r in residuals.values()]
         use = inside & np.isfinite(contrast[first, "ours"])
         slope = np.polyfit(ours[use], contrast[first, "ours"][use], 1)[0]
         print(f"| {low:.0f}-{high:.0f} | {1 - ours[inside].mean():.3f} | {' | '.join(cells)} | {slope:.2f} |")

@@ -67,8 +67,9 @@ def read_columnar(path: str | Path) -> LineList:
     try:
         rows = _load(path)
     except _DAMAGED as error:
-        raise UserError(f"{path}: not a whole columnar line list ({first_line(error)}); expected npz or HDF5 with the "
-                        "array 'lines'") from error
+        raise UserError(
+            f"{path}: not a whole columnar line list ({first_line(error)}); expected npz or HDF5 with the array 'lines'"
+        ) from error
     missing = [name for name in COLUMNS if name not in (rows.dtype.names or ())]
     if missing:
         raise UserError(f"{path}: the line list lacks the field {missing[0]!r}; expected {', '.join(COLUMNS)}")
@@ -78,8 +79,10 @@ def read_columnar(path: str | Path) -> LineList:
     if rows.ndim != 1 or not rows.size:
         raise UserError(f"{path}: the line list has shape {rows.shape}; expected (N,) with a row for each line")
     if rows["wl_air"].max() < AIR_BEGINS:
-        raise UserError(f"{path}: all wavelengths are below {AIR_BEGINS:g} Å, where lists in air have none; write them "
-                        "in Å, not in nm")
+        raise UserError(
+            f"{path}: all wavelengths are below {AIR_BEGINS:g} Å, where lists in air have none; write them "
+            "in Å, not in nm"
+        )
     rows = rows[~((rows["z1"] == 1) & (rows["z2"] == 0))]
     names, kind = _species(rows)
     unknown = np.array([name is None for name in names])[kind]

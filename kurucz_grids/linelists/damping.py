@@ -134,8 +134,9 @@ def _median_of_nearest(
     return np.median(values[first[:, None] + np.arange(count)], axis=1)
 
 
-def unsold_vdw(z: NDArray[np.int_], charge: NDArray[np.int_], elow_ev: NDArray[np.float64],
-               eup_ev: NDArray[np.float64]) -> NDArray[np.float64]:
+def unsold_vdw(
+    z: NDArray[np.int_], charge: NDArray[np.int_], elow_ev: NDArray[np.float64], eup_ev: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Van der Waals width per hydrogen atom at 10^4 K (cm3/s), 17 C6^0.4 v^0.6, in the hydrogenic approximation of
     Unsöld (1955, Physik der Sternatmosphären, p. 332) for the mean square radii of the levels."""
     low, up = effective_quantum_number_squared(z, charge, elow_ev), effective_quantum_number_squared(z, charge, eup_ev)

@@ -45,9 +45,7 @@ def _number(word: str) -> float:
     return np.nan if word == "-" else float(word)
 
 
-_ROWS = np.array(
-    [[_number(w) for w in row.split()] for row in _TABLE.replace("\n", ";").split(";") if row.strip()]
-)
+_ROWS = np.array([[_number(w) for w in row.split()] for row in _TABLE.replace("\n", ";").split(";") if row.strip()])
 
 # Atomic weight (amu), index Z (index 0 is not used).
 ATOMIC_WEIGHT: NDArray[np.float64] = np.concatenate([[np.nan], _ROWS[:, 0]])
@@ -134,9 +132,7 @@ MOLECULES: MappingProxyType[tuple[int, int], str] = MappingProxyType(
         (8, 57): "LaO",
     }
 )
-MOLECULE_ATOMS: MappingProxyType[str, tuple[int, int]] = MappingProxyType(
-    {v: k for k, v in MOLECULES.items()}
-)
+MOLECULE_ATOMS: MappingProxyType[str, tuple[int, int]] = MappingProxyType({v: k for k, v in MOLECULES.items()})
 
 
 def species_name(z1: int, z2: int = 0, charge: int = 0) -> str | None:

@@ -127,14 +127,23 @@ def _measured(columns: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
     return (columns["e_first"] >= 0) & (columns["e_second"] >= 0)
 
 
-def _levels_agree(columns: dict[str, NDArray[np.float64]], number_of: NDArray[np.int_], path: str,
-                  ) -> NDArray[np.bool_]:
+def _levels_agree(
+    columns: dict[str, NDArray[np.float64]],
+    number_of: NDArray[np.int_],
+    path: str,
+) -> NDArray[np.bool_]:
     energy = np.abs(np.abs(columns["e_first"]) - np.abs(columns["e_second"]))
     off = _measured(columns) & (np.abs(columns["wave"] * energy / 1e7 - 1.0) > _LEVEL_TOLERANCE)
     if off.sum() > _MAX_CONTRADICTED * len(off):
-        raise UserError(f"{path}: wavelengths and energy levels disagree in {off.sum()} of {len(off)} lines, the "
-                        f"first is line {number_of[off][0]}; correct or drop them, and see that wavelengths are in nm")
+        raise UserError(
+            f"{path}: wavelengths and energy levels disagree in {off.sum()} of {len(off)} lines, the "
+            f"first is line {number_of[off][0]}; correct or drop them, and see that wavelengths are in nm"
+        )
     if off.any():
-        log.warning("%s: %d lines whose energy levels contradict the wavelength are left out, the first is line %d",
-                    path, off.sum(), number_of[off][0])
+        log.warning(
+            "%s: %d lines whose energy levels contradict the wavelength are left out, the first is line %d",
+            path,
+            off.sum(),
+            number_of[off][0],
+        )
     return ~off

@@ -40,8 +40,11 @@ def told_by_energies(wave: NDArray[np.float64], energy_cm: NDArray[np.float64]) 
     return "air" if abs(offset - 1.0) < 0.3 else None
 
 
-def told_by_strong_lines(species: NDArray[np.str_], wave: NDArray[np.float64], elow_ev: NDArray[np.float64],
-                         ) -> str | None:
+def told_by_strong_lines(
+    species: NDArray[np.str_],
+    wave: NDArray[np.float64],
+    elow_ev: NDArray[np.float64],
+) -> str | None:
     """Medium from well-known strong lines in the list; None if it holds none of them or they disagree."""
     votes = set()
     for name, air, level in _STRONG:
@@ -62,11 +65,15 @@ def settle(path: str, asked: str | None, stated: str | None, found: str | None) 
         raise UserError(f"{path}: the medium is {asked!r}, expected 'air' or 'vacuum'")
     says = asked or stated
     if asked and stated and asked != stated:
-        raise UserError(f"{path}: the file says that its wavelengths are in {stated}, but {asked} was asked for; "
-                        f"ask for {stated} or for nothing")
+        raise UserError(
+            f"{path}: the file says that its wavelengths are in {stated}, but {asked} was asked for; "
+            f"ask for {stated} or for nothing"
+        )
     if says and found and says != found:
-        raise UserError(f"{path}: wavelengths are said to be in {says}, but its lines lie where they lie in {found}; "
-                        f"say {found} or correct the file")
+        raise UserError(
+            f"{path}: wavelengths are said to be in {says}, but its lines lie where they lie in {found}; "
+            f"say {found} or correct the file"
+        )
     medium = says or found
     if medium is None:
         raise UserError(f"{path}: nothing tells whether wavelengths are in air or vacuum; {HOW_TO_SAY}")

@@ -92,8 +92,10 @@ def _check_count(count: int, text: list[str], path: str) -> None:
     if count == promised:
         return
     if count < promised and not any(_END in line for line in text):
-        raise UserError(f"{path}: the list is cut off: {count} lines where its header promises {promised}, and nothing "
-                        "below them; extract it again")
+        raise UserError(
+            f"{path}: the list is cut off: {count} lines where its header promises {promised}, and nothing "
+            "below them; extract it again"
+        )
     log.warning("%s: %d lines where the header promises %d; they are taken as they are", path, count, promised)
 
 

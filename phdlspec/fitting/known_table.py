@@ -78,9 +78,7 @@ def _read(path: str, modified: int) -> KnownTable:
         keys = [stem_of(text) if column.upper() == "FILE" else text for text in texts]
         _refuse_repeated(keys, path)
         by_name |= {key: star for key, star in zip(keys, stars) if key}
-    ra, dec = (
-        np.zeros(0) if names or column is None else number_column(table, column, path) for column in positions
-    )
+    ra, dec = (np.zeros(0) if names or column is None else number_column(table, column, path) for column in positions)
     if len(ra):
         _refuse_close(ra, dec, path)
     return KnownTable(path, by_name, ra, dec, stars)

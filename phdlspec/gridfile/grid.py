@@ -55,8 +55,7 @@ class Grid:
                 raise UserError(f"{self.path}: HDF5, but not a grid of spectra (its format is no {FORMAT!r})")
             if int(self.attrs["version"]) > VERSION:
                 raise UserError(
-                    f"{self.path}: grid layout {self.attrs['version']}, this program knows {VERSION}; "
-                    "update phdlspec"
+                    f"{self.path}: grid layout {self.attrs['version']}, this program knows {VERSION}; update phdlspec"
                 )
             self.wave = file["wave"][:]
             self.continuum_wave = file["continuum_wave"][:]

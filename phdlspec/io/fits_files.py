@@ -90,9 +90,7 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
                 yield hdus
         except (*DAMAGED, AstropyUserWarning) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{path}: the FITS file is damaged or truncated ({reason}), fetch it again"
-            ) from error
+            raise UserError(f"{path}: the FITS file is damaged or truncated ({reason}), fetch it again") from error
 
 
 def column(table: fits.BinTableHDU, name: str, dtype: type = float) -> NDArray[Any]:

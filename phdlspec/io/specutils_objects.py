@@ -22,9 +22,7 @@ def _specutils() -> Any:
     return specutils
 
 
-def from_specutils(
-    spectrum: Any, resolving_power: ResolvingPower | None = None, medium: str | None = None
-) -> Spectrum:
+def from_specutils(spectrum: Any, resolving_power: ResolvingPower | None = None, medium: str | None = None) -> Spectrum:
     """A `Spectrum` from a one-dimensional `specutils.Spectrum` (`Spectrum1D` before specutils 2).
 
     `medium` is 'air' or 'vacuum'; `resolving_power` is a number, a pair of arrays or a survey's name. Both may stand in
@@ -39,18 +37,14 @@ def from_specutils(
     if medium not in MEDIA:
         raise UserError(f"medium is {medium!r}, expected 'air' or 'vacuum'")
     if spectrum.flux.ndim != 1:
-        raise UserError(
-            f"the specutils object holds spectra of shape {spectrum.flux.shape}, expected one of them"
-        )
+        raise UserError(f"the specutils object holds spectra of shape {spectrum.flux.shape}, expected one of them")
     if spectrum.uncertainty is None:
         raise UserError("the specutils object has no uncertainty, expected one")
     axis = spectrum.spectral_axis
     wave = wave_in_vacuum(np.asarray(axis.value, dtype=float), axis.unit, medium, "specutils object")
     ivar = np.asarray(spectrum.uncertainty.represent_as(InverseVariance).array, dtype=float)
     flux = np.asarray(spectrum.flux.value, dtype=float)
-    mask = (
-        np.zeros(flux.shape, dtype=bool) if spectrum.mask is None else np.asarray(spectrum.mask, dtype=bool)
-    )
+    mask = np.zeros(flux.shape, dtype=bool) if spectrum.mask is None else np.asarray(spectrum.mask, dtype=bool)
     order = np.argsort(wave)
     meta = {str(key).upper(): value for key, value in spectrum.meta.items() if np.isscalar(value)}
     wave = wave[order]

@@ -168,9 +168,7 @@ def _medium(name: str, meta: Mapping[str, object], given: str | None, path: str)
     upper = {str(key).upper(): value for key, value in meta.items()}
     for key in ("MEDIUM", "WAVE_MEDIUM"):
         if key in upper:
-            stated[f"{key} in its metadata"] = (
-                str(upper[key]).strip().lower().replace("vac", "vacuum")[:6].strip()
-            )
+            stated[f"{key} in its metadata"] = str(upper[key]).strip().lower().replace("vac", "vacuum")[:6].strip()
     if "VACUUM" in upper:
         stated["VACUUM in its metadata"] = "vacuum" if is_true(upper["VACUUM"]) else "air"
     if given is not None:
@@ -189,9 +187,7 @@ def _medium(name: str, meta: Mapping[str, object], given: str | None, path: str)
     return next(iter(stated.values()))
 
 
-def wave_in_vacuum(
-    values: NDArray[np.float64], unit: u.UnitBase | None, medium: str, path: str
-) -> NDArray[np.float64]:
+def wave_in_vacuum(values: NDArray[np.float64], unit: u.UnitBase | None, medium: str, path: str) -> NDArray[np.float64]:
     """Wavelengths (P,) brought to vacuum Å; without a unit they are taken as Å, which `Spectrum` then
     checks."""
     if unit is not None and unit != u.dimensionless_unscaled:
@@ -301,6 +297,4 @@ def _resolving_power(
     try:
         return float(str(stated))
     except ValueError as error:
-        raise UserError(
-            f"{columns.where}: RESOLVING_POWER in its metadata is {stated!r}, expected a number"
-        ) from error
+        raise UserError(f"{columns.where}: RESOLVING_POWER in its metadata is {stated!r}, expected a number") from error

@@ -25,9 +25,7 @@ def write_lamost(spectrum: Spectrum, path: str | Path) -> None:
     path = Path(path)
     log_wave = np.log10(spectrum.wave)
     if np.abs(np.diff(log_wave) - LAMOST_STEP).max() > 1e-3 * LAMOST_STEP:
-        raise UserError(
-            f"{path}: a LAMOST file needs wavelengths with a constant step of 1e-4 in log10(wave)"
-        )
+        raise UserError(f"{path}: a LAMOST file needs wavelengths with a constant step of 1e-4 in log10(wave)")
     count = len(spectrum)
     median = float(np.median(spectrum.flux[spectrum.good]))
     vectors = {

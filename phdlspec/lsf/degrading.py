@@ -38,8 +38,7 @@ def _degrading_operator(
     if x[0] < -0.5 or x[-1] > size - 0.5:
         last = wave0 * np.exp(d0 * (size - 1))
         raise UserError(
-            f"the output grid {out.wave0:.2f}-{out.wave[-1]:.2f} Å "
-            f"leaves the input grid {wave0:.2f}-{last:.2f} Å"
+            f"the output grid {out.wave0:.2f}-{out.wave[-1]:.2f} Å leaves the input grid {wave0:.2f}-{last:.2f} Å"
         )
     half = math.ceil(TRUNCATION_SIGMA * sigma)
     taps = min(2 * half + 1, size)
@@ -52,9 +51,7 @@ def _degrading_operator(
     values = torch.as_tensor(weight, dtype=dtype).reshape(-1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            row_starts, columns, values, (out.size, size), check_invariants=True
-        ).to(device)
+        return torch.sparse_csr_tensor(row_starts, columns, values, (out.size, size), check_invariants=True).to(device)
 
 
 def degrade(spectra: Tensor, d0: float, wave0: float, r_in: float, out: NativeGrid) -> Tensor:

@@ -53,9 +53,7 @@ def test_carbon_of_evolved_stars_is_left_out(calibration):
 def test_pairs_do_not_explain_their_own_noise():
     """[Fe/H] is label and coordinate: pairs of pure noise must not give it a slope."""
     rng = np.random.default_rng(5)
-    quiet = replace(
-        SMALL, trend_peak_to_peak=(1e-6, 2e-6), elements=(), members=0, survey_sizes=(), pairs=400
-    )
+    quiet = replace(SMALL, trend_peak_to_peak=(1e-6, 2e-6), elements=(), members=0, survey_sizes=(), pairs=400)
     survey = simulate(replace(quiet, discrepant=0.0), seed=int(rng.integers(100)))
     calibration = learn_corrections(Catalog.from_table(survey.catalog), survey.pairs)
     raw = survey.noise_free[survey.test]

@@ -58,9 +58,7 @@ def test_degenerate_labels_are_refused(fit):
 def test_file_and_report_section(tmp_path, fit):
     residual, jacobian, ivar, displacement = fit
     wave = np.linspace(4000, 9000, 300)
-    one = Diagnostics(
-        wave, ("FE_H", "MG_FE", "TEFF"), residual[None], ivar[None], jacobian[None], displacement[None]
-    )
+    one = Diagnostics(wave, ("FE_H", "MG_FE", "TEFF"), residual[None], ivar[None], jacobian[None], displacement[None])
     one.write(tmp_path / "pulls.h5")
     again = Diagnostics.read(tmp_path / "pulls.h5")
     np.testing.assert_allclose(again.mean_influence().sum(axis=0), displacement, atol=1e-10)

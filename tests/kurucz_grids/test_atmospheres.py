@@ -89,13 +89,27 @@ def test_nodes_are_met_and_nothing_is_extrapolated(folder):
 
 def deck(scale: float = 1.0, iron: float = -4.54, magnesium: float = -4.46, table: str = "") -> str:
     """An ATLAS9 deck of thirty layers; abundances of Fe and Mg as log10 of number fractions, before the scale."""
-    layers = [f"{1e-3 * 1.5**i:.8E} {4000 + 150 * i:8.1f} {10 * 1.5**i:.3E} {1e9 * 1.5**i:.3E} {1e-3 * 1.2**i:.3E} "
-              "-3.843E-02 2.000E+05" for i in range(30)]
-    head = ["TEFF   5000.  GRAVITY 4.00000 LTE", "TITLE  by hand",
-            f"ABUNDANCE SCALE   {scale:.5f} ABUNDANCE CHANGE 1 0.92040 2 0.07834",
-            f"ABUNDANCE CHANGE  8  -3.21 12  {magnesium:.2f} 26  {iron:.2f}"]
-    return "\n".join([*head, *([table] if table else []), "READ DECK6 30 RHOX,T,P,XNE,ABROSS,ACCRAD,VTURB", *layers,
-                      "PRADK 1.4604E+00", "BEGIN                    ITERATION  15 COMPLETED"])
+    layers = [
+        f"{1e-3 * 1.5**i:.8E} {4000 + 150 * i:8.1f} {10 * 1.5**i:.3E} {1e9 * 1.5**i:.3E} {1e-3 * 1.2**i:.3E} "
+        "-3.843E-02 2.000E+05"
+        for i in range(30)
+    ]
+    head = [
+        "TEFF   5000.  GRAVITY 4.00000 LTE",
+        "TITLE  by hand",
+        f"ABUNDANCE SCALE   {scale:.5f} ABUNDANCE CHANGE 1 0.92040 2 0.07834",
+        f"ABUNDANCE CHANGE  8  -3.21 12  {magnesium:.2f} 26  {iron:.2f}",
+    ]
+    return "\n".join(
+        [
+            *head,
+            *([table] if table else []),
+            "READ DECK6 30 RHOX,T,P,XNE,ABROSS,ACCRAD,VTURB",
+            *layers,
+            "PRADK 1.4604E+00",
+            "BEGIN                    ITERATION  15 COMPLETED",
+        ]
+    )
 
 
 TABLE = " ABUNDANCE TABLE\n    1H   0.920400       2He  0.078340\n   12Mg -4.460-0.500   26Fe -4.540-0.500"
@@ -158,8 +172,13 @@ def test_a_grid_file_names_its_parameters_and_columns(tmp_path):
     np.savez(path, **plain)
     named = AtmosphereGrid.load(path)
     order, columns = ["logg", "teff", "mh", "vturb_kms"], "T rhox Pgas xne abross accrad vturb_cms".split()
-    np.savez(path, params=plain["params"][:, [1, 0, 2, 3]], structure=plain["structure"][:, :, [1, 0, 2, 3, 4, 5, 6]],
-             param_names=order, columns=columns)
+    np.savez(
+        path,
+        params=plain["params"][:, [1, 0, 2, 3]],
+        structure=plain["structure"][:, :, [1, 0, 2, 3, 4, 5, 6]],
+        param_names=order,
+        columns=columns,
+    )
     permuted = AtmosphereGrid.load(path)
     np.testing.assert_array_equal(permuted.params, expected.params)
     assert permuted.checksum == named.checksum

@@ -43,9 +43,7 @@ def test_sulphur_is_not_silicon(chemistry):
     state = solve(chemistry)
     hydrogen = state.number["H"] + 2 * state.number["H2"] + state.number["H+"]
     for element in ("S", "Si"):
-        nuclei = sum(
-            dict(Composition.of(name).atoms).get(element, 0) * n for name, n in state.number.items()
-        )
+        nuclei = sum(dict(Composition.of(name).atoms).get(element, 0) * n for name, n in state.number.items())
         np.testing.assert_allclose(np.log10(nuclei / hydrogen) + 12, SOLAR_ABUNDANCES[element], atol=0.02)
 
 

@@ -19,9 +19,7 @@ def inputs(tmp_path, monkeypatch):
     layers = np.logspace(-3, 1, 5)
     nodes = [(t, g, m) for t in (3500.0, 8000.0) for g in (0.0, 5.0) for m in (-3.0, 1.0)]
     structure = np.stack([np.column_stack([layers] * 7) for _ in nodes])
-    np.savez(
-        tmp_path / "atmospheres.npz", params=np.column_stack([nodes, np.full(8, 2.0)]), structure=structure
-    )
+    np.savez(tmp_path / "atmospheres.npz", params=np.column_stack([nodes, np.full(8, 2.0)]), structure=structure)
     (tmp_path / "lines.npz").touch()
     return ["--atmospheres", str(tmp_path / "atmospheres.npz"), "--line-list", str(tmp_path / "lines.npz")]
 

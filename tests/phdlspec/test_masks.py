@@ -11,13 +11,9 @@ from phdlspec.wavelength import LAMOST_WAVE, air_to_vacuum
 
 
 def test_default_masks_cover_what_they_name():
-    bad_at = {
-        w: masks.wavelength_mask(np.array([w]), survey="LAMOST")[0] for w in (5000, 7650, 5900, 5172, 6563)
-    }
+    bad_at = {w: masks.wavelength_mask(np.array([w]), survey="LAMOST")[0] for w in (5000, 7650, 5900, 5172, 6563)}
     assert bad_at == {5000: False, 7650: True, 5900: True, 5172: False, 6563: False}
-    sky_air = np.array(
-        [4046.56, 4358.33, 5460.74, 5577.34, 6300.30, 6363.78, 5889.95, 5895.92, 5780.5, 6283.8]
-    )
+    sky_air = np.array([4046.56, 4358.33, 5460.74, 5577.34, 6300.30, 6363.78, 5889.95, 5895.92, 5780.5, 6283.8])
     assert masks.wavelength_mask(air_to_vacuum(sky_air)).all()
     share = masks.wavelength_mask(LAMOST_WAVE, survey="LAMOST").mean()
     assert 0.15 < share < 0.3

@@ -25,8 +25,10 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_kurucz_molecule_gets_the_isotope_fraction(tmp_path):
-    text = ("  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   24\n"
-            "  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   26")
+    text = (
+        "  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   24\n"
+        "  500.0010 -1.505  9.5  4666.690  8.5  24661.070 112X03F2   B03F2   26"
+    )
     lines = read_line_list(write(tmp_path / "m.asc", text))
     assert lines.species_names == ("MgH",)
     assert lines.medium == "air"
@@ -87,8 +89,13 @@ def test_vald_in_inverse_cm_is_refused(tmp_path):
 
 
 def test_moog_needs_a_medium_and_applies_isotopes(tmp_path):
-    text = ("a title\n" "  4980.074      24.0     4.444    -2.324\n" "  4981.000  22.00048     1.000    -1.000\n"
-            " 5117.5820 606.01213     0.637    -0.082\n" " 5100.2490 112.00124     0.607     0.520")
+    text = (
+        "a title\n"
+        "  4980.074      24.0     4.444    -2.324\n"
+        "  4981.000  22.00048     1.000    -1.000\n"
+        " 5117.5820 606.01213     0.637    -0.082\n"
+        " 5100.2490 112.00124     0.607     0.520"
+    )
     path = write(tmp_path / "l.moog", text)
     with pytest.raises(UserError, match="nothing tells"):
         read_line_list(path)
@@ -217,8 +224,11 @@ def test_what_may_not_be_read_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "medium", "count", "found"),
-    [("mgh_sample.asc", None, 3379, "air"), ("kurucz_cn.txt", None, 10, "air"),
-     ("linemake_moogatom05000_head.moog", "air", 3000, "air")],
+    [
+        ("mgh_sample.asc", None, 3379, "air"),
+        ("kurucz_cn.txt", None, 10, "air"),
+        ("linemake_moogatom05000_head.moog", "air", 3000, "air"),
+    ],
 )
 def test_real_files(shared_data, name, medium, count, found):
     lines = read_line_list(shared_data / "linelists" / "native" / name, medium)
