@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from phdlspec import __version__
@@ -96,4 +97,13 @@ class CatalogJob:
             "configuration": json.loads(json.dumps(configuration(self.settings))),
             "medium or resolving power": json.loads(json.dumps([self.medium, self.resolving_power], default=str)),
             "judge": "" if self.judge is None else self.judge.identity,
+            "table of what is known": _contents(self.settings.known_table),
+            "table of resolving powers": _contents(self.resolving_power),
         }  # fmt: skip
+
+
+def _contents(table: object) -> str:
+    # A table's name and a digest of what is in it; "" for what is no file.
+    if not isinstance(table, (str, Path)) or not Path(table).is_file():
+        return ""
+    return f"{table}, SHA-256 {hashlib.sha256(Path(table).read_bytes()).hexdigest()[:16]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from phdlspec.catalog.quality import write_quality
 from phdlspec.catalog.rows import NAMES, covariance
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.cli import main
+from phdlspec.default_emulator import load_emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
@@ -238,6 +240,23 @@ def test_another_version_does_not_go_on(stopped, folder, toy_checkpoint, monkeyp
     monkeypatch.setattr("phdlspec.catalog.job.__version__", "99.0")
     with pytest.raises(UserError, match=r"another version of phdlspec \(.*, now 99.0\)"):
         make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("what", "key"), [("table of what is known", "known_table"), ("table of resolving powers", "resolving_power")]
+)
+def test_a_table_that_changed_does_not_go_on(quick, folder, toy_checkpoint, tmp_path, what, key):
+    table = tmp_path / "t.csv"
+    table.write_text("OBSID,TEFF,TEFF_ERR,wave,resolving_power\n001,5000,50,5000,1500\n")
+    one = job(folder, tmp_path / "c.fits", toy_checkpoint)
+    if key == "known_table":
+        one = replace(one, settings=replace(one.settings, known_table=str(table)))
+    else:
+        one = replace(one, resolving_power=table)
+    ChunkStore(one.out).open(one.identity(load_emulator(toy_checkpoint).checkpoint_hash), resume=False)
+    table.write_text(table.read_text().replace("5000", "5100"))
+    with pytest.raises(UserError, match=rf"another {what} \(.*t.csv, SHA-256 \w+, now .*t.csv, SHA-256 \w+\)"):
+        make_catalog(one, resume=True, progress=False)
 
 
 def test_files_of_others_beside_the_chunks_stay(stopped, folder, toy_checkpoint):
