@@ -133,6 +133,9 @@ def mock_lamost(
         ivar=np.where(inside, sigma**-2, 0.0),
         mask=~inside,
         resolving_power=power,
-        meta={"OBSID": identifier, "SNRG": float(snr), "CLASS": "STAR", "Z": rv / SPEED_OF_LIGHT_KM_S},
+        meta={
+            "SURVEY": "LAMOST", "OBSID": identifier, "SNRG": float(snr), "CLASS": "STAR",
+            "Z": rv / SPEED_OF_LIGHT_KM_S,
+        },  # fmt: skip
         arms=ARMS,
     )

@@ -69,9 +69,10 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
                         help="what is known of each star, by OBSID, FILE or position: <LABEL>, <LABEL>_ERR, or "
                         "PARALLAX, PARALLAX_ERR (mas), magnitudes G, BP, RP, KS and AV")  # fmt: skip
     parser.add_argument("--resolving-power", metavar="R",
-                        help="number, survey (LAMOST, DESI, SDSS) or table with wave, resolving_power")  # fmt: skip
-    parser.add_argument("--resolution-width", type=float, default=0.1, metavar="SIGMA",
-                        help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.1)")  # fmt: skip
+                        help="number, LAMOST, DESI, SDSS, MILES, or table with wave, resolving_power")  # fmt: skip
+    parser.add_argument("--resolution-width", type=float, metavar="SIGMA",
+                        help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.15 for LAMOST, "
+                        "0.05 for SDSS and DESI, else 0.1)")  # fmt: skip
     parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not say it")
     parser.add_argument("--mask-off", action="append", default=[], metavar="NAME", help="a default mask to switch off")
     parser.add_argument("--mask-file", metavar="TABLE", help="more intervals: columns low, high (vacuum Å)")

@@ -21,7 +21,7 @@ from phdlspec.continuum import continuum_basis
 from phdlspec.default_emulator import load_emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.lookup import velocity_templates
-from phdlspec.fitting.preparation import MAX_RESOLVING_POWER
+from phdlspec.fitting.preparation import highest_fitted_power
 from phdlspec.lsf import NativeGrid
 from phdlspec.masks import DEFAULT_INTERVALS, wavelength_mask
 from phdlspec.radial_velocity import radial_velocity
@@ -77,7 +77,7 @@ def velocity_of(spectrum: Spectrum, how: str = "auto") -> float:
     if header is not None and how != "measure":
         return header
     templates, native = _templates()
-    velocity = float(radial_velocity(spectrum.degraded_to(MAX_RESOLVING_POWER), templates, native).rv[0])
+    velocity = float(radial_velocity(spectrum.degraded_to(highest_fitted_power(native)), templates, native).rv[0])
     if not np.isfinite(velocity):
         raise UserError(f"{spectrum.path or 'spectrum'}: no velocity can be measured, too few pixels are usable")
     return velocity

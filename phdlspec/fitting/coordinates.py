@@ -22,7 +22,17 @@ from phdlspec.labels import LabelSet
 CLOSED = 1e-6  # of its range is what is left to a label that is fixed
 EDGE = 1e-4  # starting values are kept this fraction of the range inside the bounds
 RV_HALF_WINDOW_KM_S = 300.0
-RESOLUTION_BOUND = 0.2  # the resolving power is never scaled by more than exp(0.2)
+RESOLUTION_BOUND = 0.27  # of |ln s|: 1.8 times LAMOST's scatter, and no spectrum of it has to be degraded
+# Standard deviation of ln(true resolving power / the stated one). LAMOST's is from fibre to fibre and night to night
+# (scripts/measure_lamost_resolution.py); SDSS and DESI state the resolving power of each fibre and pixel; of others'
+# statements nothing is known.
+_SURVEYS = {"LAMOST": 0.15, "SDSS": 0.05, "DESI": 0.05}
+_USUAL = 0.1
+
+
+def usual_resolution_width(survey: str) -> float:
+    """Standard deviation of the prior on the logarithm of the factor on a survey's resolving power."""
+    return _SURVEYS.get(survey, _USUAL)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.arms import align_arms
 from phdlspec.fitting.cleaning import impossible_pixels, unexplained_pixels, without
 from phdlspec.fitting.cmaes import search
-from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.coordinates import Coordinates, usual_resolution_width
 from phdlspec.fitting.cores import CorePriors, Cores
 from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, fixed_values
@@ -143,7 +143,7 @@ def _fit_together(
         velocities = first_velocities(clean, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
     stars = known_stars([member.spectrum for member in members], settings)
-    free = Coordinates.around(emulator.labels, rv, settings.resolution_width)
+    free = Coordinates.around(emulator.labels, rv, _resolution_width(first, settings))
     coordinates = free.closed_on(fixed_values(stars, emulator.labels))
     with clock.stage("look-up"):
         starts = first_coordinates(clean, velocities, coordinates, emulator)
@@ -171,6 +171,11 @@ def _fit_together(
         refined = _refined(errors.problem, best, emulator, direct, settings.refine)
     seconds = {name: total / len(members) for name, total in clock.seconds.items()}
     return FittedStars(members, emulator, random, errors, best, posteriors, velocities, arms, refined, alone, seconds)
+
+
+def _resolution_width(spectrum: Spectrum, settings: FitSettings) -> float:
+    survey = str(spectrum.meta.get("SURVEY", ""))
+    return usual_resolution_width(survey) if settings.resolution_width is None else settings.resolution_width
 
 
 def _roughly(problem: Problem, start: Tensor) -> Optimum:

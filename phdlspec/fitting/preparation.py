@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phdlspec.continuum import continuum_basis
 from phdlspec.errors import UserError
+from phdlspec.fitting.coordinates import RESOLUTION_BOUND
 from phdlspec.likelihood import Observations
 from phdlspec.lsf import NativeGrid
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
@@ -19,7 +20,6 @@ from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
 MIN_RESOLVING_POWER = 300.0  # below it the kernels outgrow `EDGE_MARGIN`, and no element is told from another
-MAX_RESOLVING_POWER = 2280.0  # of what is fitted, so that the fitted scale stays within what the grid can serve
 MAX_SPEED = 1000.0  # km/s; pixels must see the native grid at every velocity up to this
 EDGE_MARGIN = 1.006  # the line spread function's and the rotation's reach
 MIN_PIXELS = 300
@@ -51,7 +51,7 @@ def prepare(
             f"{name}: its resolving power is {power.min():.4g} at {spectrum.wave[power.argmin()]:.0f} Å, expected at "
             f"least {MIN_RESOLVING_POWER:.0f} (wavelength over FWHM); give the true one"
         )
-    spectrum = spectrum.degraded_to(MAX_RESOLVING_POWER)
+    spectrum = _within_reach(spectrum, native)
     shift = 1.0 + MAX_SPEED / SPEED_OF_LIGHT_KM_S
     inside = (spectrum.wave > native.wave0 * EDGE_MARGIN) & (spectrum.wave < native.wave[-1] / EDGE_MARGIN / shift)
     bad = spectrum.mask | ~inside | wavelength_mask(spectrum.wave, intervals, str(spectrum.meta.get("SURVEY", "")))
@@ -66,6 +66,25 @@ def prepare(
     basis = continuum_basis(spectrum.wave, spectrum.arms, ~bad)
     covered = (basis != 0).any(axis=0)
     return Prepared(spectrum, np.where(bad | ~covered, 0.0, spectrum.ivar), basis, scale)
+
+
+def highest_fitted_power(native: NativeGrid) -> float:
+    """The highest resolving power that is fitted: its factor must stay within what the grid of models can serve."""
+    return native.highest_power / float(np.exp(RESOLUTION_BOUND))
+
+
+def _within_reach(spectrum: Spectrum, native: NativeGrid) -> Spectrum:
+    """The spectrum with pixels that are sharper than the models allow degraded, which a warning tells."""
+    highest = highest_fitted_power(native)
+    blunter = spectrum.degraded_to(highest)
+    if blunter is spectrum:
+        return spectrum
+    power = np.where(spectrum.good, spectrum.resolving_power_by_pixel, 0.0)
+    told = (
+        f"its resolving power is up to {power.max():.0f} (at {spectrum.wave[power.argmax()]:.0f} Å), the models allow "
+        f"{highest:.0f}: sharper pixels were degraded to that"
+    )
+    return replace(blunter, meta={**blunter.meta, "WARNINGS": (*blunter.warnings, told)})
 
 
 def observations(prepared: Sequence[Prepared], device: torch.device) -> Observations:

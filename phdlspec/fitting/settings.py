@@ -24,7 +24,7 @@ class FitSettings:
         posterior that falls back to HMC where its diagnostic fails). sampler : of the full mode. seed : of everything
         random. priors : names of `phdlspec.fitting.priors`. masks : all wavelengths left out, as `MaskInterval` or
         pairs in vacuum Å. resolution_width : standard deviation of the logarithm of the factor on the resolving power;
-        0 trusts the spectrum's own.
+        None is the survey's (`coordinates`), 0 trusts the spectrum's own.
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
         ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
         most. known : what is known of all stars from elsewhere, by name, as `KnownStar.of` takes it: {"TEFF": 5772.0,
@@ -36,7 +36,7 @@ class FitSettings:
     seed: int = 1
     priors: tuple[str, ...] = ()
     masks: tuple[MaskInterval, ...] = DEFAULT_INTERVALS
-    resolution_width: float = 0.1
+    resolution_width: float | None = None
     robust: bool = True
     refine: bool = False
     max_steps: int = 4000
@@ -48,7 +48,7 @@ class FitSettings:
             raise UserError(f"unknown mode {self.mode!r}, expected full or fast")
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}, expected emcee or hmc")
-        if not 0.0 <= self.resolution_width < np.inf:
+        if self.resolution_width is not None and not 0.0 <= self.resolution_width < np.inf:
             raise UserError(
                 f"the width of the prior on the resolving power is {self.resolution_width:g}, expected a number that "
                 "is not negative; 0 trusts the file"

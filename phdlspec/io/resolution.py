@@ -37,6 +37,8 @@ DEFAULT_RESOLVING_POWER: dict[str, tuple[tuple[float, float], ...]] = {
     ),
     # Smee et al. (2013, AJ 146, 32): used where the file has no wdisp column.
     "SDSS": ((3800.0, 1500.0), (6000.0, 2000.0), (6000.0, 1850.0), (9200.0, 2300.0)),
+    # Falcon-Barroso et al. (2011, A&A 532, A95): a FWHM of 2.50 Å everywhere.
+    "MILES": ((3500.0, 1400.0), (7500.0, 3000.0)),
 }
 
 ResolvingPower = float | str | Path | tuple[ArrayLike, ArrayLike]
@@ -55,7 +57,8 @@ def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDAr
     """What the user gave, at vacuum wavelengths (P,) in Å.
 
     `given` is a number, a pair of arrays (wave in vacuum Å, resolving power), the name of a survey whose typical one
-    is meant (LAMOST, DESI, SDSS), or the path of a table (ECSV or CSV) with the columns `wave` and `resolving_power`.
+    is meant (LAMOST, DESI, SDSS, MILES), or the path of a table (ECSV or CSV) with the columns `wave` and
+    `resolving_power`.
     """
     if isinstance(given, str) and given.upper() in DEFAULT_RESOLVING_POWER:
         return default_resolving_power(given.upper(), wave)

@@ -44,6 +44,12 @@ class NativeGrid:
         """Wavelengths (size,), vacuum Å."""
         return np.asarray(self.wave0 * np.exp(self.dlnlam * np.arange(self.size)))
 
+    @property
+    def highest_power(self) -> float:
+        """The highest resolving power that an observation may have: its kernel must be wide enough for the pixels."""
+        kernel = (MIN_SIGMA_PIXELS * self.dlnlam) ** 2
+        return 1.0 / math.sqrt((kernel + gaussian_variance(self.resolving_power)) * FWHM_VARIANCE)
+
     @classmethod
     def from_wave(cls, wave: ArrayLike, resolving_power: float) -> NativeGrid:
         """The grid of a log-uniform wavelength array; refused when steps differ by more than 1e-3 of one."""

@@ -24,7 +24,6 @@ from torch import Tensor
 from phdlspec.errors import UserError
 from phdlspec.lsf.native_grid import (
     FWHM_VARIANCE,
-    MIN_SIGMA_PIXELS,
     TRUNCATION_SIGMA,
     NativeGrid,
     gaussian_variance,
@@ -47,14 +46,12 @@ def kernel_half_width(grid: NativeGrid, resolving_power: float | Tensor | ArrayL
     highest, lowest = power.max().item(), power.min().item()
     if not lowest > 0 or not math.isfinite(lowest):
         raise UserError(f"resolving power {lowest} is not a positive number")
-    native = gaussian_variance(grid.resolving_power)
-    if gaussian_variance(highest) - native < (MIN_SIGMA_PIXELS * grid.dlnlam) ** 2:
-        limit = ((MIN_SIGMA_PIXELS * grid.dlnlam) ** 2 + native) * FWHM_VARIANCE
+    if highest > grid.highest_power:
         raise UserError(
             f"resolving power {highest:.0f} is too high for a model grid of R = {grid.resolving_power:.0f}: "
-            f"at most {1.0 / math.sqrt(limit):.0f} can be modelled, degrade the spectrum first"
+            f"at most {grid.highest_power:.0f} can be modelled, degrade the spectrum first"
         )
-    variance = gaussian_variance(lowest) - native
+    variance = gaussian_variance(lowest) - gaussian_variance(grid.resolving_power)
     variance += ROTATION_VARIANCE * (vbroad_max / SPEED_OF_LIGHT_KM_S) ** 2
     return math.ceil(TRUNCATION_SIGMA * math.sqrt(variance) / grid.dlnlam)
 

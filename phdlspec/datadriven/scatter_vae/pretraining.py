@@ -8,7 +8,6 @@ power by fibre and continuum of `phdlspec.mock`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -60,10 +59,9 @@ def emulated_spectra(theta: Array, seed: int, snr: Array, progress: bool = False
             rows = torch.as_tensor(theta[start : start + _BATCH], dtype=torch.float32)
             native = emulator.native_flux(rows).double().numpy()
         for i, flux in enumerate(native, start=start):
-            mock = mock_lamost(
+            yield mock_lamost(
                 flux, emulator.native, teff[i], snr[i], seed * 1_000_003 + i, vbroad=vbroad[i], identifier=f"mock{i}"
             )
-            yield replace(mock, meta={**mock.meta, "SURVEY": "LAMOST"})
 
 
 def emulated_stars(count: int, seed: int, grid: Array, progress: bool = False) -> Dataset:
