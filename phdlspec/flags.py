@@ -37,6 +37,7 @@ class StarFlag(IntFlag):
     GIVEN_DISAGREES = 2048
     GIVEN_UNUSED = 4096
     NUISANCE_AT_BOUND = 8192
+    DOUBLE_LINED = 16384
     STRANGE = 32768
     IMPERFECT_FIT = 65536
 
@@ -68,6 +69,7 @@ STAR_WORDS: dict[StarFlag, str] = {
     StarFlag.GIVEN_DISAGREES: "what was given from elsewhere is more than 3 sigma from what the spectrum says",
     StarFlag.GIVEN_UNUSED: "something that was given from elsewhere could not be used",
     StarFlag.NUISANCE_AT_BOUND: "resolving power or broadening at its bound: a wrong resolving power or fast rotation",
+    StarFlag.DOUBLE_LINED: "lines of a second star at another velocity: the labels are of neither",
     StarFlag.STRANGE: "the spectrum is unlike 99% of those that --anomaly learned from",
     StarFlag.IMPERFECT_FIT: "the model misses the spectrum by more than its noise, for which noise was added",
 }

@@ -211,7 +211,7 @@ def mocks(path: str, split: str, n: int) -> tuple[list[Spectrum], dict[str, np.n
 def masked(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
     """The spectrum with the masks that our fit uses, which the others get too."""
     prepared = prepare(spectrum, emulator.native)
-    return prepared.replace(prepared.spectrum, mask=prepared.ivar <= 0)
+    return replace(prepared.spectrum, mask=prepared.ivar <= 0)
 
 
 def run(name: str, make: Callable[[], Callable[[Spectrum], Found]], spectra: list[Spectrum], out: Path) -> None:

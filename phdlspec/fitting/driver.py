@@ -23,6 +23,7 @@ from phdlspec.fitting.cleaning import impossible_pixels, unexplained_pixels, wit
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates, usual_resolution_width
 from phdlspec.fitting.cores import CorePriors, Cores
+from phdlspec.fitting.double_lines import double_lines
 from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, fixed_values
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
@@ -165,12 +166,16 @@ def _fit_together(
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust, cores)
         best = _best(errors.problem, rough.z, random, settings.mode)
         alone = spectrum_alone(errors.problem, best, stars, free, asked)
+    with clock.stage("second star"):
+        second = double_lines(errors.problem, best.z)
     with clock.stage("posterior"):
         posteriors = sample_posteriors(errors.problem, best, random, settings)
     with clock.stage("direct synthesis"):
         refined = _refined(errors.problem, best, emulator, direct, settings.refine)
     seconds = {name: total / len(members) for name, total in clock.seconds.items()}
-    return FittedStars(members, emulator, random, errors, best, posteriors, velocities, arms, refined, alone, seconds)
+    return FittedStars(
+        members, emulator, random, errors, best, posteriors, velocities, arms, second, refined, alone, seconds
+    )
 
 
 def _resolution_width(spectrum: Spectrum, settings: FitSettings) -> float:

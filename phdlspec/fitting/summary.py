@@ -14,6 +14,7 @@ from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.arms import ArmShift
 from phdlspec.fitting.bounds import bounds_with_what_is_known
 from phdlspec.fitting.coordinates import RESOLUTION_BOUND, Coordinates
+from phdlspec.fitting.double_lines import DoubleLines
 from phdlspec.fitting.error_model import ErrorModel
 from phdlspec.fitting.known import KnownStar
 from phdlspec.fitting.levenberg_marquardt import Optimum
@@ -58,6 +59,7 @@ class FittedStars:
     posteriors: list[PosteriorSample]
     velocities: Velocities
     arms: ArmShift
+    second: DoubleLines
     refined: list[Refined | None]
     alone: list[Alone | None]
     seconds: dict[str, float]
@@ -113,6 +115,7 @@ class FittedStars:
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
+                StarFlag.DOUBLE_LINED: bool(self.second.found[star]),
                 StarFlag.NUISANCE_AT_BOUND: _nuisance_at_bound(coordinates, moments, label_flag),
                 StarFlag.GIVEN_DISAGREES: any(one.sigma > 3.0 for one in given),
                 StarFlag.GIVEN_UNUSED: bool(unused),
@@ -121,7 +124,7 @@ class FittedStars:
         )
         moments = moments.without(collapsed)
         disagreeing = tuple(str(one) for one in given if one.sigma > 3.0)
-        general = tuple(text for text in (in_air, self.emulator.distrust) if text)
+        general = tuple(text for text in (in_air, self.second.told(star), self.emulator.distrust) if text)
         warnings = (*spectrum.warnings, *general, *unused, *disagreeing)
         return Fitted(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
@@ -156,6 +159,9 @@ class FittedStars:
             "velocity_significance": float(self.velocities.significance[star]),
             "outliers": float(self.errors.outliers[star].sum()),
             "red_arm_km_s": float(self.arms.shift[star]),
+            "second_star_km_s": float(self.second.velocity[star]),
+            "second_star_share": float(self.second.share[star]),
+            "second_star_sigma": float(self.second.significance[star]),
         }
 
     def _kept(self, star: int, parameters: Tensor, weight: Tensor) -> Array:
