@@ -169,7 +169,8 @@ def main() -> None:
 
     if args.real:
         table = Table.read(args.real)
-        others = np.flatnonzero((np.arange(len(table)) % TUNED > 0) == bool(args.part))[: args.single]
+        others = np.flatnonzero((np.arange(len(table)) % TUNED > 0) == bool(args.part))
+        others = others[np.unique(np.linspace(0, len(others) - 1, args.single).astype(int))]
         files = [args.real.parent / str(table["file"][i]) for i in others]
         study("real", real_pairs(args.real, args.n, args.part, random), lambda: [read_spectrum(f) for f in files])
     if args.mocks:

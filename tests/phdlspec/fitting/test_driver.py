@@ -13,6 +13,7 @@ from phdlspec.errors import UserError
 from phdlspec.fitting import driver, hmc, posteriors, summary
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.laplace import importance_sample
+from phdlspec.fitting.preparation import highest_fitted_power
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.mock import mock_lamost
@@ -217,3 +218,12 @@ def test_the_limit_of_steps_holds_for_both_samplers(toy_emulator, stars):
         assert result.mode == sampler
         assert result.diagnostics["steps"] == warm_up + 10
         assert result.flag & StarFlag.NOT_CONVERGED
+
+
+def test_a_resolving_power_beyond_the_models_is_told(toy_emulator, stars):
+    highest = highest_fitted_power(toy_emulator.native)
+    first = stars[0]
+    assert first.resolving_power_by_pixel.max() <= 1.001 * highest  # LAMOST is within the reach of all
+    sharp = replace(first, resolving_power=np.where(first.wave > 6000.0, 2.0, 0.9) * highest)
+    told = fit_batch([sharp], toy_emulator, FAST)[0].meta["WARNINGS"]
+    assert f"the models allow {highest:.0f}: sharper pixels were degraded to that" in told[0]
