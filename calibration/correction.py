@@ -2,7 +2,8 @@
 
 A label becomes raw - bias; its error the root of err^2 + (error of the bias)^2 + (external scatter)^2. Raw
 values and errors stay as `<LABEL>_RAW` and `<LABEL>_ERR_RAW`; `<LABEL>_CALFLAG` says where the references do
-not reach:
+not reach. Columns on request follow their labels: percentiles are shifted with the value, [X/H] is that of the
+calibrated [X/Fe] and [Fe/H].
 
 ====  ===============================================================================================
 bit   meaning
@@ -25,8 +26,15 @@ from numpy.typing import NDArray
 
 from calibration.catalog import CALIBRATED_LABELS, CALIBRATION_KEY, Catalog
 from calibration.store import Calibration
+from phdlspec.columns import (
+    ON_HYDROGEN,
+    PERCENTILES,
+    ColumnRole,
+    calibration_columns,
+    column_name,
+    columns_with,
+)
 from phdlspec.columns import Column as ColumnOf
-from phdlspec.columns import ColumnRole, calibration_columns, column_name
 from phdlspec.errors import UserError
 
 Values = NDArray[Any]
@@ -46,9 +54,7 @@ def check_applicable(catalog: Catalog, calibration: Calibration) -> None:
             f"{calibration.emulator_hash[:12]}; learn a calibration from a catalogue of this checkpoint"
         )
     if calibration.solar_scale != str(catalog.table.meta.get("SOLSCALE")):
-        raise UserError(
-            f"{catalog.path}: solar scale differs from that of the calibration, {calibration.solar_scale}"
-        )
+        raise UserError(f"{catalog.path}: solar scale differs from that of the calibration, {calibration.solar_scale}")
 
 
 def correct(catalog: Catalog, calibration: Calibration) -> Catalog:
@@ -64,6 +70,7 @@ def correct(catalog: Catalog, calibration: Calibration) -> Catalog:
     bias, error, flag = evaluate(calibration, [n for n in present if n in calibration.labels], x, known)
     for name in present:
         _replace(catalog, name, bias.get(name), error.get(name), flag.get(name), calibration)
+    _follow(catalog, present)
     table.meta[CALIBRATION_KEY] = calibration.identity
     table.meta["CALDATE"] = calibration.created
     return Catalog(catalog.path, table, catalog.emulator_hash)
@@ -120,6 +127,29 @@ def _replace(
             extra = np.where(np.isfinite(bias), extra, 0.0)
             _set(table, error_name, np.sqrt(catalog.values(error_name) ** 2 + extra).astype(dtype))
     _add(table, new[ColumnRole.CALIBRATION_FLAG], flag)
+
+
+def _follow(catalog: Catalog, corrected: list[str]) -> None:
+    """Move the columns that were made of labels which have been corrected along with these."""
+    table = catalog.table
+    shift, extra = {}, {}  # of the value, and of the error squared
+    for name in corrected:
+        raw, error = (column_name(name, role) for role in (ColumnRole.RAW, ColumnRole.RAW_ERROR))
+        shift[name] = np.nan_to_num(catalog.values(name) - catalog.values(raw))
+        now = catalog.values(column_name(name, ColumnRole.ERROR)) if error in table.colnames else np.zeros(len(table))
+        extra[name] = np.nan_to_num(now**2 - catalog.values(error) ** 2) if error in table.colnames else now
+    for column in columns_with((PERCENTILES, ON_HYDROGEN)):
+        if column.parameter not in shift or column.name not in table.colnames:
+            continue
+        if column.role is ColumnRole.PERCENTILE:
+            _set(table, column.name, (catalog.values(column.name) + shift[column.parameter]).astype(column.dtype))
+        elif column.role is ColumnRole.ON_HYDROGEN and "FE_H" in shift:
+            value, names = catalog.values(column.name), (column.parameter, "FE_H")
+            if column.key == "x_h":
+                value = value + sum(shift[name] for name in names)
+            else:
+                value = np.sqrt((value**2 + sum(extra[name] for name in names)).clip(0.0))
+            _set(table, column.name, value.astype(column.dtype))
 
 
 def _add(table: Table, column: ColumnOf, values: Values, unit: object = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -17,6 +17,7 @@ from phdlspec.catalog.chunks import fit_spectra
 from phdlspec.catalog.inputs import expand_inputs, read_reference
 from phdlspec.catalog.job import CHUNK
 from phdlspec.catalog.rows import to_arrays, to_table
+from phdlspec.columns import columns_with
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
@@ -113,6 +114,7 @@ def fit_many(
     medium: str | None = None,
     resolving_power: ResolvingPower | None = None,
     progress: bool = False,
+    columns: Sequence[str] = (),
     **settings: Any,
 ) -> Table:
     """Fit many spectra in memory; a table with one row each, in their order and with a catalogue's columns.
@@ -120,11 +122,13 @@ def fit_many(
     Parameters
     ----------
     spectra : what `fit` takes, many of them; or a folder, a pattern, a list of paths or a packed HDF5, as a string.
-    progress : draw a bar.
+    progress : draw a bar. columns : more than the usual ones: some of "percentiles", "xh" ([X/H] with errors) and
+        "flag-names".
 
     The other parameters are those of `fit`. A spectrum that cannot be read or fitted is a row with FLAG and REASON.
     For surveys the command `phdlspec catalog` stores what is finished and resumes.
     """
+    columns_with(columns)  # those that there are not are refused before the work
     chosen = _settings(mode, seed, settings)
     model = _emulator(emulator)
     sources, names = _many(spectra)
@@ -134,7 +138,7 @@ def fit_many(
             part = [_read(s, medium, resolving_power) for s in sources[start : start + CHUNK]]
             results += fit_spectra(part, model, chosen)
             bar.update(len(part))
-    table = to_table(to_arrays(results, names))
+    table = to_table(to_arrays(results, names), columns)
     table.meta = {"EMUHASH": model.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": seed}
     return table
 

@@ -6,11 +6,12 @@ from it. The columns of parameters follow from the label table and from what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from phdlspec.labels import LABELS
+from phdlspec.errors import UserError
+from phdlspec.labels import ELEMENTS, LABELS, abundance_name
 
 
 class ColumnRole(Enum):
@@ -22,7 +23,8 @@ class ColumnRole(Enum):
     BOUND = "bound"
     FLAG = "flag"  # of a parameter
     FIT = "fit"  # how the fit went, and the star's flag
-    PERCENTILE = "percentile"
+    PERCENTILE = "percentile"  # on request
+    ON_HYDROGEN = "on hydrogen"  # [X/H] and its error, on request
     RAW = "raw"  # value before calibration
     RAW_ERROR = "raw error"
     CALIBRATION_FLAG = "calibration flag"
@@ -51,16 +53,17 @@ class Parameter:
 class Quantity:
     """What is told of each parameter.
 
-    field : attribute of `Fitted`. name : column of the star's ECSV. suffix : of the catalogue's column, None where
-    the catalogue leaves it out. dtype : in the catalogue.
+    field : attribute of `Fitted`. name : column of the star's ECSV. suffix, dtype : of the catalogue's column.
+    group : of the columns that a catalogue has on request (`ON_REQUEST`), "" where it always has them.
     """
 
     field: str
     name: str
-    suffix: str | None
+    suffix: str
     dtype: str
     role: ColumnRole
     comment: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Column:
     """One column of a catalogue.
 
     dtype : as numpy writes it, "U" for text. origin, key : where a result holds it. parameter : whose value, error,
-    bound or flag it is; then key is the quantity's field.
+    bound or flag it is; then key is the quantity's field. group : one of `ON_REQUEST`, or "".
     """
 
     name: str
@@ -79,7 +82,16 @@ class Column:
     origin: Origin = Origin.RESULT
     key: str = ""
     parameter: str = ""
+    group: str = ""
 
+
+# What a catalogue has beside its columns where it is asked for.
+PERCENTILES, ON_HYDROGEN, FLAG_NAMES = "percentiles", "xh", "flag-names"
+ON_REQUEST: Mapping[str, str] = {
+    PERCENTILES: "<LABEL>_P16, _P50 and _P84 of every parameter",
+    ON_HYDROGEN: "[X/H] and its error of every element, <X>_H and <X>_H_ERR, from the full covariance",
+    FLAG_NAMES: "FLAG_NAMES, the bits of FLAG by name",
+}
 
 RV, LN_RESOLUTION = "RV", "LN_RESOLUTION"
 PARAMETERS: tuple[Parameter, ...] = (
@@ -93,13 +105,13 @@ PARAMETER_UNITS: Mapping[str, str] = {parameter.name: parameter.unit for paramet
 QUANTITIES: tuple[Quantity, ...] = (
     Quantity("value", "value", "", "f4", ColumnRole.VALUE, "posterior mean"),
     Quantity("err", "err", "_ERR", "f4", ColumnRole.ERROR, "posterior standard deviation"),
-    Quantity("p16", "p16", None, "f4", ColumnRole.PERCENTILE, "16th percentile of the posterior"),
-    Quantity("p50", "p50", None, "f4", ColumnRole.PERCENTILE, "median of the posterior"),
-    Quantity("p84", "p84", None, "f4", ColumnRole.PERCENTILE, "84th percentile of the posterior"),
+    Quantity("p16", "p16", "_P16", "f4", ColumnRole.PERCENTILE, "16th percentile of the posterior", PERCENTILES),
+    Quantity("p50", "p50", "_P50", "f4", ColumnRole.PERCENTILE, "median of the posterior", PERCENTILES),
+    Quantity("p84", "p84", "_P84", "f4", ColumnRole.PERCENTILE, "84th percentile of the posterior", PERCENTILES),
     Quantity("crlb", "crlb", "_CRLB", "f4", ColumnRole.BOUND, "Cramer-Rao bound, all else marginalised"),
     Quantity("label_flag", "flag", "_FLAG", "i2", ColumnRole.FLAG, "bits, see LFLAG in the header"),
 )
-_SUFFIX: dict[ColumnRole, str] = {q.role: q.suffix for q in QUANTITIES if q.suffix is not None} | {
+_SUFFIX: dict[ColumnRole, str] = {q.role: q.suffix for q in QUANTITIES if not q.group} | {
     ColumnRole.RAW: "_RAW", ColumnRole.RAW_ERROR: "_ERR_RAW", ColumnRole.CALIBRATION_FLAG: "_CALFLAG",
 }  # fmt: skip
 
@@ -119,9 +131,18 @@ def _of_parameter(parameter: Parameter) -> list[Column]:
             parameter.comment if quantity.role is ColumnRole.VALUE else f"{parameter.name}: {quantity.comment}",
             key=quantity.field,
             parameter=parameter.name,
+            group=quantity.group,
         )
         for quantity in QUANTITIES
-        if quantity.suffix is not None
+    ]
+
+
+def _on_hydrogen(element: str) -> list[Column]:
+    name, place = f"{element.upper()}_H", abundance_name(element)
+    words = f"[{element}/H] = [{element}/Fe] + [Fe/H]"
+    return [
+        Column(name + suffix, "dex", "f4", ColumnRole.ON_HYDROGEN, comment, key=key, parameter=place, group=ON_HYDROGEN)
+        for suffix, key, comment in (("", "x_h", words), ("_ERR", "x_h_err", f"{name}: error, from the covariance"))
     ]
 
 
@@ -138,8 +159,10 @@ def _diagnostic(name: str, unit: str, key: str, comment: str) -> Column:
 
 
 _LABELS, _RV, _LN_RESOLUTION = PARAMETERS[:-2], PARAMETERS[-2], PARAMETERS[-1]
-COLUMNS: tuple[Column, ...] = (
+_ALL: tuple[Column, ...] = (
     _observed("OBSID", "", "U", "identifier in the survey"),
+    Column("OBJECT", "", "U", ColumnRole.OBSERVATION, "name of the star in its file", key="object_name"),
+    _observed("GAIA_ID", "", "U", "Gaia source_id of the file, of the release that its survey used"),
     Column("FILE", "", "U", ColumnRole.OBSERVATION, "where the spectrum came from", Origin.REFERENCE),
     _observed("RA", "deg", "f8", "right ascension"),
     _observed("DEC", "deg", "f8", "declination"),
@@ -148,6 +171,7 @@ COLUMNS: tuple[Column, ...] = (
     _observed("CLASS", "", "U", "class of the file's header"),
     _observed("SUBCLASS", "", "U", "subclass of the file's header"),
     *(column for parameter in (_RV, *_LABELS, _LN_RESOLUTION) for column in _of_parameter(parameter)),
+    *(column for element in ELEMENTS for column in _on_hydrogen(element)),
     _fit("CHI2", "", "f4", "chi2", "of the best model, with the noise that the fit used"),
     _fit("RCHI2", "", "f4", "rchi2", "chi2 per degree of freedom"),
     _fit("NPIX", "", "i4", "npix", "pixels used"),
@@ -165,9 +189,26 @@ COLUMNS: tuple[Column, ...] = (
     _fit("MODE", "", "U", "mode", "what was really done: fast, hmc, emcee, none"),
     _fit("STOP", "", "U", "stop_reason", "why the optimiser stopped"),
     _fit("FLAG", "", "i4", "flag", "bits, see SFLAG in the header; 0 is good, 128, 4096, 65536 are notes"),
+    Column(
+        "FLAG_NAMES", "", "U", ColumnRole.FIT, "names of the bits of FLAG", key="flag_names", group=FLAG_NAMES
+    ),
     _fit("REASON", "", "U", "reason", "why there is no result"),
     _fit("SECONDS", "s", "f4", "total_seconds", "share of the computing time"),
 )  # fmt: skip
+
+
+COLUMNS: tuple[Column, ...] = tuple(column for column in _ALL if not column.group)
+
+
+def columns_with(groups: Collection[str] = ()) -> tuple[Column, ...]:
+    """The columns of a catalogue with those of some of `ON_REQUEST`, in their order.
+
+    Raises `UserError` for a group that there is not.
+    """
+    for group in groups:
+        if group not in ON_REQUEST:
+            raise UserError(f"there are no columns {group!r}, expected some of {', '.join(ON_REQUEST)}")
+    return tuple(column for column in _ALL if not column.group or column.group in groups)
 
 
 def calibration_columns(parameter: str) -> dict[ColumnRole, Column]:

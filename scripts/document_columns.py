@@ -1,13 +1,13 @@
 """Write the table of the catalogue's columns into docs/catalogues.md, from their declaration.
 
-  python scripts/document_columns.py
+python scripts/document_columns.py
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from phdlspec.columns import COLUMNS, Column, ColumnRole, calibration_columns
+from phdlspec.columns import COLUMNS, ON_REQUEST, Column, ColumnRole, calibration_columns
 from phdlspec.labels import LabelSet, Role
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogues.md"
@@ -31,6 +31,9 @@ def table() -> str:
             text += _line(column)
         if column.parameter == _EXAMPLE and column.role is ColumnRole.FLAG:
             text += f"| … | | | the same for {', '.join(f'`{name}`' for name in _ABUNDANCES if name != _EXAMPLE)} |\n"
+    text += "\nOn request (`--columns NAME …`, in Python `fit_many(..., columns=[...])`):\n\n"
+    text += "| name | columns |\n|---|---|\n"
+    text += "".join(f"| `{name}` | {words} |\n" for name, words in ON_REQUEST.items())
     text += "\nA calibration adds, for each label that it knows:\n\n" + _HEAD
     return text + "".join(map(_line, calibration_columns(_EXAMPLE).values()))
 

@@ -97,6 +97,7 @@ _LAYOUT = {
     "wave": (1, "f"), "resolving_power": (1, "f"), "flux": (2, "f"), "ivar": (2, "f"), "mask": (2, "biu"),
     "obsid": (1, "SO"), "ra": (1, "f"), "dec": (1, "f"),
 }  # fmt: skip
+_NAMES = {"object": "OBJECT", "gaia_id": "GAIA_ID"}  # may be there
 
 
 class _Packed:
@@ -116,7 +117,8 @@ class _Packed:
     def _check_layout(self) -> int:
         """Number of spectra. Raises `ValueError` where something is of another kind or size, before it is read."""
         file = self._file
-        for name, (ndim, kinds) in _LAYOUT.items():
+        self._layout = _LAYOUT | {name: (1, "SO") for name in _NAMES if name in file}
+        for name, (ndim, kinds) in self._layout.items():
             item = file[name]
             if not isinstance(item, h5py.Dataset) or item.ndim != ndim or item.dtype.kind not in kinds:
                 raise ValueError(f"{name} is of another kind")
@@ -125,7 +127,7 @@ class _Packed:
             raise ValueError(f"it tells of {pixels} pixels, expected at most {MAX_PIXELS}")
         if file["flux"].id.get_storage_size() < count:
             raise ValueError(f"it tells of {count} spectra and does not hold them")
-        for name, (ndim, _) in _LAYOUT.items():
+        for name, (ndim, _) in self._layout.items():
             of_pixels = name in ("wave", "resolving_power")
             if file[name].shape != ((count, pixels) if ndim == 2 else (pixels,) if of_pixels else (count,)):
                 raise ValueError(f"{name} is of another shape than flux")
@@ -137,15 +139,19 @@ class _Packed:
             raise UserError(f"{reference}: the file has {self.count} spectra, counted from 0")
         power = self._power if resolving_power is None else resolving_power_at(resolving_power, self._wave)
         scale = float(file["scale"][i]) if "scale" in file else 1.0
-        obsid = file["obsid"][i]
         meta = {
-            "OBSID": obsid.decode(errors="replace") if isinstance(obsid, bytes) else str(obsid),
-            "RA": float(file["ra"][i]), "DEC": float(file["dec"][i]), "SURVEY": str(file.attrs.get("survey", "")),
+            "OBSID": _text(file["obsid"][i]), "RA": float(file["ra"][i]), "DEC": float(file["dec"][i]),
+            "SURVEY": str(file.attrs.get("survey", "")),
+            **{key: _text(file[name][i]) for name, key in _NAMES.items() if name in self._layout},
         }  # fmt: skip
         flux, ivar = (np.asarray(file[name][i], dtype=float) for name in ("flux", "ivar"))
         return Spectrum(
             self._wave, flux * scale, ivar / scale**2, file["mask"][i] > 0, power, meta, reference, self._arms
         )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 @lru_cache(maxsize=4)
@@ -174,6 +180,11 @@ def write_packed(path: str | Path, spectra: Sequence[Spectrum]) -> None:
         for name, values in rows.items():
             file.create_dataset(name, data=values, chunks=(1, len(first)), compression="gzip", compression_opts=1)
         file["obsid"] = [str(s.meta.get("OBSID", s.stem)).encode() for s in spectra]
+        told = {"object": [str(s.meta.get("OBJECT") or s.meta.get("DESIG") or "") for s in spectra],
+                "gaia_id": [str(s.meta.get("GAIA_ID") or "") for s in spectra]}  # fmt: skip
+        for name, texts in told.items():
+            if any(texts):
+                file[name] = [text.encode() for text in texts]
         for name in ("RA", "DEC"):
             file[name.lower()] = [float(s.meta.get(name, np.nan)) for s in spectra]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phdlspec import __version__
+from phdlspec.columns import columns_with
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io.resolution import ResolvingPower
@@ -17,6 +18,10 @@ from phdlspec.provenance import configuration
 from phdlspec.spectrum import Spectrum
 
 CHUNK = 32  # spectra that are fitted and stored together
+_OPTIONS = {  # of the fit's settings
+    "mode": "--mode", "sampler": "--sampler", "seed": "--seed", "priors": "--prior", "known": "--fix or --gaussian",
+    "masks": "--mask-off or --mask-file", "resolution_width": "--resolution-width", "known_table": "--known",
+}  # fmt: skip
 LONGEST = {"fast": 300.0, "full": 1800.0}  # s, after which a star in a worker process is given up
 
 
@@ -48,7 +53,7 @@ class CatalogJob:
 
     references : one a spectrum. emulator : checkpoint, None for the shipped one. chunk : spectra a chunk.
     threads : of each worker; 0 shares the machine's among them. digest : of `identity`, for workers. judge : of what
-    the fit does not see.
+    the fit does not see. columns : on request (`phdlspec.columns.ON_REQUEST`).
     """
 
     references: tuple[str, ...]
@@ -62,6 +67,10 @@ class CatalogJob:
     threads: int = 0
     digest: str = ""
     judge: Judge | None = None
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns_with(self.columns)  # refuses those that there are not
 
     @property
     def n_chunks(self) -> int:
@@ -89,21 +98,21 @@ class CatalogJob:
         return LONGEST[self.settings.mode] * stars
 
     def identity(self, checkpoint: str) -> dict[str, Any]:
-        """What must be the same when a stopped run goes on."""
+        """What must be the same when a stopped run goes on, by what a user would change to have it otherwise."""
         inputs = hashlib.sha256("\n".join(self.references).encode()).hexdigest()
-        return {
-            "version of phdlspec": __version__, "list of inputs": inputs, "checkpoint": checkpoint,
-            "size of chunks": self.chunk,
-            "configuration": json.loads(json.dumps(configuration(self.settings))),
-            "medium or resolving power": json.loads(json.dumps([self.medium, self.resolving_power], default=str)),
-            "judge": "" if self.judge is None else self.judge.identity,
-            "table of what is known": _contents(self.settings.known_table),
-            "table of resolving powers": _contents(self.resolving_power),
+        settings = {_OPTIONS.get(name, name): value for name, value in configuration(self.settings).items()}
+        identity = {
+            "version of phdlspec": __version__, "list of inputs": inputs, "--emulator": checkpoint,
+            "--chunk": self.chunk, "--medium": self.medium, "--resolving-power": _with_content(self.resolving_power),
+            "--anomaly": "" if self.judge is None else self.judge.identity, "--columns": sorted(self.columns),
+            **settings, "--known": _with_content(self.settings.known_table),
         }  # fmt: skip
+        plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+        return plain
 
 
-def _contents(table: object) -> str:
-    # A table's name and a digest of what is in it; "" for what is no file.
-    if not isinstance(table, (str, Path)) or not Path(table).is_file():
-        return ""
-    return f"{table}, SHA-256 {hashlib.sha256(Path(table).read_bytes()).hexdigest()[:16]}"
+def _with_content(value: object) -> object:
+    # A table's name with a digest of what is in it; what is no file as it is.
+    if not isinstance(value, (str, Path)) or not Path(value).is_file():
+        return value
+    return f"SHA-256 {hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]} of {value}"

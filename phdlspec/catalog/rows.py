@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,13 +13,14 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from phdlspec.columns import COLUMNS, PARAMETER_UNITS, QUANTITIES, Column, ColumnRole, Origin
+from phdlspec.columns import ON_REQUEST, PARAMETER_UNITS, QUANTITIES, Column, ColumnRole, Origin, columns_with
 from phdlspec.fitting.result import Fitted
 from phdlspec.flags import LABEL_WORDS, STAR_WORDS
+from phdlspec.labels import ELEMENTS, abundance_name
 
 NAMES: tuple[str, ...] = tuple(PARAMETER_UNITS)
-_STORED = tuple(quantity for quantity in QUANTITIES if quantity.suffix is not None)
-_OF_STAR = tuple(column for column in COLUMNS if not column.parameter)
+_ABUNDANCES = tuple(abundance_name(element) for element in ELEMENTS)
+_OF_STAR = tuple(column for column in columns_with(ON_REQUEST) if not column.parameter)
 _TEXT = tuple(column.name for column in _OF_STAR if column.dtype == "U")
 _CORRELATION_UNIT = 127.0
 _FITS_BLOCK = 2880
@@ -30,7 +31,8 @@ Arrays = dict[str, Values]
 
 def to_arrays(results: Sequence[Fitted], references: Sequence[str]) -> Arrays:
     """Results of a chunk as arrays, the form in which chunks are stored: what is told of each parameter (n, D) under
-    its field, lower triangles of the correlations (n, D (D - 1) / 2) as int8, all else (n,) under its column."""
+    its field, x_h and x_h_err (n, 28), lower triangles of the correlations (n, D (D - 1) / 2) as int8, all else (n,)
+    under its column."""
     arrays = _of_parameters(results)
     for column in _OF_STAR:
         values = [_found(column, result, reference) for result, reference in zip(results, references)]
@@ -45,13 +47,15 @@ def _of_parameters(results: Sequence[Fitted]) -> Arrays:
     n, size = len(results), len(NAMES)
     arrays: Arrays = {
         q.field: np.zeros((n, size), q.dtype) if q.role is ColumnRole.FLAG else np.full((n, size), np.nan)
-        for q in _STORED
+        for q in QUANTITIES
     }
+    arrays["x_h"], arrays["x_h_err"] = np.full((2, n, len(ELEMENTS)), np.nan, dtype=np.float32)
     arrays["correlation"] = np.zeros((n, size * (size - 1) // 2), dtype=np.int8)
     lower = np.tril_indices(size, -1)
     for row, result in enumerate(results):
         place = [NAMES.index(name) for name in result.names]
-        for quantity in _STORED:
+        arrays["x_h"][row], arrays["x_h_err"][row] = result.on_hydrogen()
+        for quantity in QUANTITIES:
             arrays[quantity.field][row, place] = getattr(result, quantity.field)
         full = np.zeros((size, size))
         with np.errstate(all="ignore"):
@@ -84,12 +88,16 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def to_table(arrays: Mapping[str, Values]) -> Table:
-    """The catalogue's table of the rows of all chunks, with units and descriptions."""
+def to_table(arrays: Mapping[str, Values], groups: Collection[str] = ()) -> Table:
+    """The catalogue's table of the rows of all chunks, with units and descriptions.
+
+    groups : of columns on request (`phdlspec.columns.ON_REQUEST`).
+    """
     table = Table()
-    for column in COLUMNS:
+    for column in columns_with(groups):
         if column.parameter:
-            values = arrays[column.key][:, NAMES.index(column.parameter)].astype(column.dtype)
+            place = (_ABUNDANCES if column.role is ColumnRole.ON_HYDROGEN else NAMES).index(column.parameter)
+            values = arrays[column.key][:, place].astype(column.dtype)
         else:
             values = arrays[column.name]
         table[column.name] = values
@@ -99,16 +107,18 @@ def to_table(arrays: Mapping[str, Values]) -> Table:
     return table
 
 
-def write_fits(chunks: Callable[[], Iterator[Arrays]], path: str | Path, header: Mapping[str, Any]) -> None:
+def write_fits(
+    chunks: Callable[[], Iterator[Arrays]], path: str | Path, header: Mapping[str, Any], groups: Collection[str] = ()
+) -> None:
     """The FITS file: the table, and the lower triangles of the correlation matrices as int8 (unit 1/127).
 
     `chunks` gives the chunks in order, anew at each call: they are gone through three times, one in memory at a time,
-    so that the size of a catalogue does not matter.
+    so that the size of a catalogue does not matter. groups : of columns on request.
     """
     size, widths = _extent(chunks())
     with open(path, "wb") as file:
         file.write(_bytes(fits.PrimaryHDU()))
-        _append(file, (_table_hdu(arrays, widths, header) for arrays in chunks()), size)
+        _append(file, (_table_hdu(arrays, widths, header, groups) for arrays in chunks()), size)
         _append(file, (_triangles_hdu(arrays["correlation"]) for arrays in chunks()), size)
 
 
@@ -149,8 +159,11 @@ def _bytes(hdu: fits.PrimaryHDU | fits.BinTableHDU) -> bytes:
     return buffer.getvalue()[len(primary.header.tostring()) :]
 
 
-def _table_hdu(arrays: Arrays, widths: Mapping[str, int], header: Mapping[str, Any]) -> fits.BinTableHDU:
-    table = to_table({name: a.astype(f"U{widths[name]}") if name in widths else a for name, a in arrays.items()})
+def _table_hdu(
+    arrays: Arrays, widths: Mapping[str, int], header: Mapping[str, Any], groups: Collection[str]
+) -> fits.BinTableHDU:
+    same = {name: a.astype(f"U{widths[name]}") if name in widths else a for name, a in arrays.items()}
+    table = to_table(same, groups)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The unit 'dex' could not be saved")
         rows = fits.table_to_hdu(table)

@@ -126,7 +126,7 @@ def make_catalog(
         with tqdm(total=len(job.references), initial=done, unit="star", disable=not progress) as bar:
             for size in _fit(job, store.job, emulator, todo, workers, scheduler, bar.refresh):
                 bar.update(size)
-        _write(store, chunks, _header(job, emulator, store.job, command))
+        _write(store, chunks, _header(job, emulator, store.job, command), job.columns)
         store.remove()
     return read_catalog(job.out)
 
@@ -177,6 +177,6 @@ def _header(job: CatalogJob, emulator: Emulator, digest: str, command: str) -> d
     }  # fmt: skip
 
 
-def _write(store: ChunkStore, chunks: Sequence[Chunk], header: dict[str, Any]) -> None:
+def _write(store: ChunkStore, chunks: Sequence[Chunk], header: dict[str, Any], groups: Sequence[str]) -> None:
     with replacing(store.out, KEPT) as temporary:
-        write_fits(lambda: (store.read(chunk.index, chunk.references) for chunk in chunks), temporary, header)
+        write_fits(lambda: (store.read(chunk.index, chunk.references) for chunk in chunks), temporary, header, groups)

@@ -23,6 +23,7 @@ from phdlspec.errors import UserError
 from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text
 from phdlspec.items import Arrays, ItemFolder, WrongItem, digest, item_indices, item_path
 
+SHOWN = 60  # characters of a setting
 KEPT = "all finished chunks are kept, and --resume goes on from there"
 
 
@@ -34,6 +35,14 @@ def job_digest(identity: Mapping[str, Any]) -> str:
 def made_of(references: Sequence[str]) -> str:
     """Digest of the inputs of a chunk."""
     return digest(*references)
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """A setting that is not the same, with both values where these can be told in a few words."""
+    if isinstance(before, list) and isinstance(now, list):  # of a long list only what differs
+        before, now = ([item for item in one if item not in other] for one, other in ((before, now), (now, before)))
+    told = [str(value)[:SHOWN] if value not in (None, "", [], {}) else "nothing" for value in (before, now)]
+    return f"{name} ({told[0]} before, now {told[1]})"
 
 
 class ChunkStore:
@@ -92,13 +101,11 @@ class ChunkStore:
             raise UserError(
                 f"{self._description}: damaged ({error}); put it back, or remove {self.folder} and start again"
             ) from error
-        different = [key for key in identity if before.get(key) != identity[key]]
+        different = [_difference(key, before.get(key), now) for key, now in identity.items() if before.get(key) != now]
         if different:
-            name = different[0]
-            told = f" ({before.get(name)}, now {identity[name]})" if isinstance(identity[name], str) else ""
             raise UserError(
-                f"{self.folder}: was left by a run with another {name}{told}; give the same again, choose another "
-                "--out, or remove the folder"
+                f"{self.folder}: was left by a run with another {', and another '.join(different)}; give the same "
+                "again, choose another --out, or remove the folder"
             )
 
     def finished(self, chunks: Sequence[Sequence[str]], wrong: Callable[[int, Arrays], str]) -> set[int]:

@@ -8,8 +8,9 @@
 Inputs are files, folders, patterns, text files of paths (.txt, .lst), or an HDF5 of many spectra (see
 phdlspec.catalog.inputs). Finished chunks lie in CATALOG.parts/ until all are done: stopped or killed, the same command
 with --resume goes on. A catalogue that exists is replaced with --overwrite only. A file that cannot be read or fitted
-is a row with FLAG and REASON. Beside the FITS table a quality page CATALOG.html is written, on which one can
-point at stars; --reports flagged (all, or a number of stars) fits these again and links their reports from it.
+is a row with FLAG and REASON. --columns percentiles xh flag-names adds columns. Beside the FITS table a quality page
+CATALOG.html is written, on which one can point at stars; --reports flagged (all, or a number of stars) fits these
+again and links their reports from it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog
 from phdlspec.catalog.formats import ENDINGS, NEEDS, write_also
 from phdlspec.catalog.quality import write_quality
+from phdlspec.columns import ON_REQUEST
 from phdlspec.commands.catalog_reports import chosen_rows, write_reports
 from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
@@ -45,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="reports of single stars, in CATALOG.reports/, linked from the quality page")  # fmt: skip
     parser.add_argument("--anomaly", metavar="MODEL", help="how strange a spectrum is: lamost, or one of vae train")
     parser.add_argument("--also", action="append", default=[], choices=("hdf5", "parquet"), help="another format")
+    parser.add_argument("--columns", nargs="+", action="extend", default=[], choices=tuple(ON_REQUEST), metavar="NAME",
+                        help="; ".join(f"{name}: {words}" for name, words in ON_REQUEST.items()))  # fmt: skip
     add_fit_arguments(parser, mode="fast")
 
 
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         references=tuple(expand_inputs(args.inputs)), out=args.out, settings=settings_of(args), emulator=args.emulator,
         device=args.device, medium=args.medium, resolving_power=resolving_power_of(args), chunk=args.chunk,
         judge=None if args.anomaly is None else AnomalyJudge.of(args.anomaly),
+        columns=tuple(dict.fromkeys(args.columns)),
     )  # fmt: skip
     table = make_catalog(
         job, workers=args.workers, scheduler=args.scheduler, resume=args.resume, overwrite=args.overwrite,

@@ -192,15 +192,25 @@ class Fitted:
         return float(sum(self.seconds.values()))
 
     @property
+    def object_name(self) -> str:
+        """What the star is called in its file: OBJECT, else its designation; "" where that does not say it."""
+        named = (str(self.meta.get(key) or "").strip() for key in ("OBJECT", "DESIG"))
+        return next((name for name in named if name), "")
+
+    @property
     def title(self) -> str:
-        """What the star is called: its designation, else its identifier in the survey, else its file."""
-        named = (str(self.meta.get(key) or "").strip() for key in ("OBJECT", "DESIG", "OBSID"))
-        return next((name for name in named if name), "") or Path(self.path).name or "spectrum"
+        """What the star is called: its name, else its identifier in the survey, else its file."""
+        return self.object_name or str(self.meta.get("OBSID") or "").strip() or Path(self.path).name or "spectrum"
 
     @property
     def flag_words(self) -> list[str]:
         """The star's flag in words."""
         return star_words(self.flag)
+
+    @property
+    def flag_names(self) -> str:
+        """The names of the star's flags, separated by blanks."""
+        return " ".join(str(bit.name) for bit in StarFlag if self.flag & bit)
 
     # --- its labels --------------------------------------------------------------------------------------------
 
@@ -246,19 +256,23 @@ class Fitted:
         is x_h_err), flag (`LabelFlag` of [X/Fe] and [Fe/H] together). The errors of [X/H] are from the full covariance.
         `meta["solar_scale"]` names the Sun.
         """
-        iron = self.index("FE_H")
+        iron, (x_h, x_h_err) = self.index("FE_H"), self.on_hydrogen()
         rows = [("Fe", 0.0, 0.0, self.value[iron], self.err[iron], self.label_flag[iron])]
-        for element in ELEMENTS:
+        for k, element in enumerate(ELEMENTS):
             i = self.index(abundance_name(element))
-            variance = self.cov[i, i] + self.cov[iron, iron] + 2.0 * self.cov[i, iron]
-            error = float(np.sqrt(variance.clip(0.0)))
             flag = self.label_flag[i] | self.label_flag[iron]
-            rows.append((element, self.value[i], self.err[i], self.value[i] + self.value[iron], error, flag))
+            rows.append((element, self.value[i], self.err[i], x_h[k], x_h_err[k], flag))
         table = QTable(rows=rows, names=("element", "x_fe", "x_fe_err", "x_h", "x_h_err", "flag"))
         solar = [SOLAR_ABUNDANCES[row["element"]] for row in table]
         table.add_column(np.asarray(table["x_h"]) + solar, name="a_x", index=5)
         table.meta["solar_scale"] = SOLAR_SCALE
         return table
+
+    def on_hydrogen(self) -> tuple[Array, Array]:
+        """[X/H] of the elements (28,) and their errors from the full covariance."""
+        iron, at = self.index("FE_H"), [self.index(abundance_name(element)) for element in ELEMENTS]
+        variance = self.cov[at, at] + self.cov[iron, iron] + 2.0 * self.cov[at, iron]
+        return self.value[at] + self.value[iron], np.sqrt(variance.clip(0.0))
 
     # --- to look at --------------------------------------------------------------------------------------------
 

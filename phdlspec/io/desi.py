@@ -22,6 +22,8 @@ FIBER_COLUMNS = {
     "TARGETID": "OBSID",
     "FIBER": "FIBERID",
     "OBJTYPE": "OBJTYPE",
+    "REF_ID": "REF_ID",
+    "REF_CAT": "REF_CAT",
 }
 
 
@@ -87,6 +89,9 @@ def _meta(hdus: fits.HDUList, row: int) -> dict[str, object]:
             if source in columns and len(hdus[table].data) > row:
                 value = hdus[table].data[source][row]
                 meta[key] = value.strip() if isinstance(value, str) else value.item()
+    if str(meta.pop("REF_CAT", "")).startswith("G"):  # G2 is Gaia DR2; others are no catalogues of Gaia
+        meta["GAIA_ID"] = str(meta.get("REF_ID", ""))
+    meta.pop("REF_ID", None)
     meta["OBSID"] = str(meta["OBSID"])
     if meta.get("CLASS") in ("GALAXY", "QSO"):
         meta["WARNINGS"] = (f"the survey classified this spectrum as {meta['CLASS']}, not as a star",)
@@ -109,9 +114,7 @@ def read(
         if resolving_power is not None:
             power = np.broadcast_to(resolving_power_at(resolving_power, wave), wave.shape)
         elif prefix + "RESOLUTION" in names:
-            power = resolving_power_of_bands(
-                np.array(hdus[prefix + "RESOLUTION"].data[row], dtype=float), wave
-            )
+            power = resolving_power_of_bands(np.array(hdus[prefix + "RESOLUTION"].data[row], dtype=float), wave)
         else:
             power = default_resolving_power("DESI", wave)
         arms.append(np.array([wave, flux, ivar, mask, power]))

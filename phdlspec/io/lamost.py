@@ -26,7 +26,7 @@ ARMS = ((3690.0, 5900.0), (5900.0, 9110.0))  # Å; the arms overlap and are join
 COLUMNS = {"FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK"}
 KEYS: tuple[str, ...] = (
     *("OBSID", "DESIG", "RA", "DEC", "LMJD", "PLANID", "SPID", "FIBERID", "DATE-OBS", "DATA_V", "FIBERMAS"),
-    *("SNRU", "SNRG", "SNRR", "SNRI", "SNRZ", "Z", "Z_ERR", "CLASS", "SUBCLASS"),
+    *("SNRU", "SNRG", "SNRR", "SNRI", "SNRZ", "Z", "Z_ERR", "CLASS", "SUBCLASS", "OBJNAME", "OBJTYPE", "TFROM"),
 )
 # Float32 wavelengths scatter about the grid of the header by 0.1 km/s, some files by 1.2 km/s (0.02 pixel).
 GRID_TOLERANCE_KM_S = 2.0
@@ -40,9 +40,7 @@ def matches(hdus: fits.HDUList) -> bool:
 def _is_image(hdus: fits.HDUList) -> bool:
     header = hdus[0].header
     names = str(header.get("EXTEN0", "")).lower()
-    is_lamost = "LAMOST" in str(header.get("TELESCOP", "")).upper() or (
-        "flux" in names and "wavelength" in names
-    )
+    is_lamost = "LAMOST" in str(header.get("TELESCOP", "")).upper() or ("flux" in names and "wavelength" in names)
     return header.get("NAXIS") == 2 and header.get("NAXIS2", 0) >= 5 and is_lamost
 
 
@@ -75,13 +73,13 @@ def read(hdus: fits.HDUList, path: str, resolving_power: ResolvingPower | None =
     elif _is_image(hdus):
         flux, ivar, wave, and_mask, or_mask = np.array(hdus[0].data[:5], dtype=float)
     else:
-        raise UserError(
-            f"{path}: not a LAMOST low-resolution spectrum, expected an image of 5 rows or a table COADD"
-        )
+        raise UserError(f"{path}: not a LAMOST low-resolution spectrum, expected an image of 5 rows or a table COADD")
     wave = _on_header_grid(wave, header)
 
     meta = {"SURVEY": "LAMOST", **header_values(header, KEYS)}
     meta["OBSID"] = str(meta.get("OBSID", ""))
+    if str(meta.get("TFROM", "")).strip().upper() == "GAIA":  # OBJNAME is the name in the catalogue of TFROM
+        meta["GAIA_ID"] = str(meta.get("OBJNAME", "")).strip()
     warnings = []
     if "HELIO_RV" in header:
         meta["HELIO_CORRECTION_KM_S"] = header["HELIO_RV"]

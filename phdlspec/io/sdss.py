@@ -13,15 +13,13 @@ ARMS = ((3500.0, 6000.0), (6000.0, 10500.0))  # Å; the dichroic
 PIXEL_LN_WAVE = 1e-4 * np.log(10.0)  # wdisp is a sigma in these pixels
 # Bits of SPPIXMASK that spoil a coadded pixel: FULLREJECT, NOSKY, BRIGHTSKY, NODATA.
 BAD_BITS = (1 << 18) | (1 << 22) | (1 << 23) | (1 << 24)
-KEYS = ["RA", "DEC", "PLATEID", "MJD", "FIBERID", "DATE-OBS"]
-OBJECT_KEYS = ["CLASS", "SUBCLASS", "Z", "Z_ERR"]
+KEYS = ["PLUG_RA", "PLUG_DEC", "PLATEID", "MJD", "FIBERID", "DATE-OBS"]  # RA and DEC are the telescope's
+OBJECT_KEYS = ["CLASS", "SUBCLASS", "Z", "Z_ERR", "PLUG_RA", "PLUG_DEC"]
 
 
 def matches(hdus: fits.HDUList) -> bool:
     """Whether the first table has one pixel a row with flux, loglam and ivar."""
-    return (
-        len(hdus) > 1 and column_names(hdus[1]) >= {"FLUX", "LOGLAM", "IVAR"} and hdus[1].header["NAXIS2"] > 1
-    )
+    return len(hdus) > 1 and column_names(hdus[1]) >= {"FLUX", "LOGLAM", "IVAR"} and hdus[1].header["NAXIS2"] > 1
 
 
 def _resolving_power(table: fits.BinTableHDU, wave: np.ndarray) -> np.ndarray:
@@ -53,13 +51,12 @@ def read(hdus: fits.HDUList, path: str, resolving_power: ResolvingPower | None =
             if key in names:
                 value = hdus[2].data[key][0]
                 meta[key] = value.strip() if isinstance(value, str) else float(value)
+    for key in ("RA", "DEC"):
+        if f"PLUG_{key}" in meta:
+            meta[key] = meta.pop(f"PLUG_{key}")
     if "HELIO_RV" in hdus[0].header:
         meta["HELIO_CORRECTION_KM_S"] = hdus[0].header["HELIO_RV"]
     if meta.get("CLASS") in ("GALAXY", "QSO"):
         meta["WARNINGS"] = (f"the survey classified this spectrum as {meta['CLASS']}, not as a star",)
-    power = (
-        _resolving_power(table, wave)
-        if resolving_power is None
-        else resolving_power_at(resolving_power, wave)
-    )
+    power = _resolving_power(table, wave) if resolving_power is None else resolving_power_at(resolving_power, wave)
     return Spectrum(wave, flux, ivar, bad, power, meta, path, ARMS)

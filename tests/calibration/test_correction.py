@@ -32,6 +32,18 @@ def test_values_errors_and_raw_copies(catalog, calibration):
     assert table.meta["CALIBID"] == calibration.identity
 
 
+def test_columns_made_of_labels_follow_them(catalog, calibration):
+    table = catalog.table
+    iron, iron_error = np.array(table["FE_H"]), np.array(table["FE_H_ERR"])
+    table["MG_H"] = np.array(table["MG_FE"]) + iron
+    table["MG_H_ERR"] = np.hypot(table["MG_FE_ERR"], iron_error)
+    table["TEFF_P84"] = np.array(table["TEFF"]) + 50.0
+    after = correct(catalog, calibration).table
+    np.testing.assert_allclose(after["MG_H"], after["MG_FE"] + after["FE_H"], atol=1e-5)
+    np.testing.assert_allclose(after["MG_H_ERR"], np.hypot(after["MG_FE_ERR"], after["FE_H_ERR"]), rtol=1e-4)
+    np.testing.assert_allclose(after["TEFF_P84"], after["TEFF"] + 50.0, rtol=1e-5)
+
+
 def test_flags_where_references_do_not_reach(catalog, calibration):
     catalog.table["TEFF"][0] = 7400.0
     catalog.table["LOGG"][1], catalog.table["TEFF"][1] = 0.6, 6400.0
@@ -61,9 +73,7 @@ def test_calibrating_twice_is_refused(catalog, calibration):
 
 def test_another_checkpoint_is_refused(catalog, calibration):
     catalog.table.meta["EMUHASH"] = "another"
-    with pytest.raises(
-        UserError, match="made by the emulator checkpoint another, the calibration is for simulated"
-    ):
+    with pytest.raises(UserError, match="made by the emulator checkpoint another, the calibration is for simulated"):
         correct(Catalog.from_table(catalog.table), calibration)
 
 

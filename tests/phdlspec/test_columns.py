@@ -3,7 +3,17 @@ import pytest
 from astropy import units as u
 
 from phdlspec.catalog.rows import to_arrays, to_table
-from phdlspec.columns import COLUMNS, PARAMETERS, QUANTITIES, ColumnRole, calibration_columns, column_name
+from phdlspec.columns import (
+    COLUMNS,
+    ON_REQUEST,
+    PARAMETERS,
+    QUANTITIES,
+    ColumnRole,
+    calibration_columns,
+    column_name,
+    columns_with,
+)
+from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted
 from scripts.document_columns import PAGE, with_table
 
@@ -26,16 +36,18 @@ def test_the_result_of_a_star_has_the_declared_quantities():
 
 
 def test_names_are_unique_and_said_in_one_way():
-    names = [column.name for column in COLUMNS]
+    names = [column.name for column in columns_with(ON_REQUEST)]
     assert len(set(names)) == len(names)
     assert column_name("MG_FE", ColumnRole.ERROR) == "MG_FE_ERR"
+    assert "MG_H_ERR" in names
+    assert "MG_H_ERR" not in [column.name for column in COLUMNS]
     assert calibration_columns("TEFF")[ColumnRole.RAW].name == "TEFF_RAW"
     for column in COLUMNS:
         if column.parameter:
             assert column.name == column_name(column.parameter, column.role)
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
+@pytest.mark.parametrize("column", columns_with(ON_REQUEST), ids=lambda column: column.name)
 def test_every_column_has_a_comment_that_fits_a_header(column):
     assert column.comment
     assert column.comment.isascii()
@@ -44,3 +56,25 @@ def test_every_column_has_a_comment_that_fits_a_header(column):
 def test_the_documentation_shows_the_declaration():
     page = PAGE.read_text(encoding="utf-8")
     assert with_table(page) == page, "run scripts/document_columns.py"
+
+
+def test_columns_on_request():
+    names = tuple(parameter.name for parameter in PARAMETERS)
+    value, cov = np.linspace(-0.3, 0.4, len(names)), np.eye(len(names)) * 0.01
+    iron, magnesium = names.index("FE_H"), names.index("MG_FE")
+    cov[iron, magnesium] = cov[magnesium, iron] = -0.005
+    err = np.full(len(names), 0.1)
+    flag = np.zeros(len(names), dtype=int)
+    result = Fitted(
+        names, value, err, value - err, value, value + err, err, flag, cov, flag=3,
+        meta={"DESIG": "LAMOST J0", "GAIA_ID": "3870726854751970688"},
+    )  # fmt: skip
+    table = to_table(to_arrays([result], ["a.fits"]), ["xh", "percentiles", "flag-names"])
+    row = table[0]
+    assert row["MG_H"] == pytest.approx(value[magnesium] + value[iron])
+    assert row["MG_H_ERR"] == pytest.approx(0.1)  # 0.01 + 0.01 - 2 * 0.005
+    assert row["TEFF_P84"] == pytest.approx(value[0] + 0.1)
+    assert row["FLAG_NAMES"] == "LOW_SNR POOR_FIT"
+    assert (row["OBJECT"], row["GAIA_ID"]) == ("LAMOST J0", "3870726854751970688")
+    with pytest.raises(UserError, match="no columns 'p16', expected some of percentiles, xh, flag-names"):
+        columns_with(["p16"])

@@ -108,6 +108,10 @@ def test_packed_spectra_are_the_same(folder, tmp_path):
     assert back.meta["OBSID"] == "002"
     with pytest.raises(UserError, match="counted from 0"):
         read_reference(f"{tmp_path / 'pack.h5'}[7]")
+    named = [replace(spectra[0], meta={**spectra[0].meta, "DESIG": "LAMOST J1", "GAIA_ID": "42"}), spectra[1]]
+    write_packed(tmp_path / "named.h5", named)
+    back = [read_reference(f"{tmp_path / 'named.h5'}[{i}]").meta for i in range(2)]
+    assert [(m["OBJECT"], m["GAIA_ID"]) for m in back] == [("LAMOST J1", "42"), ("", "")]
 
 
 def test_a_catalogue_has_a_row_for_every_input(quick, folder, toy_checkpoint, tmp_path):
@@ -207,9 +211,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_chunks_that_were_touched_are_made_again(
-    stopped, folder, toy_checkpoint, tmp_path, monkeypatch, caplog, fault
-):
+def test_chunks_that_were_touched_are_made_again(stopped, folder, toy_checkpoint, tmp_path, monkeypatch, caplog, fault):
     whole = make_catalog(job(folder, tmp_path / "whole.fits", toy_checkpoint), progress=False)
     touch, again = FAULTS[fault]
     touch(sorted(stopped.folder.glob("chunk_*.npz")))
@@ -242,9 +244,7 @@ def test_another_version_does_not_go_on(stopped, folder, toy_checkpoint, monkeyp
         make_catalog(job(folder, stopped.out, toy_checkpoint), resume=True, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("what", "key"), [("table of what is known", "known_table"), ("table of resolving powers", "resolving_power")]
-)
+@pytest.mark.parametrize(("what", "key"), [("--known", "known_table"), ("--resolving-power", "resolving_power")])
 def test_a_table_that_changed_does_not_go_on(quick, folder, toy_checkpoint, tmp_path, what, key):
     table = tmp_path / "t.csv"
     table.write_text("OBSID,TEFF,TEFF_ERR,wave,resolving_power\n001,5000,50,5000,1500\n")
@@ -255,7 +255,7 @@ def test_a_table_that_changed_does_not_go_on(quick, folder, toy_checkpoint, tmp_
         one = replace(one, resolving_power=table)
     ChunkStore(one.out).open(one.identity(load_emulator(toy_checkpoint).checkpoint_hash), resume=False)
     table.write_text(table.read_text().replace("5000", "5100"))
-    with pytest.raises(UserError, match=rf"another {what} \(.*t.csv, SHA-256 \w+, now .*t.csv, SHA-256 \w+\)"):
+    with pytest.raises(UserError, match=rf"another {what} \(SHA-256 \w+ of .* before, now SHA-256 \w+ of .*\)"):
         make_catalog(one, resume=True, progress=False)
 
 
@@ -342,7 +342,7 @@ def test_killed_while_it_clears_up_a_run_is_finished(quick, folder, toy_checkpoi
 def test_another_configuration_does_not_continue_a_run(quick, folder, toy_checkpoint, tmp_path):
     out = tmp_path / "c.fits"
     ChunkStore(out).open(job(folder, out, toy_checkpoint).identity("a checkpoint"), resume=False)
-    with pytest.raises(UserError, match="another checkpoint"):
+    with pytest.raises(UserError, match="another --emulator"):
         make_catalog(job(folder, out, toy_checkpoint), resume=True, progress=False)
 
 
@@ -361,6 +361,32 @@ def test_names_and_reasons_beyond_ascii_are_written(quick, folder, toy_checkpoin
     table = Table.read(out, hdu="CATALOG")
     assert str(table["FILE"][2]).endswith("\\xe9 5000 A.fits")
     assert int(table["FLAG"][2]) == int(StarFlag.UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"settings": FitSettings(mode="fast", seed=2)}, r"another --seed \(1 before, now 2\); give"),
+        ({"settings": FitSettings(mode="fast", priors=("vmic",))}, r"--prior \(nothing before, now \['vmic'\]\)"),
+        ({"medium": "air"}, r"another --medium \(nothing before, now air\)"),
+        ({"chunk": 4, "columns": ("xh",)}, r"another --chunk \(3 before, now 4\), and another --columns"),
+    ],
+)
+def test_resuming_names_the_option_that_differs(quick, folder, toy_checkpoint, tmp_path, changed, words):
+    out = tmp_path / "c.fits"
+    before = job(folder, out, toy_checkpoint)
+    checkpoint = load_emulator(toy_checkpoint, "cpu").checkpoint_hash
+    ChunkStore(out).open(before.identity(checkpoint), resume=False)
+    with pytest.raises(UserError, match=words):
+        make_catalog(replace(before, **changed), resume=True, progress=False)
+
+
+def test_a_catalogue_has_the_columns_that_are_asked_for(quick, folder, toy_checkpoint, tmp_path):
+    asked = replace(job(folder, tmp_path / "c.fits", toy_checkpoint), columns=("xh", "flag-names"))
+    table = make_catalog(asked, progress=False)
+    assert np.allclose(table["MG_H"], table["MG_FE"] + table["FE_H"], equal_nan=True)
+    assert str(table["FLAG_NAMES"][8]) == "UNREADABLE"
+    assert "TEFF_P16" not in table.colnames
 
 
 def test_chunks_of_an_unknown_job_are_not_taken_over(quick, folder, toy_checkpoint, tmp_path):

@@ -69,9 +69,7 @@ def test_lamost_quirks(tmp_path, mock):
     """Stray NAXIS1/2 in the empty primary HDU, float masks, fewer pixels, the class of a galaxy, air
     wavelengths."""
     path = tmp_path / "quirk.fits"
-    short = Spectrum(
-        mock.wave[:3820], mock.flux[:3820], mock.ivar[:3820], mock.mask[:3820], 1800.0, mock.meta
-    )
+    short = Spectrum(mock.wave[:3820], mock.flux[:3820], mock.ivar[:3820], mock.mask[:3820], 1800.0, mock.meta)
     write_lamost(short, path)
     raw = bytearray(path.read_bytes())
     card = b"NAXIS1  =                 3820".ljust(80)
@@ -102,7 +100,8 @@ def test_sdss(tmp_path):
     table = fits.BinTableHDU(Table(columns), name="COADD")
     about = fits.BinTableHDU(Table({"CLASS": ["STAR"], "SUBCLASS": ["F9"], "Z": [1e-4]}), name="SPECOBJ")
     primary = fits.PrimaryHDU()
-    primary.header.update({"PLATEID": 266, "MJD": 51602, "FIBERID": 31, "RA": 145.9})
+    primary.header.update({"PLATEID": 266, "MJD": 51602, "FIBERID": 31})
+    primary.header.update({"RA": 145.9, "DEC": 0.1, "PLUG_RA": 147.3, "PLUG_DEC": -0.1})
     path = tmp_path / "spec-0266-51602-0031.fits"
     fits.HDUList([primary, table, about]).writeto(path)
     got = read_spectrum(path)
@@ -110,6 +109,7 @@ def test_sdss(tmp_path):
     np.testing.assert_allclose(got.resolving_power, 1 / (SIGMA_TO_FWHM * 1e-4 * np.log(10)), rtol=1e-6)
     assert got.meta["OBSID"] == "266-51602-31"
     assert got.meta["SUBCLASS"] == "F9"
+    assert (got.meta["RA"], got.meta["DEC"]) == (147.3, -0.1)  # the star's, not the telescope's
 
 
 def desi_hdus(prefix: str, wave: np.ndarray, sigma_pixels: float, count: int = 3) -> list:
@@ -133,6 +133,7 @@ def test_desi_coadd(tmp_path):
     hdus = [fits.PrimaryHDU()]
     hdus += desi_hdus("B_", blue, 1.2) + desi_hdus("R_", red, 1.1)
     fibers = {"TARGETID": [11, 22, 33], "TARGET_RA": [1.0, 2.0, 3.0], "TARGET_DEC": [4.0, 5.0, 6.0]}
+    fibers |= {"REF_ID": [7, 8, 9], "REF_CAT": ["T2", "G2", ""]}
     hdus.append(fits.BinTableHDU(Table(fibers), name="FIBERMAP"))
     path = tmp_path / "coadd.fits"
     fits.HDUList(hdus).writeto(path)
@@ -143,6 +144,8 @@ def test_desi_coadd(tmp_path):
     got = read_spectrum(f"{path}[1]")
     assert got.meta["OBSID"] == "22"
     assert got.meta["RA"] == 2.0
+    assert got.meta["GAIA_ID"] == "8"
+    assert "GAIA_ID" not in read_spectrum(f"{path}[0]").meta  # of Tycho
     assert len(got.arms) == 2
     assert got.arms[0][1] == pytest.approx(5780, abs=1)
     assert np.median(got.flux) == pytest.approx(400, rel=0.02)
@@ -227,9 +230,7 @@ def test_resolving_power_from_a_file(tmp_path, mock):
     path, power = tmp_path / "s.fits", tmp_path / "r.csv"
     write_lamost(mock, path)
     Table({"wave": [3700.0, 9100.0], "resolving_power": [1400.0, 2000.0]}).write(power, format="ascii.csv")
-    assert read_spectrum(path, resolving_power=power).resolving_power_by_pixel[0] == pytest.approx(
-        1400, abs=1
-    )
+    assert read_spectrum(path, resolving_power=power).resolving_power_by_pixel[0] == pytest.approx(1400, abs=1)
     power.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="nor a table with the columns"):
         read_spectrum(path, resolving_power=power)
