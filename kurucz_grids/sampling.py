@@ -201,9 +201,7 @@ def _abundance_centres(logg: Array, fe_h: Array, u_alpha: Array, u_dredge: Array
     return centres
 
 
-def _mixture(
-    u: Array, centre: Array, scatter: float, lower: float, upper: float, uniform_fraction: float
-) -> Array:
+def _mixture(u: Array, centre: Array, scatter: float, lower: float, upper: float, uniform_fraction: float) -> Array:
     """Quantiles u (n,) of a Gaussian cut at the bounds, mixed with a uniform distribution between them.
 
     The distribution function has no closed inverse; bisection finds it to 1e-12 of the range.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"phdlspec {args.command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:  # a file that no reader of ours knew how to name: unreadable, a folder, a full disk
         told = plain(f"{error.filename or 'a file'}: {error.strerror or error}")
         print(f"phdlspec {args.command}: {told}", file=sys.stderr)

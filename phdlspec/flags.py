@@ -81,7 +81,9 @@ def usable(flag: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def label_words(flag: int) -> list[str]:
-    """The set bits of a label's flag in words."""
+    """The set bits of a label's flag in words; where the prior sets the error, that says all of the bound's."""
+    if flag & LabelFlag.PRIOR_DOMINATED:
+        flag &= ~int(LabelFlag.BELOW_BOUND)
     return [text for bit, text in LABEL_WORDS.items() if flag & bit]
 
 

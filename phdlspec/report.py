@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 
+from phdlspec.columns import PARAMETER_SYMBOLS
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted, ModelSpectrum
 from phdlspec.flags import LabelFlag, label_words, star_words
@@ -30,15 +33,21 @@ table{border-collapse:collapse;font-size:.92em}td,th{padding:2px 10px;text-align
 td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}tr.poor{color:#999}
 img{width:100%}.warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5em 1em}
 .good{background:#e8f5e9;border-left:4px solid #43a047;padding:.5em 1em}
-pre{background:#f6f6f6;padding:1em;overflow:auto}
+pre{background:#f6f6f6;padding:1em;overflow:auto}code{color:#777;font-size:.9em}
+td:last-child{font-size:.85em;max-width:24em}
+.star td{font-size:1em;max-width:none;text-align:left;padding-left:0;padding-right:1.5em}
 """
+_BY_HEADER = {  # what a survey's file says of a star, as the page calls it
+    "DESIG": "designation", "OBJECT": "object", "OBSID": "observation (OBSID)", "GAIA_ID": "Gaia source",
+    "SURVEY": "survey", "CLASS": "class of the survey", "SUBCLASS": "subclass of the survey",
+}  # fmt: skip
 
 
 def write_report(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) -> None:
     """Write the page of one star. The result must have been made with `keep=True`, or have failed."""
     path = Path(path)
-    title = Path(result.path).name or str(result.meta.get("OBSID", "spectrum"))
-    parts = [f"<h1>{html.escape(title)}</h1>", _verdict(result)]
+    title = result.title
+    parts = [f"<h1>{html.escape(title)}</h1>", _star(result), _verdict(result)]
     if result.spectrum is not None:
         parts += [
             "<h2>Spectrum</h2>", _picture(spectrum_figure(result.spectrum)),
@@ -48,7 +57,8 @@ def write_report(result: Fitted, path: str | Path, provenance: Mapping[str, Any]
             "<p>The window that says most about the element, all other labels being free. Orange: the model with the "
             "element changed by 0.2 dex.</p>",
             "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
-            "<p>Open symbols: the spectrum says little about the element. Dashes: Cramér–Rao bound.</p>",
+            "<p>Open symbols: the spectrum says little about the element, the prior sets its error. Dashes: Cramér–Rao "
+            "bound, the smallest error that any measurement from this spectrum can have.</p>",
             "<h2>Labels</h2>", _given(result), _label_table(result),
             "<h2>Posterior of the main labels</h2>", _picture(corner_figure(result)),
         ]  # fmt: skip
@@ -63,6 +73,28 @@ def write_report(result: Fitted, path: str | Path, provenance: Mapping[str, Any]
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _star(result: Fitted) -> str:
+    """Who the star is, as far as its file says it."""
+    meta = result.meta
+    rows = [(words, str(meta.get(key) or "").strip()) for key, words in _BY_HEADER.items()]
+    rows.append(("position (ICRS)", _position(meta.get("RA"), meta.get("DEC"))))
+    rows.append(("file", result.path))
+    told = "".join(f"<tr><td>{words}</td><td>{html.escape(text)}</td></tr>" for words, text in rows if text)
+    return f"<table class='star'>{told}</table>"
+
+
+def _position(ra: Any, dec: Any) -> str:
+    """Right ascension and declination (deg) in degrees and as astronomers write them; "" where they are none."""
+    try:
+        place = SkyCoord(float(ra) * u.deg, float(dec) * u.deg)
+    except (TypeError, ValueError):
+        return ""
+    if not np.isfinite(place.ra.deg + place.dec.deg):
+        return ""
+    sexagesimal = place.to_string("hmsdms", sep=":", precision=1)
+    return f"{place.ra.deg:.5f}° {place.dec.deg:+.5f}° ({sexagesimal})"
 
 
 def _verdict(result: Fitted) -> str:
@@ -87,7 +119,7 @@ def _given(result: Fitted) -> str:
     if not result.given:
         return ""
     rows = "".join(
-        f"<tr><td>{html.escape(one.name)}</td><td>{one.value:.5g}</td><td>{one.err:.3g}</td><td>{one.alone:.5g}</td>"
+        f"<tr><td>{_both_names(one.name)}</td><td>{one.value:.5g}</td><td>{one.err:.3g}</td><td>{one.alone:.5g}</td>"
         f"<td>{one.alone_err:.3g}</td><td>{one.alone_crlb:.3g}</td><td>{one.sigma:.1f}</td><td>{one.source}</td></tr>"
         for one in result.given
     )
@@ -137,6 +169,7 @@ def spectrum_figure(s: ModelSpectrum) -> Figure:
         low = np.nanmin(s.normalised[inside])
         top.set_ylim(min(low, 0.8) - 0.1, 1.15)
         top.tick_params(labelbottom=False)
+        top.set_title(f"{edges[i]:.0f}–{edges[i + 1]:.0f} Å", fontsize=9, loc="left")
         used = inside & s.used
         bottom.plot(s.wave[used], ((s.flux - s.model) / s.sigma)[used], ".", ms=1.5, color="0.3")
         bottom.axhline(0, color="tab:red", lw=0.6)
@@ -144,7 +177,7 @@ def spectrum_figure(s: ModelSpectrum) -> Figure:
         bottom.set_xlim(edges[i], edges[i + 1])
         for axes in (top, bottom):
             _shade(axes, s)
-    top.figure.supylabel("flux / continuum; residual / σ")
+    figure.supylabel("flux / continuum; residual / σ")
     bottom.set_xlabel("wavelength in vacuum (Å)")
     return figure
 
@@ -188,7 +221,7 @@ def zoom_figure(result: Fitted) -> Figure:
         _shade(axes, s)
         axes.set_xlim(centre - 0.5 * ZOOM_WIDTH, centre + 0.5 * ZOOM_WIDTH)
         error = result.err[column]
-        axes.set_title(f"[{name[:-3].title()}/Fe] = {result.value[column]:+.2f} ± {error:.2f}", fontsize=9)
+        axes.set_title(f"{PARAMETER_SYMBOLS[name]} = {result.value[column]:+.2f} ± {error:.2f}", fontsize=9)
         axes.tick_params(labelsize=7)
     return figure
 
@@ -228,25 +261,44 @@ def corner_figure(result: Fitted, names: Sequence[str] = CORNER) -> Figure:
                 axes.set_yticks([])
             else:
                 axes.plot(columns[j], columns[i], ".", ms=2, color="0.3", alpha=0.5)
-            axes.tick_params(labelsize=6, labelbottom=i == size - 1, labelleft=j == 0 and i > 0)
+            axes.tick_params(labelsize=7, labelbottom=i == size - 1, labelleft=j == 0 and i > 0)
+            axes.locator_params(axis="x", nbins=3)  # more would overlap
+            axes.tick_params(axis="x", labelrotation=30)
             if i == size - 1:
-                axes.set_xlabel(names[j], fontsize=8)
+                axes.set_xlabel(PARAMETER_SYMBOLS[names[j]], fontsize=9)
             if j == 0 and i > 0:
-                axes.set_ylabel(names[i], fontsize=8)
+                axes.set_ylabel(PARAMETER_SYMBOLS[names[i]], fontsize=9)
     return figure
+
+
+def _both_names(name: str) -> str:
+    """A parameter as people write it, and its column."""
+    return f"{html.escape(PARAMETER_SYMBOLS[name])} <code>{html.escape(name)}</code>"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
 def _label_table(result: Fitted) -> str:
     rows = []
     for i, row in enumerate(result.labels):
         digits = 0 if row["label"] == "TEFF" else 3
-        numbers = "".join(f"<td>{float(row[c]):.{digits}f}</td>" for c in ("value", "err", "p16", "p50", "p84", "crlb"))
+        numbers = "".join(
+            f"<td>{_number(float(row[c]), digits)}</td>" for c in ("value", "err", "p16", "p50", "p84", "crlb")
+        )
         words = "; ".join(label_words(int(result.label_flag[i])))
         poor = " class='poor'" if result.label_flag[i] & int(LabelFlag.PRIOR_DOMINATED) else ""
-        rows.append(f"<tr{poor}><td>{row['label']}</td>{numbers}<td>{row['unit']}</td><td>{words}</td></tr>")
-    names = ("", "value", "error", "p16", "p50", "p84", "Cramér–Rao", "unit", "remarks")
+        rows.append(
+            f"<tr{poor}><td>{_both_names(str(row['label']))}</td>{numbers}<td>{row['unit']}</td><td>{words}</td></tr>"
+        )
+    names = ("", "value", "error", "p16", "p50", "p84", "bound", "unit", "what its flag says")
     head = "".join(f"<th>{n}</th>" for n in names)
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return (
+        f"<table><tr>{head}</tr>{''.join(rows)}</table><p>Value and error: mean and standard deviation of the "
+        "posterior; p16, p50, p84: its percentiles. Bound: Cramér–Rao, – where the spectrum says nothing. In "
+        "<code>this</code> type: columns of a catalogue. Grey: the prior, not the spectrum, sets the value.</p>"
+    )
 
 
 def _provenance(result: Fitted, provenance: Mapping[str, Any]) -> str:

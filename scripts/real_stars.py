@@ -106,9 +106,7 @@ def stelib(data: Path, everything: bool) -> Iterator[Star]:
             yield Star(str(name), made(str(name), air[inside], flux[inside], STELIB_FWHM), *known)
 
 
-def _known(
-    fundamental: Array, literature: Array, everything: bool
-) -> tuple[Array, tuple[float, float, float]] | None:
+def _known(fundamental: Array, literature: Array, everything: bool) -> tuple[Array, tuple[float, float, float]] | None:
     if np.isfinite(fundamental).all():
         return fundamental.astype(float), FUNDAMENTAL
     if everything and np.isfinite(literature).all():

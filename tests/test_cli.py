@@ -70,3 +70,13 @@ def test_help_needs_no_heavy_library():
 def test_the_package_is_a_command():
     done = subprocess.run([sys.executable, "-m", "phdlspec", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"phdlspec {__version__}\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(monkeypatch, capfd):
+    def run(args):
+        raise BrokenPipeError
+
+    module = cli.importlib.import_module(cli.COMMANDS["grid"].module)
+    monkeypatch.setattr(module, "run", run)
+    assert cli.main(["grid", "info", "none.h5"]) == 0
+    assert capfd.readouterr().err == ""

@@ -77,9 +77,7 @@ class Coordinates:
         width = CLOSED * (self.upper - self.lower)
         low = torch.minimum(torch.maximum(fixed - 0.5 * width, self.lower), self.upper - width)
         free = torch.isnan(fixed)
-        return replace(
-            self, lower=torch.where(free, self.lower, low), upper=torch.where(free, self.upper, low + width)
-        )
+        return replace(self, lower=torch.where(free, self.lower, low), upper=torch.where(free, self.upper, low + width))
 
     @property
     def names(self) -> tuple[str, ...]:
