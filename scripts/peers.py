@@ -7,11 +7,12 @@ themselves smoothed over 50 Å, the survey's resolving power as it is stated, 18
 finite differences, the start a fixed one. Ours is `phdlspec.fit` in fast mode. All three see the same models of stars
 and the same masks, so that what differs is the fit.
 
-    python scripts/peers.py DATA/lamost/repeats.csv grid.h5 --split test --out peers.ecsv
+    python scripts/peers.py DATA/lamost/repeats.csv grid.h5 --split test --out peers
 
 Spectra are the first --n of the table of repeated ones, and --n mocks of ab initio models (`mock_study.py`). Printed:
 CPU seconds a star; scatter of pairs of spectra of one star over sqrt(2) and over the stated error; bias and scatter of
-mocks. What is done is kept in --out, so that the same command goes on where it was stopped.
+mocks, over the spectra that all methods have. What is done is kept in the folder --out, so that the same command goes
+on where it was stopped; --methods makes some of them, or, given nothing, the table alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from astropy.table import Table, vstack
 from mock_study import choose, robust
-from rvspecfit import fitter_ccf, make_ccf, make_nd, serializer, spec_fit, utils, vel_fit
+from rvspecfit import fitter_ccf, make_ccf, make_interpol, make_nd, serializer, spec_fit, utils, vel_fit
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 from tqdm import tqdm
@@ -44,6 +45,7 @@ from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
 
 LABELS = ("TEFF", "LOGG", "FE_H", "RV", "MG_FE")
+METHODS = ("ours", "payne", "rvspecfit")
 Found = dict[str, tuple[float, float]]  # value and error by label
 NODES = (np.arange(4000.0, 7501.0, 250.0), np.arange(0.5, 5.01, 0.5), np.arange(-2.5, 0.51, 0.25), (0.0, 0.2, 0.4))
 ALPHA = ("O_FE", "MG_FE", "SI_FE", "S_FE", "CA_FE", "TI_FE")
@@ -68,13 +70,20 @@ class RvSpecFit:
             wave = np.exp(np.arange(np.log(low / 1.004), np.log(high * 1.004), STEP))
             specs = self._spectra(emulator, theta, wave)
             told = {
-                "specs": specs, "vec": vectors.T, "lam": wave, "parnames": ("teff", "logg", "feh", "alpha"),
-                "git_rev": "", "mapper_module": "rvspecfit.read_grid", "mapper_class_name": "LogParamMapper",
-                "mapper_args": ([0],), "revision": "", "cmdline": "", "lognorms": np.zeros(len(specs)),
-                "log_step": True, "log_spec": True,
+                "vec": vectors.T, "lam": wave, "parnames": ("teff", "logg", "feh", "alpha"), "git_rev": "",
+                "mapper_module": "rvspecfit.read_grid", "mapper_class_name": "LogParamMapper", "mapper_args": ([0],),
+                "revision": "", "cmdline": "", "lognorms": np.zeros(len(specs)), "log_step": True, "log_spec": True,
             }  # fmt: skip
-            serializer.save_dict_to_hdf5(f"{folder}/specs_{name}.h5", told)
-            make_nd.execute(name, prefix=str(folder), regular=True)
+            serializer.save_dict_to_hdf5(f"{folder}/{make_interpol.SPECS_H5_NAME % name}", {**told, "specs": specs})
+            # The regular grid is written here: version 0.9.0 cannot write nodes of unequal number under numpy 2.
+            nodes = [np.log10(NODES[0]), *map(np.asarray, NODES[1:-1]), list(NODES[-1])]
+            regular = {
+                "vec": np.vstack([np.log10(vectors.T[:1]), vectors.T[1:]]), "uvecs": nodes, "regular": True,
+                "idgrid": np.arange(len(vectors)).reshape([len(axis) for axis in NODES]),
+                "interpolation_type": "regulargrid",
+            }  # fmt: skip
+            serializer.save_dict_to_hdf5(f"{folder}/{make_nd.INTERPOL_H5_NAME % name}", {**told, **regular})
+            np.save(folder / (make_nd.INTERPOL_DAT_NAME % name), specs)
             make_ccf.main(
                 ["--setup", name, "--prefix", str(folder), "--oprefix", str(folder), "--lambda0", str(low),
                  "--lambda1", str(high), "--step", "1.0", "--every", "30", "--vsinis", "0,60", "--nthreads", "1"]
@@ -216,8 +225,8 @@ def masked(spectrum: Spectrum, emulator: Emulator) -> Spectrum:
 
 def run(name: str, make: Callable[[], Callable[[Spectrum], Found]], spectra: list[Spectrum], out: Path) -> None:
     """Fit what is not in the table `out` yet; a fit that raises is a row of NaN."""
-    done = {(str(r["method"]), str(r["spectrum"])) for r in Table.read(out)} if out.exists() else set()
-    todo = [s for s in spectra if (name, s.stem) not in done]
+    done = {str(r["spectrum"]) for r in Table.read(out)} if out.exists() else set()
+    todo = [s for s in spectra if s.stem not in done]
     if not todo:
         return
     method = make()
@@ -229,7 +238,7 @@ def run(name: str, make: Callable[[], Callable[[Spectrum], Found]], spectra: lis
         except (RuntimeError, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             tqdm.write(f"{name}, {spectrum.stem}: {error}")
             found = {}
-        row: dict[str, list[object]] = {"method": [name], "spectrum": [spectrum.stem]}
+        row: dict[str, list[object]] = {"spectrum": [spectrum.stem]}
         row["seconds"] = [time.process_time() - start]
         for label in LABELS:
             row[label], row[f"{label}_ERR"] = ([x] for x in found.get(label, (np.nan, np.nan)))
@@ -237,13 +246,14 @@ def run(name: str, make: Callable[[], Callable[[Spectrum], Found]], spectra: lis
         (vstack([Table.read(out), rows]) if out.exists() else rows).write(out, overwrite=True)
 
 
-def report(found: Table, star: dict[str, str], truth: dict[str, dict[str, float]]) -> None:
+def report(found: dict[str, Table], star: dict[str, str], truth: dict[str, dict[str, float]]) -> None:
     """Print the table in Markdown."""
+    every = set.intersection(*({str(name) for name in table["spectrum"]} for table in found.values()))
     print("| method | CPU s | label | pairs | scatter of a spectrum | over stated error | mocks | bias | scatter "
           "| over stated error |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in dict.fromkeys(map(str, found["method"])):
-        rows = {str(r["spectrum"]): r for r in found[found["method"] == name]}
+    for name, table in found.items():
+        rows = {str(r["spectrum"]): r for r in table if str(r["spectrum"]) in every}
         seconds = np.median([r["seconds"] for r in rows.values()])
         real = [s for s in rows if s in star]
         pairs = [(rows[a], rows[b]) for a, b in combinations(real, 2) if star[a] == star[b]]
@@ -269,7 +279,8 @@ def main() -> None:
     parser.add_argument("grid")
     parser.add_argument("--split", default="test")
     parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--out", type=Path, required=True, help="table of all fits, gone on with where it exists")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, help="to run (default all)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the fits, gone on with where it exists")
     args = parser.parse_args()
     torch.set_num_threads(1)
     emulator = load_emulator(None, "cpu")
@@ -277,13 +288,19 @@ def main() -> None:
     real = [masked(read_spectrum(args.repeats.parent / str(row["file"])), emulator) for row in table]
     made, truth = mocks(args.grid, args.split, args.n)
     made = [masked(spectrum, emulator) for spectrum in made]
+    both = [spectrum for pair in zip(real, made) for spectrum in pair]
+    args.out.mkdir(exist_ok=True, parents=True)
     with tempfile.TemporaryDirectory() as folder:
-        run("ours, fast mode", lambda: Ours(emulator), real + made, args.out)
-        run("Payne-like, scipy", lambda: Payne(emulator), real + made, args.out)
-        run("rvspecfit", lambda: RvSpecFit(emulator, Path(folder)), real + made, args.out)
+        makers: dict[str, Callable[[], Callable[[Spectrum], Found]]] = {
+            "ours": lambda: Ours(emulator), "payne": lambda: Payne(emulator),
+            "rvspecfit": lambda: RvSpecFit(emulator, Path(folder)),
+        }  # fmt: skip
+        for name in args.methods:
+            run(name, makers[name], both, args.out / f"{name}.ecsv")
     star = {spectrum.stem: str(row["star"]) for spectrum, row in zip(real, table)}
     true = {s.stem: {label: float(truth[label][i]) for label in LABELS} for i, s in enumerate(made)}
-    report(Table.read(args.out), star, true)
+    files = {name: args.out / f"{name}.ecsv" for name in METHODS}
+    report({name: Table.read(file) for name, file in files.items() if file.exists()}, star, true)
 
 
 if __name__ == "__main__":
