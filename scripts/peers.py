@@ -49,7 +49,7 @@ METHODS = ("ours", "payne", "rvspecfit")
 Found = dict[str, tuple[float, float]]  # value and error by label
 NODES = (np.arange(4000.0, 7501.0, 250.0), np.arange(0.5, 5.01, 0.5), np.arange(-2.5, 0.51, 0.25), (0.0, 0.2, 0.4))
 ALPHA = ("O_FE", "MG_FE", "SI_FE", "S_FE", "CA_FE", "TI_FE")
-STEP = 5e-5  # of ln(wavelength), of the templates
+STEP = 1e-4  # of ln(wavelength), of the templates
 SETUPS = {"blue": (3780.0, 5900.0), "red": (5900.0, 8900.0)}  # Å
 PAYNE_LABELS = (
     *("TEFF", "LOGG", "VMIC", "FE_H", "C_FE", "N_FE", "O_FE", "NA_FE", "MG_FE", "AL_FE", "SI_FE", "CA_FE", "TI_FE"),
