@@ -171,7 +171,7 @@ class Payne:
 
         def models(labels: np.ndarray) -> np.ndarray:
             made = self.flux(wave, power, labels)
-            return np.asarray((made / smooth(made))[:, good])
+            return np.asarray(made[:, good] / smooth(made)[:, good])
 
         def model(_: object, *labels: float) -> np.ndarray:
             return models(np.array([labels]))[0]
@@ -183,7 +183,7 @@ class Payne:
 
         start = np.append(self.base[self.columns], 0.0)
         values, covariance = curve_fit(
-            model, None, (flux / level)[good], start, error, absolute_sigma=True, bounds=(self.lower, self.upper),
+            model, None, flux[good] / level[good], start, error, absolute_sigma=True, bounds=(self.lower, self.upper),
             jac=jacobian, x_scale=self.upper - self.lower, ftol=1e-4, xtol=1e-4,
         )  # fmt: skip
         errors = np.sqrt(np.diag(covariance))
