@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from tqdm import tqdm
 
 from phdlspec.catalog.chunks import fit_spectra
 from phdlspec.catalog.inputs import expand_inputs, read_reference
 from phdlspec.catalog.job import CHUNK
+from phdlspec.catalog.progress import StarBar
 from phdlspec.catalog.rows import to_arrays, to_table
 from phdlspec.columns import columns_with
 from phdlspec.default_emulator import load_emulator
@@ -23,6 +23,7 @@ from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.progress import listening
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import MODES, FitSettings
 from phdlspec.flags import StarFlag
@@ -133,11 +134,13 @@ def fit_many(
     model = _emulator(emulator)
     sources, names = _many(spectra)
     results: list[Fitted] = []
-    with tqdm(total=len(sources), unit="star", disable=not progress) as bar:
+    with StarBar(len(sources), shown=progress) as bar:
         for start in range(0, len(sources), CHUNK):
             part = [_read(s, medium, resolving_power) for s in sources[start : start + CHUNK]]
-            results += fit_spectra(part, model, chosen)
-            bar.update(len(part))
+            size = len(part)
+            with listening(lambda stage, share, size=size: bar.under_way(stage, share * size), mode):
+                results += fit_spectra(part, model, chosen)
+            bar.finished(size)
     table = to_table(to_arrays(results, names), columns)
     table.meta = {"EMUHASH": model.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": seed}
     return table

@@ -9,12 +9,14 @@ import torch
 
 from phdlspec.catalog.inputs import read_reference
 from phdlspec.catalog.job import CatalogJob, Chunk
+from phdlspec.catalog.progress import Heartbeat
 from phdlspec.catalog.rows import to_arrays
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch, out_of_memory
+from phdlspec.fitting.progress import listening
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
@@ -83,7 +85,14 @@ def emulator_of(job: CatalogJob, loaded: Emulator | None = None) -> Emulator:
 
 def process_chunk(job: CatalogJob, chunk: Chunk) -> int:
     """Read, fit and store one chunk; the number of its spectra."""
-    store_chunk(job, chunk, results_of(job, read_chunk(job, chunk)))
+    beat = Heartbeat(ChunkStore(job.out).folder, chunk.index)
+
+    def say(stage: str, share: float) -> None:
+        beat.say(stage, share * len(chunk))
+
+    with listening(say, job.settings.mode):
+        store_chunk(job, chunk, results_of(job, read_chunk(job, chunk)))
+    beat.end()
     return len(chunk)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from tqdm import tqdm
 
 from phdlspec.catalog.chunks import (
     emulator_of,
@@ -26,6 +25,7 @@ from phdlspec.catalog.chunks import (
     wrong_in_chunk,
 )
 from phdlspec.catalog.job import CatalogJob, Chunk
+from phdlspec.catalog.progress import StarBar, heard
 from phdlspec.catalog.reading import read_catalog
 from phdlspec.catalog.rows import write_fits
 from phdlspec.catalog.store import KEPT, ChunkStore, job_digest
@@ -33,6 +33,7 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.files import replacing
+from phdlspec.fitting.progress import listening
 from phdlspec.provenance import configuration, versions
 from phdlspec.solar import SOLAR_SCALE
 from phdlspec.work import Cluster, Processes, Runner, refuse_in_worker
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 # --- schedules: each yields the size of a chunk when it is stored ------------------------------------------------
 
 
-def _in_process(job: CatalogJob, todo: Sequence[Chunk]) -> Iterator[int]:
+def _in_process(job: CatalogJob, todo: Sequence[Chunk], bar: StarBar) -> Iterator[int]:
     # While one chunk is fitted the next one is read.
     with ThreadPoolExecutor(max_workers=1) as reader:
         reading = [reader.submit(read_chunk, job, chunk) for chunk in todo[:1]]
@@ -50,7 +51,10 @@ def _in_process(job: CatalogJob, todo: Sequence[Chunk]) -> Iterator[int]:
             spectra = reading.pop().result()
             if following is not None:
                 reading.append(reader.submit(read_chunk, job, following))
-            store_chunk(job, chunk, results_of(job, spectra))
+            size = len(chunk)
+            with listening(lambda stage, share, size=size: bar.under_way(stage, share * size), job.settings.mode):
+                results = results_of(job, spectra)
+            store_chunk(job, chunk, results)
             yield len(chunk)
 
 
@@ -123,19 +127,24 @@ def make_catalog(
         )
         todo = [chunk for chunk in chunks if chunk.index not in finished]
         done = sum(len(chunks[index]) for index in finished)
-        with tqdm(total=len(job.references), initial=done, unit="star", disable=not progress) as bar:
-            for size in _fit(job, store.job, emulator, todo, workers, scheduler, bar.refresh):
-                bar.update(size)
+        with StarBar(len(job.references), done, progress) as bar:
+            for size in _fit(job, store, emulator, todo, workers, scheduler, bar):
+                bar.finished(size)
         _write(store, chunks, _header(job, emulator, store.job, command), job.columns)
         store.remove()
     return read_catalog(job.out)
 
 
 def _fit(
-    job: CatalogJob, digest: str, emulator: Emulator, todo: Sequence[Chunk], workers: int, scheduler: str | None,
-    waiting: Callable[[], object],
+    job: CatalogJob, store: ChunkStore, emulator: Emulator, todo: Sequence[Chunk], workers: int, scheduler: str | None,
+    bar: StarBar,
 ) -> Iterator[int]:  # fmt: skip
     """Fit the chunks in one of three ways; yields the size of each when it is stored."""
+    digest = store.job
+
+    def waiting() -> None:
+        bar.under_way(*heard(store.folder))
+
     if scheduler and todo:
         with Cluster(scheduler) as cluster:  # its workers have their own settings
             yield from _in_workers(cluster, job.for_workers(0, digest), todo, waiting)
@@ -146,7 +155,7 @@ def _fit(
             yield from _in_workers(processes, sent, todo, waiting)
     else:
         emulator_of(job, emulator)
-        yield from _in_process(job.with_digest(digest), todo)
+        yield from _in_process(job.with_digest(digest), todo, bar)
 
 
 def _is_finished(out: str, digest: str, resume: bool, overwrite: bool) -> bool:

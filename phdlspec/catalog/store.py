@@ -3,6 +3,7 @@
 ```
 CATALOG.fits.parts/
     job.json            what the catalogue is made of and how
+    under_way_0000013   how far a worker is with a chunk (`phdlspec.catalog.progress`)
     chunk_0000012.npz   the rows of one finished chunk (see `phdlspec.items`)
 ```
 Each chunk says to which job and which inputs it belongs, and carries a checksum. What others put there stays.
@@ -19,6 +20,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from phdlspec.catalog.progress import remove_heartbeats
 from phdlspec.errors import UserError
 from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text
 from phdlspec.items import Arrays, ItemFolder, WrongItem, digest, item_indices, item_path
@@ -78,6 +80,7 @@ class ChunkStore:
             if not resume:
                 raise UserError(f"{self.folder}: a run was stopped here; add --resume to go on, or remove the folder")
             remove_leftovers(self.folder)
+            remove_heartbeats(self.folder)
             return
         chunks = item_indices(self.folder, "chunk")
         if chunks and resume:
@@ -132,5 +135,6 @@ class ChunkStore:
         self._description.unlink(missing_ok=True)
         for index in item_indices(self.folder, "chunk"):
             self._items.path(index).unlink(missing_ok=True)
+        remove_heartbeats(self.folder)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

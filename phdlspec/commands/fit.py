@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
+from phdlspec.catalog.progress import StarBar
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.known import Given, parse_fixed, parse_gaussian
 from phdlspec.fitting.known_table import read_known
+from phdlspec.fitting.progress import listening
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
@@ -126,14 +126,17 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
     power = resolving_power_of(args)
-    for path, stem in tqdm(stems.items(), unit="spectrum", disable=len(stems) == 1):
+    bar = StarBar(len(stems))
+    for path, stem in stems.items():
         try:
             with reading(path):
                 spectrum = read_spectrum(path, medium=args.medium, resolving_power=power)
         except UserError as error:
             fitted = Fitted.failed(str(path), str(error), StarFlag.UNREADABLE)
         else:
-            fitted = fit_batch([spectrum], emulator, settings, keep=True, direct=direct)[0]
+            with listening(bar.under_way, settings.mode):
+                fitted = fit_batch([spectrum], emulator, settings, keep=True, direct=direct)[0]
+        bar.finished(1)
         result = FitResult.of(fitted, provenance(emulator, settings, sys.argv[1:]))
         _remove_earlier(out, stem)
         result.write(out / f"{stem}.ecsv")
@@ -143,7 +146,9 @@ def run(args: argparse.Namespace) -> int:
         result.write(out / f"{stem}.h5")
         if not args.no_report:
             result.report(out / f"{stem}.html")
+        bar.clear()
         print(f"\n{path}\n{result}")
+    bar.close()
     return 0
 
 

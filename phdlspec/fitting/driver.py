@@ -31,6 +31,7 @@ from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
 from phdlspec.fitting.priors import StatedPrior, select_priors
 from phdlspec.fitting.problem import Problem
+from phdlspec.fitting.progress import portion, tell
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined, refine
 from phdlspec.fitting.result import Fitted
@@ -58,6 +59,7 @@ class _Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        tell(name)
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
@@ -85,10 +87,13 @@ def fit_batch(
         except UserError as error:
             prepared.append(None)
             results[i] = Fitted.failed(spectrum.path, str(error), meta=spectrum.meta)
+    fitted = 0
     for group in groups(prepared):
         members = [p for p in (prepared[i] for i in group) if p is not None]
-        for i, result in zip(group, _fit_group(members, emulator, settings, keep, direct)):
-            results[i] = result
+        with portion(fitted / len(spectra), len(members) / len(spectra)):
+            for i, result in zip(group, _fit_group(members, emulator, settings, keep, direct)):
+                results[i] = result
+        fitted += len(members)
     return [result for result in results if result is not None]
 
 
@@ -156,7 +161,9 @@ def _fit_together(
         if settings.robust:
             clean = without(clean, unexplained_pixels(problem, starts[0], clean))
             problem = problem.without(clean)
+        tell("optimise", 0.2)
         rough = _first_optimum(problem, starts)
+        tell("optimise", 0.4)
         data, arms = align_arms(problem, rough.z, data, first)
         if len(first.arms) == 2:  # what was out of line is no misfit of the model
             problem = Problem.of(emulator, data, coordinates, priors).without(replace(clean, wave=data.wave))
@@ -164,6 +171,7 @@ def _fit_together(
         problem, rough, cores = _with_cores(problem, rough, first, emulator)
         data = replace(data, flux=problem.likelihood.data.flux)
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust, cores)
+        tell("optimise", 0.6)
         best = _best(errors.problem, rough.z, random, settings.mode)
         alone = spectrum_alone(errors.problem, best, stars, free, asked)
     with clock.stage("second star"):

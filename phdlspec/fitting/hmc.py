@@ -22,12 +22,14 @@ from torch import Tensor
 from phdlspec.fitting.convergence import effective_sample_size, split_rhat
 from phdlspec.fitting.linear_proposals import LinearProposals
 from phdlspec.fitting.problem import Neighbourhood, Problem
+from phdlspec.fitting.progress import tell
 from phdlspec.fitting.random import StarRandom
 
 CHAINS = 8
 SPREAD = 256  # draws of the linearised posterior that tell how far from each other places will be
 JUMPS = 4  # proposals of the linearised posterior between trajectories
 WARM_UP = 50
+WARM_UP_SHARE = 0.4  # of the work of a star
 WHITEN_FROM, WHITEN_AT = 8, 32  # transitions whose draws whiten the coordinates again
 ROUND = 20  # draws of each chain between looks at the convergence
 TARGET_ACCEPTANCE = 0.8
@@ -77,6 +79,7 @@ def sample_hmc(
     """
     walk = _Walk.start(problem, mean, hessian, random)
     for iteration in range(WARM_UP):
+        tell("posterior", WARM_UP_SHARE * iteration / WARM_UP)
         walk.transition()
         walk.adapt(final=iteration + 1 == WARM_UP)
         if iteration + 1 == WHITEN_AT:
@@ -95,6 +98,7 @@ def sample_hmc(
             found[left[i]] = result.star(i)
         stay = torch.nonzero(~done)[:, 0]
         left = [left[i] for i in stay.tolist()]
+        tell("posterior", WARM_UP_SHARE + (1.0 - WARM_UP_SHARE) * (1.0 - len(left) / len(mean)))
         if not left:
             break
         walk = walk.select(stay)

@@ -11,6 +11,7 @@ unit width comes out 6% to 22% too narrow in 2 to 10 dimensions, narrower ones m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import emcee
@@ -52,6 +53,7 @@ def sample_emcee(
     seed: int,
     min_ess: float = 400.0,
     max_steps: int = 4000,
+    told: Callable[[float], None] = lambda share: None,
 ) -> Ensemble:
     """Sample the posterior of one star.
 
@@ -60,6 +62,7 @@ def sample_emcee(
     problem : of one star; draws : (N, D) coordinates to start from, N at least the number of walkers
     min_ess : effective sample size of the worst parameter at which to stop
     max_steps : at which to stop anyway
+    told : is called with the share of `min_ess` that has been reached
     """
     n_dim = draws.shape[1]
     walkers = 2 * ((WALKERS_PER_DIMENSION * n_dim + 1) // 2)
@@ -85,6 +88,7 @@ def sample_emcee(
         steps = min(max(CHECK_EVERY, sampler.iteration // 5), max_steps - sampler.iteration)
         state = sampler.run_mcmc(state, steps, skip_initial_state_check=False)
         result = _summary(sampler, min_ess)
+        told(result.ess / min_ess)
         if result.converged and result.ess >= min_ess:
             break
     return _summary(sampler, min_ess)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from phdlspec.fitting.laplace import WeightedSample, importance_sample
 from phdlspec.fitting.levenberg_marquardt import Optimum
 from phdlspec.fitting.mcmc import sample_emcee
 from phdlspec.fitting.problem import Problem
+from phdlspec.fitting.progress import tell
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.labels import STRUCTURE
@@ -49,12 +52,19 @@ def sample_posteriors(
         inside = _inside(problem, best)
         todo = [star for star in range(len(problem)) if not found[star].reliable and inside[star]]
     if todo and full and settings.sampler == "emcee":
-        sampled = [_by_emcee(problem, sample, random, star, settings.max_steps) for star in todo]
+        sampled = [
+            _by_emcee(problem, sample, random, star, settings.max_steps, partial(_tell_star, k, len(todo)))
+            for k, star in enumerate(todo)
+        ]
     else:
         sampled = _by_hmc(problem, best, random, todo, full, settings.max_steps) if todo else []
     for star, chain in zip(todo, sampled):
         found[star] = replace(chain, diagnostics=found[star].diagnostics | chain.diagnostics)
     return found
+
+
+def _tell_star(star: int, stars: int, share: float) -> None:
+    tell("posterior", (star + share) / stars)
 
 
 def _of_importance(sample: WeightedSample, star: int) -> PosteriorSample:
@@ -63,11 +73,16 @@ def _of_importance(sample: WeightedSample, star: int) -> PosteriorSample:
 
 
 def _by_emcee(
-    problem: Problem, sample: WeightedSample, random: StarRandom, star: int, max_steps: int
+    problem: Problem,
+    sample: WeightedSample,
+    random: StarRandom,
+    star: int,
+    max_steps: int,
+    told: Callable[[float], None],
 ) -> PosteriorSample:
     one = problem.select(torch.tensor([star], device=problem.device))
     start = sample.resample(random, 1000)[star]
-    chain = sample_emcee(one, start, random.seed(star), max_steps=max_steps)
+    chain = sample_emcee(one, start, random.seed(star), max_steps=max_steps, told=told)
     diagnostics = {
         "ess": chain.ess, "rhat": chain.rhat, "acceptance": chain.acceptance,
         "autocorrelation_time": float(chain.autocorrelation_time.max()), "steps": float(chain.steps),
