@@ -134,7 +134,10 @@ def mock_lamost(
         mask=~inside,
         resolving_power=power,
         meta={
-            "SURVEY": "LAMOST", "OBSID": identifier, "SNRG": float(snr), "CLASS": "STAR",
+            "SURVEY": "LAMOST",
+            "OBSID": identifier,
+            "SNRG": float(snr),
+            "CLASS": "STAR",
             "Z": rv / SPEED_OF_LIGHT_KM_S,
         },  # fmt: skip
         arms=ARMS,

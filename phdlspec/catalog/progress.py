@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -29,9 +28,7 @@ class StarBar:
     def __enter__(self) -> StarBar:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def finished(self, stars: int) -> None:

@@ -172,7 +172,7 @@ def _medium(name: str, meta: Mapping[str, object], given: str | None, path: str)
     if "VACUUM" in upper:
         stated["VACUUM in its metadata"] = "vacuum" if is_true(upper["VACUUM"]) else "air"
     if given is not None:
-        stated["the argument medium"] = given
+        stated["what was given (--medium, medium= in Python)"] = given
     for source, medium in stated.items():
         if medium not in MEDIA:
             raise UserError(f"{path}: {source} gives the medium as {medium!r}, expected 'air' or 'vacuum'")
