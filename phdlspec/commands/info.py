@@ -44,8 +44,22 @@ from phdlspec.products import read_hdf5
 from phdlspec.provenance import versions
 from phdlspec.tables import read_any_table
 
+_PART = re.compile(r"[A-Za-z]\w*\.(?:npz|safetensors)")
 _LONGEST = 300  # characters of a value
 _CALIBRATION = "phdlspec-calibration"
+# Tables of results by columns that no other has; the first that fits counts.
+_TABLES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"AGE", "AGE_FLAG"}), "ages of {} stars, of phdlspec ages"),
+    (frozenset({"DATUM", "FITTED", "HELD_OUT"}), "evidence of a calibration: {} comparisons, which its report draws"),
+    (frozenset({"PHYSICS", "DATA", "PULL"}), "second opinion on a calibration: {} labels of physics and of data"),
+    (frozenset({"EMBEDDING", "DISTANCE"}), "embedding of {} stars, of phdlspec desa embed"),
+    (frozenset({"LATENTS", "ANOMALY_PCT"}), "how strange {} spectra are, of phdlspec vae apply"),
+    (frozenset({"LATENTS", "FLAG"}), "labels of {} spectra, of phdlspec lux apply"),
+)
+_HDF5 = {  # by the attribute `format`
+    "phdlspec-light-curves": "light curves of {} stars, of phdlspec desa --save-light-curves",
+    "phdlspec-pulls": "diagnostics of fits, for phdlspec calibrate report --diagnostics",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +163,7 @@ def _hdf5(path: Path) -> str:
         with h5py.File(path) as file:
             attrs, names = dict(file.attrs), set(file)
             shape = file["flux"].shape if "flux" in file else (0, 0)
+            rows = len(next((d for d in file.values() if isinstance(d, h5py.Dataset) and d.ndim), ()))
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: damaged, half-written or not HDF5 ({first_line(error)}); make it again") from error
     kind = attrs.get("format")
@@ -157,6 +172,8 @@ def _hdf5(path: Path) -> str:
     if kind == PACKED_FORMAT:
         text = f"{shape[0]} spectra of {shape[1]} pixels in one file, for phdlspec catalog and fit ('{path.name}[0]')"
         return "\n".join([text, *_values(attrs, skip=("format", "arms"))])
+    if kind in _HDF5:
+        return "\n".join([_HDF5[kind].format(rows), *_values(attrs, skip=("format",))])
     return _catalogue(path) if CATALOG_TABLE in names else _grid(path)
 
 
@@ -207,13 +224,8 @@ def _fits(path: Path) -> str:
     told = _values({key: header[key] for key in keys if key in header})
     if "SPECTRUM" in names or "SPECTRA" in names:
         return "\n".join([f"{rows if 'SPECTRA' in names else 1} model spectra of phdlspec emulate", *told])
-    if {"AGE", "AGE_FLAG"} <= columns:
-        return "\n".join([f"ages of {rows} stars, of phdlspec ages", *told])
-    if {"DATUM", "FITTED", "HELD_OUT"} <= columns:
-        return f"evidence of a calibration: {rows} comparisons of stars, which the report draws"
-    if {"LATENTS", "FLAG"} <= columns:
-        return "\n".join([f"labels of {rows} spectra, of a model learned from data", *told])
-    return _spectrum(path)
+    what = _known_table(columns)
+    return "\n".join([what.format(rows), *told]) if what else _spectrum(path)
 
 
 def _ecsv(path: Path) -> str:
@@ -225,11 +237,17 @@ def _ecsv(path: Path) -> str:
         return _of_fit(*told, made)
     if "labels" in meta and "wave" in columns:
         return "\n".join(["model spectra of phdlspec emulate", *_values(meta, skip=("labels",))])
-    if {"AGE", "AGE_FLAG"} <= columns:
-        return "\n".join([f"ages of {len(table)} stars, of phdlspec ages", *_values(meta)])
+    what = _known_table(columns)
+    if what:
+        return "\n".join([what.format(len(table)), *_values(meta)])
     if {"TEFF", "FLAG", "CHI2"} <= columns or "CALIBID" in meta:
         return _of_table("catalogue", table)
     return _spectrum(path, table)
+
+
+def _known_table(columns: set[str]) -> str:
+    """What a table with these columns is, with {} for the number of its rows; "" for one that none of ours has."""
+    return next((text for names, text in _TABLES if names <= columns), "")
 
 
 def _of_table(what: str, table: Table) -> str:
@@ -284,14 +302,21 @@ def _plain(text: str) -> str:
 
 
 def _folder(path: Path) -> str:
-    job, chunks = path / "job.json", list(path.glob("chunk_*.npz"))
+    job = path / "job.json"
     if not job.is_file():
         raise UserError(f"{path}: is a folder, expected a file, or the .parts of what is being made")
     try:
         made_of = json.loads(job.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{job}: damaged ({first_line(error)})") from error
-    what = f"catalogue in the making: {len(chunks)} chunks are done; the same command with --resume goes on"
+    parts = [name for name in sorted(item.name for item in path.iterdir()) if _PART.fullmatch(name)]
+    chunks = [name for name in parts if name.startswith("chunk_")]
+    if chunks or "--chunk" in made_of:
+        what = f"catalogue in the making: {len(chunks)} chunks are done; the same command with --resume goes on"
+    else:
+        what = (
+            f"{path.name.removesuffix('.parts')} in the making: {len(parts)} parts are kept; the same command goes on"
+        )
     return "\n".join([what, *_values(made_of if isinstance(made_of, dict) else {})])
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from astropy.io import fits
 from astropy.table import Table
+from safetensors.torch import save_file
 
 import phdlspec
 from phdlspec.cli import main
@@ -213,6 +214,58 @@ def test_info_on_what_is_being_made(toy_grid, tmp_path, capsys):
     (tmp_path / "c.fits.parts").mkdir()
     assert main(["info", str(catalogue)]) == 0
     assert "catalogue of 1 stars\nmade here" in capsys.readouterr().out
+
+
+TABLES = {
+    "ages of 2 stars, of phdlspec ages": ("AGE", "AGE_FLAG"),
+    "evidence of a calibration: 2 comparisons": ("DATUM", "FITTED", "HELD_OUT"),
+    "second opinion on a calibration: 2 labels": ("PHYSICS", "DATA", "PULL"),
+    "embedding of 2 stars, of phdlspec desa embed": ("EMBEDDING", "DISTANCE", "FLAG"),
+    "how strange 2 spectra are, of phdlspec vae apply": ("LATENTS", "ANOMALY_PCT", "FLAG"),
+    "labels of 2 spectra, of phdlspec lux apply": ("LATENTS", "FLAG"),
+}
+
+
+@pytest.mark.parametrize("words", TABLES)
+@pytest.mark.parametrize("ending", ["fits", "ecsv"])
+def test_info_on_tables_of_every_kind(words, ending, tmp_path, capsys):
+    path = tmp_path / f"a.{ending}"
+    Table({name: [0.0, 1.0] for name in TABLES[words]}).write(path)
+    assert main(["info", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(words)
+
+
+def test_info_on_the_other_files_that_are_written(tmp_path, capsys):
+    def told(path) -> str:
+        assert main(["info", str(path)]) == 0
+        return capsys.readouterr().out
+
+    for kind, words in (("light-curves", "light curves of 3 stars"), ("pulls", "diagnostics of fits")):
+        with h5py.File(tmp_path / f"{kind}.h5", "w") as file:
+            file.attrs.update(format=f"phdlspec-{kind}", version=1)
+            file["targets"] = [b"a", b"b", b"c"]
+        assert told(tmp_path / f"{kind}.h5").startswith(words)
+    for kind in ("lux", "vae", "desa"):
+        text = {"header": json.dumps({"format": f"phdlspec-{kind}", "version": 1})}
+        save_file({"a": torch.zeros(2)}, tmp_path / f"{kind}.safetensors", metadata=text)
+        assert told(tmp_path / f"{kind}.safetensors").startswith(f"model of phdlspec {kind}, 1 arrays")
+    calibration = {"format": "phdlspec-calibration", "labels": {"TEFF": {}}, "skipped": {"ZN_FE": "too few"}}
+    (tmp_path / "c.json").write_text(json.dumps(calibration))
+    assert "not calibrated: ZN_FE, too few" in told(tmp_path / "c.json")
+    (tmp_path / "c.html").write_text("<title>Calibration</title><h2>All labels</h2>")
+    assert told(tmp_path / "c.html").startswith("page: Calibration\n  All labels")
+    (tmp_path / "m.safetensors.training").write_bytes(b"")
+    assert "`phdlspec train GRID --out m.safetensors` goes on" in told(tmp_path / "m.safetensors.training")
+    for name, job, part, words in (
+        ("c.fits", {"--chunk": 32, "--seed": 1}, "chunk_0000001.npz", "catalogue in the making: 1 chunks"),
+        ("ages.fits", {"job": "1"}, "stars_000000000.npz", "ages.fits in the making: 1 parts"),
+        ("lux.safetensors", {"job": "1"}, "fold_3.npz", "lux.safetensors in the making: 1 parts"),
+    ):
+        folder = tmp_path / f"{name}.parts"
+        folder.mkdir()
+        (folder / "job.json").write_text(json.dumps(job))
+        (folder / part).write_bytes(b"")
+        assert told(folder).startswith(words)
 
 
 def test_info_on_damaged_files_is_one_sentence(toy_grid, tmp_path, capsys):
