@@ -17,14 +17,15 @@ ENDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Portion:
-    """Who listens, and which part of all work is under way: its start and its share."""
+    """Who listens, and which part of all work is under way: its start and its share, and how far that has come."""
 
     listener: Listener
     mode: str
     start: float = 0.0
     share: float = 1.0
+    reached: float = 0.0
 
 
 _portion: ContextVar[_Portion | None] = ContextVar("portion", default=None)
@@ -61,9 +62,7 @@ def tell(stage: str, done: float = 0.0) -> None:
     if part is None:
         return
     ends = ENDS[part.mode]
-    if stage not in ends:  # direct synthesis comes last and takes what it takes
-        part.listener(stage, part.start + part.share)
-        return
-    begin = max((end for end in ends.values() if end < ends[stage]), default=0.0)
-    of_star = begin + (ends[stage] - begin) * min(max(done, 0.0), 1.0)
-    part.listener(stage, part.start + part.share * of_star)
+    if stage in ends:  # others are short, or not in every fit
+        begin = max((end for end in ends.values() if end < ends[stage]), default=0.0)
+        part.reached = begin + (ends[stage] - begin) * min(max(done, 0.0), 1.0)
+    part.listener(stage, part.start + part.share * part.reached)
