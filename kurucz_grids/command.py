@@ -193,6 +193,7 @@ def _run_build(args: argparse.Namespace) -> int:
     workers = args.workers
     if workers is None:
         workers = 1 if args.device.startswith("cuda") else os.cpu_count() or 1
+    print("reading model atmospheres; what is finished is kept, also when this is stopped", file=sys.stderr)
     report = build(
         outputs,
         args.n,
