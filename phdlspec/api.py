@@ -138,7 +138,7 @@ def fit_many(
         for start in range(0, len(sources), CHUNK):
             part = [_read(s, medium, resolving_power) for s in sources[start : start + CHUNK]]
             size = len(part)
-            with listening(lambda stage, share, size=size: bar.under_way(stage, share * size), mode):
+            with listening(bar.listener(size), mode):
                 results += fit_spectra(part, model, chosen)
             bar.finished(size)
     table = to_table(to_arrays(results, names), columns)

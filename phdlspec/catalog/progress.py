@@ -7,6 +7,7 @@ are; what is in them is shown and nothing else depends on it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class StarBar:
     """A bar of stars on the terminal; a context manager."""
 
     def __init__(self, total: int, initial: int = 0, shown: bool = True):
-        self._done = float(initial)
+        self._total, self._done = total, float(initial)
         self._bar = tqdm(total=total, initial=initial, disable=not shown, bar_format=_FORMAT)
         self._heard = 0.0
 
@@ -41,6 +42,10 @@ class StarBar:
         if time.monotonic() - self._heard > OFTEN:
             self._show(self._done + stars, stage)
 
+    def listener(self, stars: int) -> Callable[[str, float], None]:
+        """What is told of the share of the work on so many stars, shown."""
+        return lambda stage, share: self.under_way(stage, share * stars)
+
     def clear(self) -> None:
         """Make room for other lines."""
         self._bar.clear()
@@ -51,7 +56,7 @@ class StarBar:
 
     def _show(self, stars: float, stage: str) -> None:
         self._heard = time.monotonic()
-        self._bar.n = min(stars, self._bar.total)
+        self._bar.n = min(stars, self._total)
         self._bar.set_postfix_str(stage, refresh=False)
         self._bar.refresh()
 

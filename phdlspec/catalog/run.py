@@ -52,7 +52,7 @@ def _in_process(job: CatalogJob, todo: Sequence[Chunk], bar: StarBar) -> Iterato
             if following is not None:
                 reading.append(reader.submit(read_chunk, job, following))
             size = len(chunk)
-            with listening(lambda stage, share, size=size: bar.under_way(stage, share * size), job.settings.mode):
+            with listening(bar.listener(size), job.settings.mode):
                 results = results_of(job, spectra)
             store_chunk(job, chunk, results)
             yield len(chunk)
