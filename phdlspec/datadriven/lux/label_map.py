@@ -1,15 +1,14 @@
-"""From latents to labels beyond the straight line: what a linear map leaves, by robust ridge regression on curved
-terms.
+"""From latents to labels beyond the straight line: robust ridge regression on the latents and their products.
 
-Spectra bend with the labels, so that labels are not quite linear in the latents. After the training the labels'
-residuals
-are regressed on the latents (from the flux alone, as at application) and on the products of the leading ones:
+Spectra bend with the labels, so that labels are not quite linear in the latents. After the training the labels are
+regressed on the latents (from the flux alone, as at application) and on the products of the leading ones:
 
-    y = label mean + A z + c + D z + sum_ij Q_ij (z_i z_j - [i = j]),     i <= j <= q,
+    y = label mean + c + D z + sum_ij Q_ij (z_i z_j - [i = j]),     i <= j <= q,
 
-with a ridge on D and Q and weights of a Student t distribution, so that a wrong label in a table pulls little. Which
-q and
-which ridge, or no such term at all, is chosen on stars that the model has not seen.
+with a ridge on D and Q and weights of a Student t distribution, so that a wrong label in a table pulls little. The
+ridge on D is inversely proportional to the signal of a latent in the spectra, which makes it the ridge of a regression
+on the whitened spectrum itself: faint latents must earn their place. Which q and which ridge, or A z of the training as
+it is, is chosen on stars that the model has not seen.
 """
 
 from __future__ import annotations
@@ -21,13 +20,16 @@ import torch
 from torch import Tensor
 
 FREEDOM = 3.0  # degrees of the t distribution
+REFERENCE = 5  # the latent, in order of their signal, that the ridges of the others are relative to
+STRONGEST = 4.0  # times the signal of that latent, beyond which more signal lowers the ridge no further
+LINEAR = 0.3  # ridge of the reference latent over that of the products
 _ROUNDS = 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How free the map is: leading latents whose products count, and the ridge in stars' worth of data; 0, 0 for
-    none."""
+    """How free the map is: leading latents whose products count, and the ridge in stars' worth of data; 0, 0 for A z
+    as it is."""
 
     leading: int
     ridge: float
@@ -39,23 +41,39 @@ STRAIGHT = Shape(0, 0.0)
 def candidates(latents: int) -> list[Shape]:
     """Shapes to choose from."""
     leading = sorted({min(q, latents) for q in (0, 5, 10)})
-    return [STRAIGHT, *(Shape(q, ridge) for q, ridge in product(leading, (3.0, 10.0, 30.0, 100.0)))]
+    return [STRAIGHT, *(Shape(q, ridge) for q, ridge in product(leading, (1.0, 3.0, 10.0, 30.0)))]
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The correction: coefficients (L, F) of the features of `shape` for K latents; labels in units of their spread."""
+    """The correction to A z: coefficients (L, F) of the features of `shape` for K latents; labels in units of their
+    spread."""
 
     shape: Shape
     coefficients: Tensor
 
     @classmethod
-    def fit(cls, shape: Shape, z: Tensor, residual: Tensor, variance: Tensor) -> LabelMap:
-        """From latents (N, K), residuals (N, L) with NaN = missing, and their variances (N, L)."""
+    def fit(
+        cls, shape: Shape, z: Tensor, signal: Tensor, residual: Tensor, variance: Tensor, loadings: Tensor
+    ) -> LabelMap:
+        """Learn it.
+
+        Parameters
+        ----------
+        z : (N, K) from flux alone; signal : (K,) of the latents in the spectra, squared signal-to-noise ratios.
+        residual, variance : (N, L) label minus A z, NaN = missing, and variances of the labels. loadings : A (L, K).
+        """
         features = _features(z, shape.leading)
         if shape == STRAIGHT:
             return cls(shape, torch.zeros(residual.shape[1], features.shape[1], dtype=z.dtype))
-        return cls(shape, torch.stack([_robust(features, r, v, shape.ridge) for r, v in zip(residual.T, variance.T)]))
+        penalty = torch.full_like(features[0], shape.ridge)
+        penalty[0] = 1e-3
+        relative = signal / signal[min(REFERENCE, len(signal)) - 1]
+        penalty[1 : 1 + z.shape[1]] *= LINEAR / relative.clamp(max=STRONGEST)
+        label = residual + z @ loadings.T
+        whole = torch.stack([_robust(features, y, v, penalty) for y, v in zip(label.T, variance.T)])
+        whole[:, 1 : 1 + z.shape[1]] -= loadings
+        return cls(shape, whole)
 
     def correction(self, z: Tensor) -> Tensor:
         """What to add to A z, (N, L)."""
@@ -79,11 +97,9 @@ def _features(z: Tensor, leading: int) -> Tensor:
     return torch.cat([torch.ones_like(z[:, :1]), z, products], dim=1)
 
 
-def _robust(features: Tensor, residual: Tensor, variance: Tensor, ridge: float) -> Tensor:
-    known = torch.isfinite(residual)
-    x, r = features[known], residual[known]
-    penalty = torch.full_like(x[0], ridge)
-    penalty[0] = 1e-3
+def _robust(features: Tensor, label: Tensor, variance: Tensor, penalty: Tensor) -> Tensor:
+    known = torch.isfinite(label)
+    x, r = features[known], label[known]
     weight = torch.ones_like(r)
     coefficients = torch.zeros_like(x[0])
     for _ in range(_ROUNDS):

@@ -64,16 +64,20 @@ def optimise(
     seed: int = 0,
     restarts: int = 1,
     state: State | None = None,
+    sweeps: int | None = None,
     save: Callable[[State], None] = lambda state: None,
     report: Report = lambda stage, value: None,
 ) -> State:
-    """Minimise the objective; from a saved state where there is one, which gives the same as a run never stopped."""
+    """Minimise the objective; from a saved state where there is one, which gives the same as a run never stopped.
+
+    sweeps : stop after so many, without L-BFGS.
+    """
     state = state or State(_best_start(stars, latents, seed, restarts), "sweeps", 0, ())
-    while state.stage == "sweeps":
+    while state.stage == "sweeps" and (sweeps is None or state.step < sweeps):
         state = _sweep(stars, state)
         report("sweep", state.values[-1])
         save(state)
-    while state.stage == "quasi-newton":
+    while state.stage == "quasi-newton" and sweeps is None:
         state = _quasi_newton(stars, state)
         report("L-BFGS", state.values[-1])
         save(state)

@@ -46,12 +46,13 @@ STATE_FORMAT, STATE_VERSION = "phdlspec-lux-state", 1
 FOLDS = 5
 HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
 CHOICE_STARS = 2500  # most that the number of latents is chosen with
-LATENTS = (6, 8, 12, 16, 24, 32, 48, 64, 96)
+LATENTS = (6, 12, 24, 48, 96)
 STARS_PER_LATENT = 3  # least
 FEWEST_PER_LABEL = 10
 COVERED = 0.2  # of the stars that must have a pixel for it to be used
 BETTER = 0.01  # by which a freer map or more latents must lower the scatter to be taken
 LIMIT = 0.999
+FOLD_SWEEPS = 12  # of a model that only serves to judge: what later ones gain is far below the labels' scatter
 
 Array = NDArray[np.float64]
 
@@ -77,12 +78,13 @@ class _Training:
 
 @dataclass(frozen=True)
 class Fold:
-    """A finished fold: rows of the held-out stars; of the training part latents (n, K) and label residuals (n, L) with
-    variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2; label loadings (L,
+    """A finished fold: rows of the held-out stars; of the training part latents (n, K), their signal (K,)
+    and label residuals (n, L) with variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2; label loadings (L,
     K)."""
 
     held: NDArray[np.int64]
     z: Array
+    signal: Array
     residual: Array
     variance: Array
     held_z: Array
@@ -201,16 +203,13 @@ def _choose_latents(training: _Training, settings: TrainingSettings, work: _Work
         training = replace(training, stars=training.stars.take(torch.as_tensor(rows)), groups=taken)
     labels, stars = training.stars.label.shape[1], len(training.stars)
     ladder = [k for k in LATENTS if labels <= k <= stars * (FOLDS - 1) // FOLDS // STARS_PER_LATENT] or [labels]
-    best, best_score, worse = ladder[0], np.inf, 0
+    best, best_score = ladder[0], np.inf
     for count in ladder:
         folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(stars)]
         _, score = _choose_map(folds, count)
-        if score < best_score - BETTER:
-            best, best_score, worse = count, score, 0
-        else:
-            worse += 1
-        if worse == 2:
+        if score > best_score - BETTER:
             break
+        best, best_score = count, score
     return best
 
 
@@ -224,7 +223,7 @@ def _fold(training: _Training, count: int, number: int, settings: TrainingSettin
     fold = grouped_folds(training.groups, FOLDS, settings.seed)
     kept, held = (torch.as_tensor(np.flatnonzero(x)) for x in (fold != number, fold == number))
     part = stars.take(kept)
-    parameters = _optimised(part, count, settings, work, key)
+    parameters = _optimised(part, count, settings, work, key, FOLD_SWEEPS)
     z, covariance, residual, variance, chi2 = _seen_without_labels(parameters, part)
     mean, spread = _latent_moments(z, covariance)
     left = stars.take(held)
@@ -234,7 +233,7 @@ def _fold(training: _Training, count: int, number: int, settings: TrainingSettin
     distance = np.sqrt(np.einsum("nk,nk->n", offset, np.linalg.solve(wide, offset[..., None])[..., 0]) / count)
     pixels = (left.ivar > 0).sum(1).cpu().numpy()
     result = Fold(
-        held.numpy(), z.numpy(), residual.numpy(), variance.numpy(), held_z.numpy(), held_covariance.float().numpy(),
+        held.numpy(), z.numpy(), _signal(covariance), residual.numpy(), variance.numpy(), held_z.numpy(), held_covariance.float().numpy(),
         held_residual.numpy(), held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
         parameters.label_loadings.cpu().numpy(),
     )  # fmt: skip
@@ -242,9 +241,12 @@ def _fold(training: _Training, count: int, number: int, settings: TrainingSettin
     return result
 
 
-def _optimised(stars: Stars, count: int, settings: TrainingSettings, work: _Work, key: str) -> Parameters:
+def _optimised(
+    stars: Stars, count: int, settings: TrainingSettings, work: _Work, key: str, sweeps: int | None = None
+) -> Parameters:
+    # With a number of sweeps only these; else all the way.
     state = optimise(
-        stars, count, settings.seed, settings.restarts, work.state(key, stars.flux.device),
+        stars, count, settings.seed, settings.restarts, work.state(key, stars.flux.device), sweeps,
         lambda state: work.keep_state(key, state), lambda stage, value: work.tell(f"{key}: {stage}", value),
     )  # fmt: skip
     return canonical(state.parameters, stars)
@@ -259,6 +261,11 @@ def _seen_without_labels(parameters: Parameters, stars: Stars) -> tuple[Tensor, 
     return z, covariance, torch.where(ivar > 0, residual, nan), torch.where(ivar > 0, 1.0 / ivar, nan), chi2
 
 
+def _signal(covariance: Tensor) -> Array:
+    # Squared signal-to-noise ratio (K,) of the latents in a spectrum: their prior variance is one.
+    return np.asarray(1.0 / covariance.diagonal(dim1=1, dim2=2).mean(0).numpy() - 1.0).clip(min=1e-9)
+
+
 def _latent_moments(z: Tensor, covariance: Tensor) -> tuple[Array, Array]:
     # Mean and covariance of the stars' true latents.
     spread = torch.cov(z.T).reshape(z.shape[1], z.shape[1]) + covariance.mean(0)
@@ -267,8 +274,8 @@ def _latent_moments(z: Tensor, covariance: Tensor) -> tuple[Array, Array]:
 
 def _predicted(fold: Fold, shape: Shape) -> tuple[Array, LabelMap]:
     # Held-out difference, predicted minus given (m, L), with a map learned from the fold's training part.
-    z, residual, variance = (torch.as_tensor(x) for x in (fold.z, fold.residual, fold.variance))
-    label_map = LabelMap.fit(shape, z, residual, variance)
+    known = (fold.z, fold.signal, fold.residual, fold.variance, fold.label_loadings)
+    label_map = LabelMap.fit(shape, *(torch.as_tensor(x) for x in known))
     return label_map.correction(torch.as_tensor(fold.held_z)).numpy() - fold.held_residual, label_map
 
 
@@ -307,8 +314,10 @@ def _assemble(
     )
     files = tuple(data.files[i] for i in held)
     given = (data.values[held] - training.shift) / training.scale
+    signal = torch.as_tensor(_signal(covariance))
+    label_map = LabelMap.fit(shape, z, signal, residual, variance, plain.label_loadings)
     return Lux(
-        data.wave, training.used, data.resolving_power, plain, LabelMap.fit(shape, z, residual, variance), errors,
+        data.wave, training.used, data.resolving_power, plain, label_map, errors,
         data.infos, training.shift, training.scale, mean, spread,
         Limits(
             float(np.quantile(np.concatenate([f.distance for f in folds]), LIMIT)),
