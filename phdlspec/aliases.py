@@ -91,7 +91,7 @@ def label_columns(table: Table, where: str) -> dict[str, LabelColumns]:
             )
         found[label] = column
     refuse_near(table, where, found)
-    return {label: LabelColumns(name, error_of(table, name, label), _flag_of(table, name, label)) for label, name in
+    return {label: LabelColumns(name, error_of(table, name, label), flag_of(table, name, label)) for label, name in
             found.items()}  # fmt: skip
 
 
@@ -119,7 +119,8 @@ def error_of(table: Table, column: str, label: str = "") -> str | None:
     return _beside(table, column, label, _ERRORS)
 
 
-def _flag_of(table: Table, column: str, label: str) -> str | None:
+def flag_of(table: Table, column: str, label: str = "") -> str | None:
+    """The column of flags of a column of values, by the usual names."""
     return _beside(table, column, label, _FLAGS)
 
 

@@ -17,16 +17,17 @@ from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from phdlspec.aliases import DECLINATIONS, RIGHT_ASCENSIONS, LabelColumns, error_of, flag_of, positions
 from phdlspec.errors import UserError
-from phdlspec.labels import ELEMENTS, LABELS, abundance_name
+from phdlspec.labels import ELEMENTS, LABELS, abundance_name, label_of
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 MATCH_ARCSEC = 3.0
 NOT_STATED = "not stated"
-_NEEDING_ERRORS = {label.name for label in LABELS}
 _UNITS = {label.name: label.unit for label in LABELS}
 _ABUNDANCES = {"FE_H", *map(abundance_name, ELEMENTS)}
 _OTHER_SUFFIXES = ("_ERR", "_FLAG", "_RAW", "_CRLB", "_CALFLAG")
+_PLACES = {name.upper() for name in (*RIGHT_ASCENSIONS, *DECLINATIONS)}
 
 Array = NDArray[np.float64]
 
@@ -83,15 +84,17 @@ def read_label_table(source: str | Path | Table, solar_scale: str | None = None,
         path = str(source)
         table = read_any_table(path)
         name = name or Path(path).name.split(".")[0]
-    where = [find_column(table, *names) for names in (("FILE",), ("OBSID", "ID"), ("STAR",), ("RA",), ("DEC",))]
-    file, obsid, star, ra, dec = where
-    if file is None and obsid is None and (ra is None or dec is None):
+    file, obsid, star = (find_column(table, *names) for names in (("FILE",), ("OBSID", "ID"), ("STAR",)))
+    places = positions(table, path)
+    if file is None and obsid is None and places is None:
         raise UserError(f"{path}: no column FILE, OBSID, or RA and DEC says which star a row is")
     header = {str(key).upper(): value for key, value in table.meta.items()}
     scale = str(header.get("SOLSCALE") or solar_scale or NOT_STATED)
     columns = _label_columns(table, path)
-    values = [_values(table, column, path) for column in columns]
-    infos = tuple(LabelInfo(c.upper(), name, _unit(table, c), scale) for c in columns)
+    values = [_values(table, column, path) for column in columns.values()]
+    infos = tuple(
+        LabelInfo(label, name, str(table[c.value].unit or _UNITS.get(label, "")), scale) for label, c in columns.items()
+    )
 
     def text(column: str | None) -> NDArray[np.str_] | None:
         return None if column is None else text_column(table, column)
@@ -99,37 +102,35 @@ def read_label_table(source: str | Path | Table, solar_scale: str | None = None,
     return LabelTable(
         path, infos, np.column_stack([v for v, _ in values]), np.column_stack([e for _, e in values]),
         text(file), text(obsid), text(star),
-        None if ra is None else number_column(table, ra, path),
-        None if dec is None else number_column(table, dec, path),
+        *(places or (None, None)),
     )  # fmt: skip
 
 
-def _label_columns(table: Table, path: str) -> list[str]:
-    found = []
+def _label_columns(table: Table, path: str) -> dict[str, LabelColumns]:
+    """Columns of every label: those of the label table by their usual names, others by theirs, with errors beside."""
+    found: dict[str, LabelColumns] = {}
     for column in table.colnames:
-        name = column.upper()
-        if name.endswith(_OTHER_SUFFIXES):
+        label = label_of(column)
+        error = error_of(table, column, label or "")
+        if label is None and (error is None or column.upper().endswith(_OTHER_SUFFIXES) or column.upper() in _PLACES):
             continue
-        if find_column(table, f"{name}_ERR"):
-            found.append(column)
-        elif name in _NEEDING_ERRORS:
+        name = label or column.upper()
+        if error is None:
             raise UserError(f"{path}: column {column} has no column of errors {name}_ERR beside it")
+        if name in found:
+            raise UserError(f"{path}: {found[name].value} and {column} are both {name}; leave one of them out")
+        found[name] = LabelColumns(column, error, flag_of(table, column, name))
     if not found:
         raise UserError(f"{path}: no labels in it, expected columns such as TEFF with TEFF_ERR beside them")
     return found
 
 
-def _unit(table: Table, column: str) -> str:
-    return str(table[column].unit or _UNITS.get(column.upper(), ""))
-
-
-def _values(table: Table, column: str, path: str) -> tuple[Array, Array]:
-    value = number_column(table, column, path)
-    error = number_column(table, find_column(table, f"{column}_ERR") or "", path)
+def _values(table: Table, columns: LabelColumns, path: str) -> tuple[Array, Array]:
+    value = number_column(table, columns.value, path)
+    error = number_column(table, columns.error or "", path)
     bad = ~(np.isfinite(value) & (error > 0) & np.isfinite(error))
-    flag = find_column(table, f"{column}_FLAG")
-    if flag:
-        bad |= np.nan_to_num(number_column(table, flag, path), nan=1.0) != 0
+    if columns.flag:
+        bad |= np.nan_to_num(number_column(table, columns.flag, path), nan=1.0) != 0
     return np.where(bad, np.nan, value), np.where(bad, np.nan, error)
 
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-CHUNK = 512  # stars at once
+CHUNK = 512  # stars at once in training, where sums over chunks of the size of the model are formed
+APPLIED_CHUNK = 128  # in application: these spectra stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,43 @@ class Stars:
         """The same stars with every label missing."""
         return replace(self, label=torch.zeros_like(self.label), label_ivar=torch.zeros_like(self.label_ivar))
 
-    def chunks(self) -> Iterator[Stars]:
-        """In pieces of `CHUNK`."""
-        for start in range(0, len(self), CHUNK):
-            yield Stars(*(getattr(self, f.name)[start : start + CHUNK] for f in fields(self)))
+    def chunks(self, size: int = CHUNK) -> Iterator[Stars]:
+        """In pieces."""
+        for start in range(0, len(self), size):
+            yield Stars(*(getattr(self, f.name)[start : start + size] for f in fields(self)))
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Latents of n stars given the parameters: mean z (n, K), covariance (n, K, K), and what they leave.
+    """Latents of n stars given the parameters: mean z (n, K), their covariance, and what they leave.
 
-    residual, weight (n, P) of the flux; label_residual, label_weight (n, L); value: this chunk's part of the objective.
+    factor (n, K, K): Cholesky factor of the inverse covariance. residual, weight (n, P) of the flux; label_residual,
+    label_weight (n, L).
     """
 
     z: Tensor
-    covariance: Tensor
+    factor: Tensor
     residual: Tensor
     weight: Tensor
     label_residual: Tensor
     label_weight: Tensor
-    value: float
+
+    @property
+    def covariance(self) -> Tensor:
+        """(n, K, K)."""
+        return torch.cholesky_inverse(self.factor)
+
+    @property
+    def value(self) -> float:
+        """This chunk's part of the objective."""
+        return float(
+            0.5 * (self.weight * self.residual.square()).sum(dtype=torch.float64)
+            + 0.5 * (self.label_weight * self.label_residual.square()).sum()
+            + 0.5 * self.z.square().sum()
+            + self.factor.diagonal(dim1=1, dim2=2).log().sum()
+            - 0.5 * torch.where(self.weight > 0, self.weight, 1.0).log().sum(dtype=torch.float64)
+            - 0.5 * torch.where(self.label_weight > 0, self.label_weight, 1.0).log().sum()
+        )
 
 
 class Pairs:
@@ -165,25 +183,16 @@ class Evaluator:
             z = z + torch.cholesky_solve(pull[..., None], factor)[..., 0]
             residual = stars.flux - self.mean - z.float() @ self.loadings.T
             label_residual = stars.label - p.label_mean - z @ p.label_loadings.T
-        value = (
-            0.5 * (weight * residual.square()).sum(dtype=torch.float64)
-            + 0.5 * (label_weight * label_residual.square()).sum()
-            + 0.5 * z.square().sum()
-            + factor.diagonal(dim1=1, dim2=2).log().sum()
-            - 0.5 * torch.where(weight > 0, weight, 1.0).log().sum(dtype=torch.float64)
-            - 0.5 * torch.where(label_weight > 0, label_weight, 1.0).log().sum()
-        )
-        covariance = torch.cholesky_inverse(factor)
-        return Posterior(z, covariance, residual, weight, label_residual, label_weight, float(value))
+        return Posterior(z, factor, residual, weight, label_residual, label_weight)
 
-    def spread(self, posterior: Posterior) -> Tensor:
-        """What the latents' uncertainty adds to the squared residuals of the flux, (n, P)."""
-        packed = (self.pairs.pack(posterior.covariance) * self.pairs.double).float()
+    def spread(self, covariance: Tensor) -> Tensor:
+        """What the latents' uncertainty (n, K, K) adds to the squared residuals of the flux, (n, P)."""
+        packed = (self.pairs.pack(covariance) * self.pairs.double).float()
         return packed @ self.products.T
 
-    def label_spread(self, posterior: Posterior) -> Tensor:
+    def label_spread(self, covariance: Tensor) -> Tensor:
         """The same for labels, (n, L)."""
-        return (self.pairs.pack(posterior.covariance) * self.pairs.double) @ self.label_products.T
+        return (self.pairs.pack(covariance) * self.pairs.double) @ self.label_products.T
 
 
 def objective(parameters: Parameters, stars: Stars) -> float:
@@ -196,7 +205,7 @@ def infer(parameters: Parameters, stars: Stars) -> tuple[Tensor, Tensor, Tensor]
     """Latents (N, K), their covariance (N, K, K) and chi2 (N,) of the flux, with what labels `stars` have."""
     evaluator = Evaluator(parameters)
     parts = []
-    for chunk in stars.chunks():
+    for chunk in stars.chunks(APPLIED_CHUNK):
         found = evaluator.posterior(chunk)
         parts.append((found.z, found.covariance, (found.weight * found.residual.square()).sum(1).double()))
     z, covariance, chi2 = (torch.cat(part) for part in zip(*parts))

@@ -79,9 +79,10 @@ def update_scatter(parameters: Parameters, stars: Stars) -> tuple[float, Paramet
     for chunk in stars.chunks():
         found = evaluator.posterior(chunk)
         value += found.value
-        pixels += _by_trial(found.residual.square() + evaluator.spread(found), chunk.ivar, pixel_trials)
+        covariance = found.covariance
+        pixels += _by_trial(found.residual.square() + evaluator.spread(covariance), chunk.ivar, pixel_trials)
         labels += _by_trial(
-            found.label_residual.square() + evaluator.label_spread(found), chunk.label_ivar, label_trials
+            found.label_residual.square() + evaluator.label_spread(covariance), chunk.label_ivar, label_trials
         )
     return value, replace(
         parameters,
@@ -119,13 +120,14 @@ def gradient(parameters: Parameters, stars: Stars) -> tuple[float, Parameters]:
         label_loadings -= label_pull.T @ found.z
         mean -= pull.sum(0, dtype=torch.float64)
         label_mean -= label_pull.sum(0)
-        covariance = pairs.pack(found.covariance)
-        packed += found.weight.T @ covariance.float()
-        label_packed += found.label_weight.T @ covariance
-        ln_scatter += _by_ln_scatter(found.weight, found.residual.square() + evaluator.spread(found), evaluator.scatter)
-        ln_label += _by_ln_scatter(
-            found.label_weight, found.label_residual.square() + evaluator.label_spread(found), evaluator.label_scatter
-        )
+        covariance = found.covariance
+        pairs_of = pairs.pack(covariance)
+        packed += found.weight.T @ pairs_of.float()
+        label_packed += found.label_weight.T @ pairs_of
+        squares = found.residual.square() + evaluator.spread(covariance)
+        ln_scatter += _by_ln_scatter(found.weight, squares, evaluator.scatter)
+        label_squares = found.label_residual.square() + evaluator.label_spread(covariance)
+        ln_label += _by_ln_scatter(found.label_weight, label_squares, evaluator.label_scatter)
     loadings += (pairs.unpack(packed) @ parameters.loadings[..., None])[..., 0] + parameters.loadings
     label_loadings += (pairs.unpack(label_packed) @ parameters.label_loadings[..., None])[
         ..., 0

@@ -7,11 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from astropy.table import Table
 
+from phdlspec.cli import main
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux, LuxFlag, train
+from phdlspec.datadriven.lux.check import write_check
 from phdlspec.datadriven.lux.model import objective
 from phdlspec.datadriven.lux.optimise import optimise, start
 from phdlspec.datadriven.lux.sweeps import gradient
@@ -121,3 +124,106 @@ def test_other_wavelengths_are_refused(trained):
     model, data, _ = trained
     with pytest.raises(UserError, match="pixels at"):
         model.predict(dataclasses.replace(data, wave=data.wave + 500.0))
+
+
+def labels_of(data: Dataset, rows: slice, **meta) -> Table:
+    table = Table({"FILE": data.files[rows], "STAR": data.stars[rows]})
+    for i, info in enumerate(data.infos):
+        table[info.name], table[f"{info.name}_ERR"] = data.values[rows, i], data.errors[rows, i]
+    table.meta.update(meta)
+    return table
+
+
+def test_commands_train_apply_and_check(tmp_path, capsys):
+    data, truth = world()
+    spectra, model, out = tmp_path / "pack.h5", tmp_path / "m.safetensors", tmp_path / "labels.fits"
+    data.write(spectra)
+    labels_of(data, slice(0, 200), SOLSCALE="Asplund2009").write(tmp_path / "apogee.ecsv")
+    labels_of(data, slice(0, None), SOLSCALE="Asplund2009").write(tmp_path / "all.ecsv")
+    assert main(["lux", "train", str(spectra), "--labels", str(tmp_path / "apogee.ecsv"), "--out", str(model),
+                 "--latents", "4"]) == 0  # fmt: skip
+    assert "held-out stars" in capsys.readouterr().out
+    assert not model.with_name("m.safetensors.parts").exists()
+    assert main(["lux", "apply", str(model), str(spectra), "--out", str(out)]) == 0
+    table = Table.read(out)
+    assert list(table["FILE"][:2]) == ["star0.fits", "star1.fits"]
+    new = slice(200, None)
+    assert np.std((table["TEFF"][new] - truth[new, 0]) / table["TEFF_ERR"][new]) < 1.6
+    assert table["COVARIANCE"].shape == (N, 2, 2)
+    np.testing.assert_allclose(table["COVARIANCE"][:, 0, 0] ** 0.5, table["TEFF_ERR"], rtol=1e-3)
+    assert main(["lux", "check", str(model), str(spectra), "--labels", f"apogee={tmp_path / 'all.ecsv'}", "--out",
+                 str(tmp_path / "report")]) == 0  # fmt: skip
+    page, found = (tmp_path / "report" / "check.html").read_text(), Table.read(tmp_path / "report" / "check.ecsv")
+    assert page.count("<img") == 3
+    assert list(found["label"]) == ["TEFF", "FE_H"]
+    assert ((found["pull"] > 0.6) & (found["pull"] < 1.5)).all()
+
+
+def test_check_refuses_labels_of_another_solar_scale_or_other_labels(trained, tmp_path):
+    model, data, _ = trained
+    other = tuple(dataclasses.replace(info, solar_scale="Grevesse2007") for info in INFOS)
+    with pytest.raises(UserError, match="FE_H is on the solar scale Grevesse2007, the model's on Asplund2009"):
+        write_check(model, dataclasses.replace(data, infos=other), tmp_path, "m")
+    with pytest.raises(UserError, match="same columns in the same order"):
+        write_check(model, dataclasses.replace(data, infos=INFOS[::-1]), tmp_path, "m")
+
+
+def test_stars_that_were_trained_on_are_judged_by_the_fold_that_had_not_seen_them(trained, tmp_path):
+    model, _, _ = trained
+    data, _ = world()
+    seen = data.take(np.isin(data.files, model.metadata["files"]))
+    write_check(model, seen, tmp_path, "m")
+    scatter = Table.read(tmp_path / "check.ecsv")["scatter"]
+    fitted = model.predict(seen).values - seen.values
+    assert (scatter > 1.02 * 1.4826 * np.nanmedian(np.abs(fitted - np.nanmedian(fitted, axis=0)), axis=0)).any()
+
+
+def test_two_surveys_give_their_difference_of_scale():
+    data, truth = world()
+    random = np.random.default_rng(8)
+    values = np.hstack([truth, truth + np.array([60.0, 0.1])]) + random.normal(size=(N, 4)) * np.array([30.0, 0.02] * 2)
+    errors = np.ones((N, 4)) * np.array([30.0, 0.02] * 2)
+    which = random.random(N)
+    values[which < 0.45, 2:] = values[which > 0.55, :2] = np.nan
+    infos = (*INFOS, *(dataclasses.replace(info, set_name="galah") for info in INFOS))
+    two = dataclasses.replace(data, infos=infos, values=values, errors=np.where(np.isfinite(values), errors, np.nan))
+    model = train(two, latents=4)
+    assert model.names == ("TEFF", "FE_H", "GALAH_TEFF", "GALAH_FE_H")
+    found = model.predict(data).values
+    assert np.median(found[:, 2] - found[:, 0]) == pytest.approx(60.0, abs=8.0)
+    assert np.median(found[:, 3] - found[:, 1]) == pytest.approx(0.1, abs=0.006)
+
+
+def test_the_folder_of_another_training_is_refused(tmp_path):
+    data, _ = world()
+    parts = tmp_path / "m.parts"
+    parts.mkdir()
+    (parts / "job.json").write_text('{"digest": "another"}')
+    with pytest.raises(UserError, match="left by a training on other spectra"):
+        train(data, latents=K, parts=parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ivar": np.zeros((N, P), np.float32)}, "only 0 pixels are usable"),
+        ({"values": np.full((N, 2), 5000.0)}, "TEFF of apogee has one value for all stars"),
+        ({"infos": (), "values": np.empty((N, 0)), "errors": np.empty((N, 0))}, "no labels to learn from"),
+    ],
+)
+def test_data_of_which_nothing_can_be_learned_are_one_sentence(change, words):
+    with pytest.raises(UserError, match=words):
+        train(dataclasses.replace(world()[0], **change), latents=K)
+
+
+def test_wrong_options_are_one_sentence(tmp_path, capsys):
+    spectra = tmp_path / "pack.h5"
+    world()[0].write(spectra)
+    for arguments, words in (
+        (["--out", "m.fits"], "ends in .safetensors"),
+        (["--out", str(tmp_path / "m.safetensors"), "--latents", "few"], "a positive number or auto"),
+        (["--out", str(tmp_path / "m.safetensors"), "--restarts", "0"], "expected at least 1"),
+        (["--out", str(tmp_path / "m.safetensors")], "there is no such file"),
+    ):
+        assert main(["lux", "train", str(spectra), "--labels", str(tmp_path / "none.ecsv"), *arguments]) == 1
+        assert words in capsys.readouterr().err
