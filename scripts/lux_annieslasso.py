@@ -17,12 +17,12 @@ import thecannon
 def main() -> None:
     arrays = np.load(sys.argv[1])
     names = [f"label{i}" for i in range(arrays["label"].shape[1])]
-    labels = np.core.records.fromarrays(arrays["label"].T, names=names)
     model = thecannon.CannonModel(
-        labels, arrays["train_flux"], arrays["train_err"] ** -2, thecannon.vectorizer.PolynomialVectorizer(names, 2)
-    )
+        arrays["label"], arrays["train_flux"], arrays["train_err"] ** -2.0,
+        thecannon.vectorizer.PolynomialVectorizer(names, 2),
+    )  # fmt: skip
     model.train()
-    found, _, _ = model.test(arrays["test_flux"], arrays["test_err"] ** -2)
+    found, _, _ = model.test(arrays["test_flux"], arrays["test_err"] ** -2.0)
     np.savez(sys.argv[2], label=np.asarray(found))
 
 

@@ -1,4 +1,4 @@
-"""Other ways from spectra to labels, which Lux is measured against: a quadratic Cannon and principal components with ridge.
+"""Other ways from spectra to labels, which Lux is measured against: a quadratic Cannon, principal components with ridge.
 
 `Cannon` is of the form of Ness et al. (2015) and AnniesLasso without its regularisation: every pixel a quadratic
 function of the labels with a scatter of its own, both at maximum likelihood; the labels of a star at its least chi2.
@@ -69,7 +69,10 @@ class Cannon:
     def labels(self, flux: Array, ivar: Array) -> Array:
         """Labels (n, L) of least chi2, from the mean of the training stars and from the best of a few others."""
         weight = ivar / (1.0 + ivar * self.scatter)
-        starts = [np.zeros(len(self.shift)), *(np.array(s) for s in product((-1.0, 1.0), repeat=min(len(self.shift), 3)))]
+        starts = [
+            np.zeros(len(self.shift)),
+            *(np.array(s) for s in product((-1.0, 1.0), repeat=min(len(self.shift), 3))),
+        ]
         starts = [np.pad(s, (0, len(self.shift) - len(s))) for s in starts]
         chi2 = np.stack([(weight * (flux - _quadratic(s[None]) @ self.coefficients.T) ** 2).sum(1) for s in starts])
         near = np.array(starts)[chi2[1:].argmin(0) + 1]

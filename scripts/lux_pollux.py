@@ -2,7 +2,8 @@
 
     python lux_pollux.py IN.npz OUT.npz
 
-IN has latents, label, label_err (n, L), train_flux, train_err (n, P), test_flux, test_err (m, P); OUT gets label (m, L).
+IN has latents, label, label_err (n, L), train_flux, train_err (n, P), test_flux, test_err (m, P); OUT gets label
+(m, L). pollux 0.1.0 needs xmmutablemap before 0.3.
 The model is its `Lux` with the scatter of the pixels fitted, blocks and optimisers are its defaults but for the number
 of cycles and of steps.
 """

@@ -43,7 +43,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class World:
-    """labels (G, 32) of the grid's giants, flux (G, P) and jacobian (G, 32, P) at LAMOST's pixels; places of `LABELS`."""
+    """labels (G, 32) of the grid's giants, flux (G, P) and jacobian (G, 32, P) at LAMOST's pixels, names of labels."""
 
     labels: Array
     flux: Array
@@ -158,4 +158,9 @@ def _giants(grid: Grid) -> dict[str, NDArray]:
         seen = project(both[None].float(), native, wave, power)[0].numpy()
         flux.append(seen[0].astype(float))
         jacobian.append(seen[1:].astype(np.float32))
-    return {"labels": grid.labels[rows], "flux": np.array(flux), "jacobian": np.array(jacobian), "names": np.array(names)}
+    return {
+        "labels": grid.labels[rows],
+        "flux": np.array(flux),
+        "jacobian": np.array(jacobian),
+        "names": np.array(names),
+    }

@@ -13,7 +13,13 @@ from calibration import second_opinion as module
 from calibration.catalog import Catalog
 from calibration.correction import correct
 from calibration.report_page import write_report
+from phdlspec.cli import main
+from phdlspec.datadriven.dataset import read_dataset
 from phdlspec.datadriven.label_table import LabelInfo
+from phdlspec.datadriven.lux import LuxFlag, train
+from phdlspec.io import write_lamost
+from phdlspec.spectrum import Spectrum
+from phdlspec.wavelength import LAMOST_WAVE
 
 
 @pytest.fixture
@@ -43,3 +49,44 @@ def test_they_are_in_the_report(opinion, calibration, tmp_path):
     page = write_report(calibration, tmp_path, opinion=opinion).read_text()
     assert "Second opinion" in page
     assert (tmp_path / "second_opinion.ecsv").is_file()
+
+
+def thermometer(teff: float, seed: int, name: str) -> Spectrum:
+    """A LAMOST spectrum with lines whose depths tell the temperature."""
+    depth = (7500.0 - teff) / 5000.0
+    flux = np.ones_like(LAMOST_WAVE)
+    for wave in np.arange(4000.0, 8800.0, 150.0):
+        flux -= depth * np.exp(-0.5 * ((LAMOST_WAVE - wave) / 3.0) ** 2)
+    flux += 0.02 * np.random.default_rng(seed).standard_normal(len(flux))
+    meta = {"OBSID": name, "CLASS": "STAR", "Z": 0.0}
+    ivar, power = np.full(len(flux), 2500.0), np.full(len(flux), 1800.0)
+    return Spectrum(LAMOST_WAVE, flux, ivar, np.zeros(len(flux), bool), power, meta)
+
+
+def test_the_command_with_a_trained_model_and_files(survey, calibration, tmp_path):
+    catalog = copy.deepcopy(survey.catalog)[:12]
+    physics = correct(Catalog.from_table(copy.deepcopy(catalog)), calibration).table
+    catalog["FILE"] = [str(tmp_path / f"star{i}.fits") for i in range(12)]
+    for i, (path, teff) in enumerate(zip(catalog["FILE"][:-1], physics["TEFF"])):  # the last is not there
+        write_lamost(thermometer(float(teff) - 100.0, i, str(i)), path)
+    catalog.write(tmp_path / "catalogue.fits")
+    calibration.write(tmp_path / "calibration.json")
+    teff = np.random.default_rng(1).uniform(3800.0, 7200.0, 60)
+    labels = Table({"OBSID": [str(i) for i in range(60)], "TEFF": teff, "TEFF_ERR": np.full(60, 20.0)})
+    data = read_dataset([thermometer(t, 100 + i, str(i)) for i, t in enumerate(teff)], [labels], velocity="zero")
+    train(data, latents=1).save(tmp_path / "m.safetensors")
+    arguments = [
+        "--calibration",
+        "calibration.json",
+        "--catalog",
+        "catalogue.fits",
+        "--second-opinion",
+        "m.safetensors",
+    ]
+    paths = [a if a.startswith("--") else str(tmp_path / a) for a in arguments]
+    assert main(["calibrate", "report", *paths, "--out", str(tmp_path / "report")]) == 0
+    found = Table.read(tmp_path / "report" / "second_opinion.ecsv")
+    assert np.median(found["DIFFERENCE"][:-1]) == pytest.approx(100.0, abs=15.0)
+    assert found["LUX_FLAG"][-1] == LuxFlag.UNREADABLE
+    assert np.isnan(found["DATA"][-1])
+    assert "Second opinion" in (tmp_path / "report" / "calibration.html").read_text()

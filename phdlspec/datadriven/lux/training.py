@@ -78,9 +78,9 @@ class _Training:
 
 @dataclass(frozen=True)
 class Fold:
-    """A finished fold: rows of the held-out stars; of the training part latents (n, K), their signal (K,)
-    and label residuals (n, L) with variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2; label loadings (L,
-    K)."""
+    """A finished fold: rows of the held-out stars; of the training part latents (n, K), their signal (K,), label
+    residuals (n, L) with variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2;
+    label loadings (L, K)."""
 
     held: NDArray[np.int64]
     z: Array
@@ -233,8 +233,8 @@ def _fold(training: _Training, count: int, number: int, settings: TrainingSettin
     distance = np.sqrt(np.einsum("nk,nk->n", offset, np.linalg.solve(wide, offset[..., None])[..., 0]) / count)
     pixels = (left.ivar > 0).sum(1).cpu().numpy()
     result = Fold(
-        held.numpy(), z.numpy(), _signal(covariance), residual.numpy(), variance.numpy(), held_z.numpy(), held_covariance.float().numpy(),
-        held_residual.numpy(), held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
+        held.numpy(), z.numpy(), _signal(covariance), residual.numpy(), variance.numpy(),
+        held_z.numpy(), held_covariance.float().numpy(), held_residual.numpy(), held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
         parameters.label_loadings.cpu().numpy(),
     )  # fmt: skip
     work.keep_fold(key, result)

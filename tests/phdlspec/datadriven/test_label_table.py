@@ -15,8 +15,8 @@ def table(**extra) -> Table:
 
 
 def test_usual_names_of_labels_and_any_other_quantity_with_an_error():
-    found = read_label_table(table(**{"[Fe/H]": [0.1, 0.2, 0.3], "[Fe/H]_err": [0.1] * 3, "AGE": [1.0, 2, 3],
-                                      "AGE_ERR": [0.5] * 3, "SNR": [9.0] * 3, "RA": [1.0] * 3, "RA_ERR": [1.0] * 3}))  # fmt: skip
+    iron, age = {"[Fe/H]": [0.1, 0.2, 0.3], "[Fe/H]_err": [0.1] * 3}, {"AGE": [1.0, 2, 3], "AGE_ERR": [0.5] * 3}
+    found = read_label_table(table(**iron, **age, SNR=[9.0] * 3, RA=[1.0] * 3, RA_ERR=[1.0] * 3))
     assert [info.name for info in found.infos] == ["TEFF", "FE_H", "AGE"]
     assert [info.unit for info in found.infos][:2] == ["K", "dex"]
 
