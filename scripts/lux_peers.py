@@ -1,4 +1,4 @@
-"""Other ways from spectra to labels, which Lux is measured against: a quadratic Cannon, principal components with ridge.
+"""Other ways from spectra to labels, which Lux is measured against: a quadratic Cannon, principal components and ridge.
 
 `Cannon` is of the form of Ness et al. (2015) and AnniesLasso without its regularisation: every pixel a quadratic
 function of the labels with a scatter of its own, both at maximum likelihood; the labels of a star at its least chi2.

@@ -234,7 +234,8 @@ def _fold(training: _Training, count: int, number: int, settings: TrainingSettin
     pixels = (left.ivar > 0).sum(1).cpu().numpy()
     result = Fold(
         held.numpy(), z.numpy(), _signal(covariance), residual.numpy(), variance.numpy(),
-        held_z.numpy(), held_covariance.float().numpy(), held_residual.numpy(), held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
+        held_z.numpy(), held_covariance.float().numpy(), held_residual.numpy(),
+        held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
         parameters.label_loadings.cpu().numpy(),
     )  # fmt: skip
     work.keep_fold(key, result)
