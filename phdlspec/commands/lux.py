@@ -6,14 +6,12 @@
   phdlspec lux check apogee.safetensors dr10/ --labels apogee.fits --out report/
 
 SPECTRA are files, folders, patterns, lists of paths, or packed HDF5, as for `phdlspec catalog`. A table of labels has
-FILE
-or OBSID (or RA and DEC), and any column X with its error X_ERR; an empty or NaN value is missing and stays so. Give the
-solar scale of its abundances in its header (SOLSCALE) or with --solar-scale; it is kept. STAR, where it is there, says
-which spectra are of one star.
+FILE or OBSID (or RA and DEC), and any column X with its error X_ERR; usual names of labels (Teff, e_Teff, [Fe/H]) are
+understood. An empty or NaN value is missing and stays so. Give the solar scale of its abundances in its header
+(SOLSCALE) or with --solar-scale; it is kept. STAR, where it is there, says which spectra are of one star.
 
 `train` chooses the number of latents by cross-validation that keeps the spectra of a star together, judges its errors
-on
-stars that it had not seen, and then learns from all. Stopped or killed, the same command goes on (MODEL.parts).
+on stars that it had not seen, and then learns from all. Stopped or killed, the same command goes on (MODEL.parts).
 `apply` looks at the flux alone. Its table has <LABEL>, <LABEL>_ERR, COVARIANCE, LATENTS, CHI2, DISTANCE and FLAG:
 1 outside the training set, 2 a poor fit, 4 labels outside those trained on, 8 few pixels, 16 no spectrum (REASON).
 """

@@ -1,9 +1,8 @@
-"""Tables of labels to learn from: any column X with a column of errors X_ERR beside it, found by FILE, OBSID or
-position.
+"""Tables of labels to learn from: any column X with a column of errors X_ERR beside it, found by FILE, OBSID or position.
 
-A missing value is NaN and stays one. Units and the solar scale are kept as the table states them (column units,
-SOLSCALE
-in the header); a column STAR says which spectra are of one star.
+Labels of the label table are known by their usual names (`phdlspec.aliases`), any other quantity by its own. A missing
+value is NaN and stays one. Units and the solar scale are kept as the table states them (column units, SOLSCALE in the
+header); a column STAR says which spectra are of one star.
 """
 
 from __future__ import annotations
@@ -85,8 +84,8 @@ def read_label_table(source: str | Path | Table, solar_scale: str | None = None,
         table = read_any_table(path)
         name = name or Path(path).name.split(".")[0]
     file, obsid, star = (find_column(table, *names) for names in (("FILE",), ("OBSID", "ID"), ("STAR",)))
-    places = positions(table, path)
-    if file is None and obsid is None and places is None:
+    ra, dec = positions(table, path) or (None, None)
+    if file is None and obsid is None and ra is None:
         raise UserError(f"{path}: no column FILE, OBSID, or RA and DEC says which star a row is")
     header = {str(key).upper(): value for key, value in table.meta.items()}
     scale = str(header.get("SOLSCALE") or solar_scale or NOT_STATED)
@@ -102,7 +101,7 @@ def read_label_table(source: str | Path | Table, solar_scale: str | None = None,
     return LabelTable(
         path, infos, np.column_stack([v for v, _ in values]), np.column_stack([e for _, e in values]),
         text(file), text(obsid), text(star),
-        *(places or (None, None)),
+        ra, dec,
     )  # fmt: skip
 
 
