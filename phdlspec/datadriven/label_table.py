@@ -1,4 +1,4 @@
-"""Tables of labels to learn from: any column X with a column of errors X_ERR beside it, found by FILE, OBSID or position.
+"""Tables of labels to learn from: any column X with errors X_ERR beside it, found by FILE, OBSID or position.
 
 Labels of the label table are known by their usual names (`phdlspec.aliases`), any other quantity by its own. A missing
 value is NaN and stays one. Units and the solar scale are kept as the table states them (column units, SOLSCALE in the
