@@ -207,13 +207,12 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
     for k in args.folds:
         kept(paths[k], lambda k=k: one_fold(data, fold == k, args))
         print(f"fold {k}: {int((fold == k).sum())} stars", file=sys.stderr, flush=True)
-    if not all(path.is_file() for path in paths):
-        return
-    pieces = [dict(np.load(path)) for path in paths]
-    order = np.concatenate([np.flatnonzero(fold == k) for k in range(FOLDS)])
+    finished = [k for k in range(FOLDS) if paths[k].is_file()]
+    pieces = [dict(np.load(paths[k])) for k in finished]
+    order = np.concatenate([np.flatnonzero(fold == k) for k in finished])
     truth, given = data.values[order], data.errors[order]
     names = [info.name for info in data.infos]
-    print(f"{len(order)} stars, {FOLDS}-fold by star, latents {sorted({int(p['latents']) for p in pieces})}")
+    print(f"{len(order)} stars, {len(finished)} of {FOLDS} folds by star, latents {sorted({int(p['latents']) for p in pieces})}")
     print(
         "| method | " + " | ".join(f"{n} scatter" for n in names) + " | " + " | ".join(f"{n} rms" for n in names) + " |"
     )
