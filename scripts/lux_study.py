@@ -212,7 +212,8 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
     order = np.concatenate([np.flatnonzero(fold == k) for k in finished])
     truth, given = data.values[order], data.errors[order]
     names = [info.name for info in data.infos]
-    print(f"{len(order)} stars, {len(finished)} of {FOLDS} folds by star, latents {sorted({int(p['latents']) for p in pieces})}")
+    latents = sorted({int(p["latents"]) for p in pieces})
+    print(f"{len(order)} stars, {len(finished)} of {FOLDS} folds by star, latents {latents}")
     print(
         "| method | " + " | ".join(f"{n} scatter" for n in names) + " | " + " | ".join(f"{n} rms" for n in names) + " |"
     )
