@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "catalog": Command("phdlspec.commands.catalog", "fit many spectra into a catalogue"),
     "ages": Command("phdlspec.commands.ages", "ages and masses of the stars of a catalogue, from isochrones"),
     "calibrate": Command("calibration.command", "learn, apply and report calibrations of catalogues"),
+    "bridge": Command("phdlspec.commands.bridge", "what real stars teach about the models: learn, check"),
     "emulate": Command("phdlspec.commands.emulate", "emulate spectra of given labels"),
     "grid": Command(
         "kurucz_grids.command", "make, import, check and describe grids of synthetic spectra; fetch what they need"

@@ -40,9 +40,10 @@ class StarFlag(IntFlag):
     DOUBLE_LINED = 16384
     STRANGE = 32768
     IMPERFECT_FIT = 65536
+    OUTSIDE_BRIDGE = 131072
 
 
-NOTES = StarFlag.FELL_BACK | StarFlag.GIVEN_UNUSED | StarFlag.IMPERFECT_FIT
+NOTES = StarFlag.FELL_BACK | StarFlag.GIVEN_UNUSED | StarFlag.IMPERFECT_FIT | StarFlag.OUTSIDE_BRIDGE
 
 
 LABEL_WORDS: dict[LabelFlag, str] = {
@@ -72,6 +73,7 @@ STAR_WORDS: dict[StarFlag, str] = {
     StarFlag.DOUBLE_LINED: "lines of a second star at another velocity: the labels are of neither",
     StarFlag.STRANGE: "the spectrum is unlike 99% of those that --anomaly learned from",
     StarFlag.IMPERFECT_FIT: "the model misses the spectrum by more than its noise, for which noise was added",
+    StarFlag.OUTSIDE_BRIDGE: "outside the stars that the bridge was learned from: it fades out, its error grows",
 }
 
 

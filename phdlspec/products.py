@@ -50,7 +50,8 @@ def write_hdf5(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) 
     │                   diagnostics, seconds, meta (what the spectrum's file says)
     ├── names (D,) str; value, err, p16, p50, p84, crlb (D,); label_flag (D,); covariance (D, D)
     ├── draws (N, D)                     equally weighted draws from the posterior
-    └── spectrum/ wave, flux, sigma, model, continuum, normalised (P,); used, outlier (P,) bool; jacobian (P, D)
+    └── spectrum/ wave, flux, sigma, model, continuum, normalised (P,); used, outlier (P,) bool; jacobian (P, D);
+                  plain (P,): normalised without the bridge, where there is one
     ```
     """
     path = Path(path)
@@ -76,6 +77,8 @@ def write_hdf5(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) 
             if result.spectrum is not None:
                 group = file.create_group("spectrum")
                 for name, values in vars(result.spectrum).items():
+                    if values is None:
+                        continue
                     kind = np.float64 if name == "wave" else np.bool_ if values.dtype == bool else np.float32
                     group.create_dataset(name, data=values.astype(kind), compression="gzip")
         os.replace(temporary, path)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from phdlspec import __version__
+from phdlspec.emulator.bridge import bridged, told
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.solar import SOLAR_SCALE
@@ -38,6 +39,7 @@ def provenance(emulator: Emulator, settings: FitSettings, arguments: Sequence[st
     return {
         "versions": versions(),
         "checkpoint": emulator.checkpoint_hash,
+        "bridge": told(bridged(emulator, settings.bridge)),
         "device": str(emulator.device),
         "solar_scale": SOLAR_SCALE,
         "configuration": configuration(settings),

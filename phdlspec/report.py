@@ -52,7 +52,7 @@ def write_report(result: Fitted, path: str | Path, provenance: Mapping[str, Any]
         parts += [
             "<h2>Spectrum</h2>", _picture(spectrum_figure(result.spectrum)),
             "<p>Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
-            "no noise explains. Below each panel: residual in units of the noise.</p>",
+            "no noise explains. Below each panel: residual in units of the noise.</p>", _bridge(result),
             "<h2>What carries each element</h2>", _picture(zoom_figure(result)),
             "<p>The window that says most about the element, all other labels being free. Orange: the model with the "
             "element changed by 0.2 dex.</p>",
@@ -114,6 +114,19 @@ def _verdict(result: Fitted) -> str:
     return text + "<p class='warn'>" + "<br>".join(html.escape(note) for note in notes) + "</p>"
 
 
+def _bridge(result: Fitted) -> str:
+    """What the bridge did, where there is one."""
+    s = result.spectrum
+    if s is None or s.plain is None:
+        return ""
+    change = (s.normalised - s.plain)[s.used]
+    return (
+        f"<p>Blue: the model at these labels without the bridge, what real stars have taught about models; it changes "
+        f"the flux by {100 * np.sqrt(np.mean(change**2)):.1f}% of the continuum (rms). For a star of these labels "
+        f"{100 * result.diagnostics['bridge_support']:.0f}% of the bridge is known.</p>"
+    )
+
+
 def _given(result: Fitted) -> str:
     """What was given from elsewhere, what the spectrum alone says, and the bounds without."""
     if not result.given:
@@ -163,6 +176,8 @@ def spectrum_figure(s: ModelSpectrum) -> Figure:
         with np.errstate(all="ignore"):
             observed = s.flux / s.continuum
         top.step(s.wave[inside], observed[inside], where="mid", color="0.55", lw=0.8)
+        if s.plain is not None:
+            top.plot(s.wave[inside], s.plain[inside], color="tab:blue", lw=0.7, alpha=0.7)
         top.plot(s.wave[inside], s.normalised[inside], color="tab:red", lw=0.9)
         out = inside & s.outlier
         top.plot(s.wave[out], observed[out], "x", color="tab:blue", ms=5)

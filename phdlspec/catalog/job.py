@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from phdlspec import __version__
 from phdlspec.columns import columns_with
+from phdlspec.emulator.bridge import NONE
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io.resolution import ResolvingPower
@@ -97,7 +98,7 @@ class CatalogJob:
         """Seconds after which a worker process that fits so many stars is given up."""
         return LONGEST[self.settings.mode] * stars
 
-    def identity(self, checkpoint: str) -> dict[str, Any]:
+    def identity(self, checkpoint: str, bridge: str = NONE) -> dict[str, Any]:
         """What must be the same when a stopped run goes on, by what a user would change to have it otherwise."""
         inputs = hashlib.sha256("\n".join(self.references).encode()).hexdigest()
         settings = {_OPTIONS.get(name, name): value for name, value in configuration(self.settings).items()}
@@ -105,7 +106,7 @@ class CatalogJob:
             "version of phdlspec": __version__, "list of inputs": inputs, "--emulator": checkpoint,
             "--chunk": self.chunk, "--medium": self.medium, "--resolving-power": _with_content(self.resolving_power),
             "--anomaly": "" if self.judge is None else self.judge.identity, "--columns": sorted(self.columns),
-            **settings, "--known": _with_content(self.settings.known_table),
+            **settings, "--known": _with_content(self.settings.known_table), "--bridge": bridge,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
         return plain

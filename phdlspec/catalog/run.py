@@ -30,6 +30,7 @@ from phdlspec.catalog.reading import read_catalog
 from phdlspec.catalog.rows import write_fits
 from phdlspec.catalog.store import KEPT, ChunkStore, job_digest
 from phdlspec.default_emulator import load_emulator
+from phdlspec.emulator.bridge import bridged, told
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.files import replacing
@@ -111,7 +112,8 @@ def make_catalog(
     """
     refuse_in_worker()
     emulator = load_emulator(job.emulator, "cpu" if workers > 1 or scheduler else job.device)
-    identity = job.identity(emulator.checkpoint_hash)
+    emulator = bridged(emulator, job.settings.bridge)
+    identity = job.identity(emulator.checkpoint_hash, told(emulator))
     store = ChunkStore(job.out, job_digest(identity))
     with store.lock():
         # A run that was stopped goes on, also one that was to overwrite.
@@ -181,7 +183,8 @@ def _digest_of(out: str) -> str | None:
 def _header(job: CatalogJob, emulator: Emulator, digest: str, command: str) -> dict[str, Any]:
     return {
         "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": job.settings.seed,
-        "JOBHASH": digest, "CKPTHASH": emulator.checkpoint_hash, "VERSIONS": json.dumps(versions()),
+        "JOBHASH": digest, "CKPTHASH": emulator.checkpoint_hash, "BRIDGE": told(emulator),
+        "VERSIONS": json.dumps(versions()),
         "CONFIG": json.dumps(configuration(job.settings)), "COMMAND": command,
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from phdlspec.catalog.progress import StarBar
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
+from phdlspec.emulator.bridge import DEFAULT, bridged
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.known import Given, parse_fixed, parse_gaussian
@@ -68,6 +69,8 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
     parser.add_argument("--known", metavar="TABLE",
                         help="what is known of each star, by OBSID, FILE or position: <LABEL>, <LABEL>_ERR, or "
                         "PARALLAX, PARALLAX_ERR (mas), magnitudes G, BP, RP, KS and AV")  # fmt: skip
+    parser.add_argument("--bridge", default=DEFAULT, metavar="default|none|PATH",
+                        help="what real stars taught, see `phdlspec bridge` (default: the shipped one)")  # fmt: skip
     parser.add_argument("--resolving-power", metavar="R",
                         help="number, LAMOST, DESI, SDSS, MILES, or table with wave, resolving_power")  # fmt: skip
     parser.add_argument("--resolution-width", type=float, metavar="SIGMA",
@@ -84,7 +87,7 @@ def settings_of(args: argparse.Namespace) -> FitSettings:
     return FitSettings(
         mode=args.mode, sampler=args.sampler, seed=args.seed, priors=tuple(args.prior),
         masks=mask_table(args.mask_off, extra), resolution_width=args.resolution_width,
-        known=known_of(args), known_table=args.known,
+        known=known_of(args), known_table=args.known, bridge=args.bridge,
     )  # fmt: skip
 
 
@@ -116,8 +119,8 @@ def resolving_power_of(args: argparse.Namespace) -> float | str | None:
 def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     stems = stems_of(args.spectra, out)
-    emulator = load_emulator(args.emulator, args.device)
     settings = replace(settings_of(args), refine=args.refine)
+    emulator = bridged(load_emulator(args.emulator, args.device), settings.bridge)
     direct = None
     if args.verify or args.refine:
         direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])

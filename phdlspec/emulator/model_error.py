@@ -106,8 +106,8 @@ class ModelError:
         bounds = reference_bounds(flux.double(), jacobian, self.wave, basis, put(self.span))
         rows = amplitude[:, None, None] * (put(self.shifts) * bounds[:, None]) @ jacobian
         pixels = wave.expand(len(flux), -1)
-        sigma = _interpolated(pixels, put(self.wave), amplitude[:, None, None] * put(self.sigma))
-        factor = _interpolated(pixels, put(self.wave), rows)
+        sigma = interpolated(pixels, put(self.wave), amplitude[:, None, None] * put(self.sigma))
+        factor = interpolated(pixels, put(self.wave), rows)
         return ErrorFloor(sigma[:, 0].float(), factor.float())
 
     @classmethod
@@ -122,7 +122,7 @@ class ModelError:
         return {f"model_error.{name}": torch.as_tensor(getattr(self, name), dtype=torch.float32) for name in names}
 
 
-def _interpolated(at: Tensor, wave: Tensor, rows: Tensor) -> Tensor:
+def interpolated(at: Tensor, wave: Tensor, rows: Tensor) -> Tensor:
     """Rows (S, C, Pn) on wave (Pn,) at other wavelengths (S, P): linear, and constant beyond the ends."""
     right = torch.searchsorted(wave, at.contiguous()).clamp(1, len(wave) - 1)
     share = ((at - wave[right - 1]) / (wave[right] - wave[right - 1])).clamp(0.0, 1.0)[:, None]

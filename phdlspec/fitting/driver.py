@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phdlspec.direct_synthesis import DirectSynthesis
+from phdlspec.emulator.bridge import bridged
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.arms import align_arms
@@ -25,7 +26,7 @@ from phdlspec.fitting.coordinates import Coordinates, usual_resolution_width
 from phdlspec.fitting.cores import CorePriors, Cores
 from phdlspec.fitting.double_lines import double_lines
 from phdlspec.fitting.error_model import ErrorModel, rest_wave
-from phdlspec.fitting.known import KnownPrior, fixed_values
+from phdlspec.fitting.known import KnownPrior, KnownStar, fixed_values
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
 from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
 from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
@@ -70,20 +71,24 @@ def fit_batch(
     settings: FitSettings,
     keep: bool = False,
     direct: DirectSynthesis | None = None,
+    known: Sequence[KnownStar] | None = None,
 ) -> list[Fitted]:
     """Fit many spectra; one result each, in their order.
 
     A spectrum that cannot be fitted gives a result with a reason, never an exception. `keep` adds the best model and
     draws from the posterior to the results. With `direct` the best models are verified by direct synthesis and, where
-    `settings.refine` says so, refined; `UserError` where it says so without `direct`.
+    `settings.refine` says so, refined; `UserError` where it says so without `direct`. `known` : of each star, besides
+    what the settings say.
     """
     if settings.refine and direct is None:
         raise UserError("refine needs direct synthesis: give what phdlspec.load_direct_synthesis makes as `direct`")
+    emulator = bridged(emulator, settings.bridge)
     results: list[Fitted | None] = [None] * len(spectra)
     prepared: list[Prepared | None] = []
     for i, spectrum in enumerate(spectra):
         try:
-            prepared.append(prepare(spectrum, emulator.native, settings.masks))
+            ready = prepare(spectrum, emulator.native, settings.masks)
+            prepared.append(ready if known is None else replace(ready, known=known[i]))
         except UserError as error:
             prepared.append(None)
             results[i] = Fitted.failed(spectrum.path, str(error), meta=spectrum.meta)
@@ -148,7 +153,8 @@ def _fit_together(
     with clock.stage("velocity"):
         velocities = first_velocities(clean, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
-    stars = known_stars([member.spectrum for member in members], settings)
+    told = known_stars([member.spectrum for member in members], settings)
+    stars = [star.updated(member.known) for star, member in zip(told, members)]
     free = Coordinates.around(emulator.labels, rv, _resolution_width(first, settings))
     coordinates = free.closed_on(fixed_values(stars, emulator.labels))
     with clock.stage("look-up"):

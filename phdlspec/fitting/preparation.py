@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from phdlspec.continuum import continuum_basis
 from phdlspec.errors import UserError
 from phdlspec.fitting.coordinates import RESOLUTION_BOUND
+from phdlspec.fitting.known import KnownStar
 from phdlspec.likelihood import Observations
 from phdlspec.lsf import NativeGrid
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, wavelength_mask
@@ -27,12 +28,16 @@ MIN_PIXELS = 300
 
 @dataclass(frozen=True)
 class Prepared:
-    """One spectrum ready to be fitted: `spectrum` with its masks, `ivar` (P,) zero where unused, `basis` (K, P)."""
+    """One spectrum ready to be fitted: `spectrum` with its masks, `ivar` (P,) zero where unused, `basis` (K, P).
+
+    known : what is known of its star besides what the settings say
+    """
 
     spectrum: Spectrum
     ivar: NDArray[np.float64]
     basis: NDArray[np.float64]
     scale: float
+    known: KnownStar = KnownStar()
 
     @property
     def name(self) -> str:

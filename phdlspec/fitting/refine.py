@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.direct_synthesis import DirectSynthesis
+from phdlspec.emulator.bridge import BridgedEmulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.levenberg_marquardt import levenberg_marquardt
@@ -27,11 +28,15 @@ TOLERANCE = 5e-3  # expected gain in lnL: a step below 0.1 of the errors
 
 
 class AbInitioModel:
-    """Direct synthesis in the place of the emulator: what the fitter asks of a model (`problem.Model`)."""
+    """Direct synthesis in the place of the emulator: what the fitter asks of a model (`problem.Model`).
+
+    With the emulator's bridge, where it has one.
+    """
 
     def __init__(self, direct: DirectSynthesis, emulator: Emulator):
         self.labels, self.native, self._direct = emulator.labels, emulator.native, direct
         self.patch_width = emulator.patch_width
+        self._bridge = emulator if isinstance(emulator, BridgedEmulator) else None
         self._of_grid = self.labels.place(*GRID_ROLES)
         self.syntheses = 0
 
@@ -49,12 +54,14 @@ class AbInitioModel:
 
     def patches(self, theta: Tensor) -> Tensor:
         """Normalised flux (Q, B, W) for labels (B, L)."""
-        return self._cut([self._direct.native_flux(row, self.native) for row in self._each(theta)], theta)
+        flux = self._cut([self._direct.native_flux(row, self.native) for row in self._each(theta)], theta)
+        return flux if self._bridge is None else self._bridge.crossed(flux, theta)
 
     def patches_and_jacobian(self, theta: Tensor) -> Tensor:
         """Flux and derivatives by all labels but the broadening, (Q, B, L, W)."""
         both = (self._direct.native_flux_and_jacobian(row, self.native) for row in self._each(theta))
-        return self._cut([torch.cat([flux[None], jacobian]) for flux, jacobian in both], theta)
+        rows = self._cut([torch.cat([flux[None], jacobian]) for flux, jacobian in both], theta)
+        return rows if self._bridge is None else self._bridge.crossed_with_slopes(rows, theta)
 
 
 @dataclass(frozen=True)

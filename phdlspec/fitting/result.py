@@ -29,7 +29,8 @@ class ModelSpectrum:
     """The best model of one spectrum on its pixels.
 
     wave (P,) vacuum Å; flux, sigma, model, continuum (P,) in the file's units (sigma with the model's own error);
-    used (P,) bool; outlier (P,) bool; normalised (P,) model flux over continuum; jacobian (P, D) of `normalised`.
+    used (P,) bool; outlier (P,) bool; normalised (P,) model flux over continuum; jacobian (P, D) of `normalised`;
+    plain (P,) `normalised` without the bridge, where there is one.
     """
 
     wave: Array
@@ -41,6 +42,7 @@ class ModelSpectrum:
     outlier: NDArray[np.bool_]
     normalised: Array
     jacobian: NDArray[np.float32]
+    plain: Array | None = None
 
 
 @dataclass(frozen=True)

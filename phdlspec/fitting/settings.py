@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from phdlspec.emulator.bridge import DEFAULT
 from phdlspec.errors import UserError
 from phdlspec.fitting.known import Given, KnownStar
 from phdlspec.fitting.priors import select_priors
@@ -28,7 +29,8 @@ class FitSettings:
     robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
         ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
         most. known : what is known of all stars from elsewhere, by name, as `KnownStar.of` takes it: {"TEFF": 5772.0,
-        "FE_H": (-0.5, 0.1)}. known_table : of what is known of each star, see `phdlspec.fitting.known_table`.
+        "FE_H": (-0.5, 0.1)}. known_table : of what is known of each star, see `phdlspec.fitting.known_table`. bridge :
+        "default" (the shipped one), "none", or a file of `phdlspec bridge learn`.
     """
 
     mode: str = "full"
@@ -42,6 +44,7 @@ class FitSettings:
     max_steps: int = 4000
     known: Mapping[str, Given] = field(default_factory=dict)
     known_table: str | None = None
+    bridge: str = DEFAULT
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phdlspec.emulator.bridge import SUPPORTED, BridgedEmulator
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.arms import ArmShift
 from phdlspec.fitting.bounds import bounds_with_what_is_known
@@ -104,6 +105,9 @@ class FittedStars:
         collapsed = (not converged or outside) & (moments.err < COLLAPSED * crlb)
         label_flag |= np.where(collapsed, int(LabelFlag.NOT_MEASURED), 0)
         freedom = max(npix - len(coordinates.names), 1)
+        support = self._bridge_support(moments.mean)
+        if support is not None:
+            diagnostics["bridge_support"] = support
         poor = not (agreement.chi2 / freedom < POOR_RCHI2 and agreement.misfit < POOR_MISFIT)
         flag = _flag_of(
             {
@@ -119,6 +123,7 @@ class FittedStars:
                 StarFlag.NUISANCE_AT_BOUND: _nuisance_at_bound(coordinates, moments, label_flag),
                 StarFlag.GIVEN_DISAGREES: any(one.sigma > 3.0 for one in given),
                 StarFlag.GIVEN_UNUSED: bool(unused),
+                StarFlag.OUTSIDE_BRIDGE: support is not None and support < SUPPORTED,
                 **_conditions_of(spectrum),
             }
         )
@@ -164,6 +169,12 @@ class FittedStars:
             "second_star_sigma": float(self.second.significance[star]),
         }
 
+    def _bridge_support(self, parameters: Array) -> float | None:
+        """How much of the bridge is known at parameters (D,), None without one."""
+        if not isinstance(self.emulator, BridgedEmulator):
+            return None
+        return float(self.emulator.support(torch.as_tensor(parameters[None]))[0])
+
     def _kept(self, star: int, parameters: Tensor, weight: Tensor) -> Array:
         """Equally weighted draws of the parameters (KEPT_DRAWS, D)."""
         generator = torch.Generator().manual_seed(self.random.seed(star))
@@ -175,18 +186,22 @@ class FittedStars:
         labels, rv, scale = one.coordinates.split(one.coordinates.parameters(self.best.z[star : star + 1]))
         data = one.likelihood.data
         power = data.resolving_power if scale is None else data.resolving_power * scale[:, None].float()
-        flux, jacobian = self.emulator.observe_and_jacobian(labels.float(), data.wave, power, rv.float())
+        seen_as = (labels.float(), data.wave, power, rv.float())
+        flux, jacobian = self.emulator.observe_and_jacobian(*seen_as)
         continuum = one.likelihood.continuum(flux)[0]
         weight = one.likelihood.weight[0]
         size, used = member.scale, weight > 0
         sigma = torch.where(used, weight.clamp(min=1e-30) ** -0.5, torch.full_like(weight, torch.nan)) * size
         seen = flux[0] if self.errors.missing is None else flux[0] + self.errors.missing[star]
         arrays = [continuum * seen * size, continuum * size, seen]
-        model, level, normalised = (a.double().cpu().numpy() for a in arrays)
+        if isinstance(self.emulator, BridgedEmulator):
+            arrays.append(seen + self.emulator.plain.observe(*seen_as)[0] - flux[0])
+        model, level, normalised, *plain = (a.double().cpu().numpy() for a in arrays)
         return ModelSpectrum(
             wave=member.spectrum.wave, flux=member.spectrum.flux, sigma=sigma.double().cpu().numpy(),
             model=model, continuum=level, used=used.cpu().numpy(), outlier=self.errors.outliers[star].cpu().numpy(),
             normalised=normalised, jacobian=jacobian[0, :, : one.n_dim].cpu().numpy(),
+            plain=plain[0] if plain else None,
         )  # fmt: skip
 
 

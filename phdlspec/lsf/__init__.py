@@ -5,6 +5,7 @@ from phdlspec.lsf.native_grid import NativeGrid
 from phdlspec.lsf.projection import (
     at_resolving_power,
     kernel_half_width,
+    pixel_weights,
     project,
     project_with_derivatives,
     valid_pixels,
@@ -16,6 +17,7 @@ __all__ = [
     "broaden",
     "degrade",
     "kernel_half_width",
+    "pixel_weights",
     "project",
     "project_with_derivatives",
     "valid_pixels",

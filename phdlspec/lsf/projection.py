@@ -173,6 +173,20 @@ def _windows(native: Tensor, index: Tensor) -> Tensor:
     return torch.gather(native, 2, flat).reshape(b, native.shape[1], p, t)
 
 
+def pixel_weights(
+    grid: NativeGrid, wave: Tensor, resolving_power: Tensor, vbroad: float, rv: float
+) -> tuple[Tensor, Tensor]:
+    """The operator of `project` for one spectrum: native pixels (P, T) that each pixel sees, and their weights.
+
+    wave (P,) vacuum Å; resolving_power (P,); vbroad, rv km/s. Float64; rows of weights sum to one.
+    """
+    power = resolving_power.double()
+    half = kernel_half_width(grid, power, vbroad)
+    star = (torch.tensor([value], dtype=torch.float64) for value in (vbroad, rv))
+    kernel = _kernel(grid, wave, power[None], *star, half, torch.float64)
+    return kernel.index[0], kernel.weight[0]
+
+
 def project(
     native: Tensor,
     grid: NativeGrid,

@@ -1,0 +1,208 @@
+"""Learning a bridge: fits at known labels, what they leave, a few spectra and their amplitudes, and once more.
+
+1. Reference stars are fitted with their labels held close to what is known of them; abundances, vmic, velocity,
+   resolving power and continuum are free within what is expected.
+2. What is left of all spectra becomes K corrections with amplitudes (`low_rank`), these functions of three labels
+   (`processes`), and what remains in the pixels an error.
+3. The stars are fitted again with this bridge and their labels free within their errors, and the bridge is learned
+   again from what the plain model leaves there.
+
+Held at first, because labels that are free would go where the plain model wants them, and the bridge would keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from phdlspec.bridge.low_rank import LowRank
+from phdlspec.bridge.processes import fitted_process
+from phdlspec.bridge.references import ReferenceStar
+from phdlspec.bridge.residuals import Residual, spline_basis
+from phdlspec.emulator.bridge import NONE, Bridge, BridgedEmulator
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.errors import UserError
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.result import Fitted
+from phdlspec.fitting.settings import FitSettings
+from phdlspec.labels import STRUCTURE
+
+Array = NDArray[np.float64]
+
+HELD = 0.1  # of the labels' errors, in the first fits
+RANK = 8
+LEAST_STARS = 25
+BATCH = 32
+FIRST_LEFT = 0.01  # of the continuum, before anything is known
+WILD = 6.0  # errors from the corrections
+SMOOTHING = 40  # splines over which the rest is taken together
+AMPLITUDE = (0.3, 4.0)  # of a star's rest, against all stars'
+LAGS = 8  # pixels, beyond which what is left is not compared
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one round saw: the residuals, and what the fits failed in."""
+
+    residuals: list[Residual]
+    failed: list[str]
+
+
+def learn(
+    stars: Sequence[ReferenceStar], emulator: Emulator, settings: FitSettings, rounds: int = 2, progress: bool = False
+) -> Bridge:
+    """The bridge of an emulator, from stars with known labels. Raises `UserError` for too few of them."""
+    if len(stars) < LEAST_STARS:
+        raise UserError(
+            f"{len(stars)} reference stars with labels and errors, expected {LEAST_STARS} or more across the range "
+            "that the bridge is for"
+        )
+    bridge = learned(residuals_of(stars, emulator, settings, progress=progress), emulator)
+    for _ in range(rounds - 1):
+        bridge = learned(residuals_of(stars, emulator, settings, bridge, progress), emulator)
+    return bridge
+
+
+def residuals_of(
+    stars: Sequence[ReferenceStar],
+    emulator: Emulator,
+    settings: FitSettings,
+    bridge: Bridge | None = None,
+    progress: bool = False,
+) -> Step:
+    """Residuals of the stars at their known labels, or, with a bridge, at labels that are free within their errors."""
+    splines = spline_basis(emulator.native)
+    residuals, failed = [], []
+    for star, fitted in fits(stars, emulator, settings, bridge, progress):
+        try:
+            residuals.append(Residual.of(star, fitted, splines, emulator.native, held=bridge is None))
+        except UserError as error:
+            failed.append(str(error))
+    return Step(residuals, failed)
+
+
+def fits(
+    stars: Sequence[ReferenceStar], emulator: Emulator, settings: FitSettings, bridge: Bridge | None, progress: bool
+) -> list[tuple[ReferenceStar, Fitted]]:
+    """The stars' fits with what is known of them."""
+    model = emulator if bridge is None else BridgedEmulator(emulator, bridge)
+    settings = replace(settings, mode="fast", bridge=NONE)
+    trust = HELD if bridge is None else 1.0
+    found: list[tuple[ReferenceStar, Fitted]] = []
+    with tqdm(total=len(stars), desc="fits", unit="star", disable=not progress) as bar:
+        for first in range(0, len(stars), BATCH):
+            part = stars[first : first + BATCH]
+            known = [star.known(trust) for star in part]
+            found += zip(part, fit_batch([s.spectrum for s in part], model, settings, keep=True, known=known))
+            bar.update(len(part))
+    return found
+
+
+def learned(step: Step, emulator: Emulator, rank: int = RANK) -> Bridge:
+    """The bridge that a round's residuals teach."""
+    residuals = step.residuals
+    if len(residuals) < LEAST_STARS:
+        first = f"; the first: {step.failed[0]}" if step.failed else ""
+        raise UserError(f"only {len(residuals)} reference stars can be used, expected {LEAST_STARS} or more{first}")
+    left = np.full(residuals[0].seen.shape[1], FIRST_LEFT)
+    rank = min(rank, len(residuals) // 5)
+    for _ in range(2):
+        told = [one.told(left) for one in residuals]
+        found = LowRank.of(told, rank)
+        residuals = [
+            one.without_wild(found.vectors @ amplitudes, left, WILD)
+            for one, amplitudes in zip(residuals, found.amplitudes)
+        ]
+        left, sizes = _rest(residuals, found)
+    told = [one.told(left) for one in residuals]
+    found = LowRank.of(told, rank)
+    left, sizes = _rest(residuals, found)
+    variances = np.array([
+        np.diag(covariance) + _of_labels(one, found.vectors, covariance, left)
+        for one, covariance in zip(residuals, found.covariances)
+    ])  # fmt: skip
+    labels = np.array([one.labels for one in residuals])
+    amplitudes = np.column_stack([found.amplitudes, np.log(sizes)])
+    process = fitted_process(labels, amplitudes, np.column_stack([variances, np.zeros(len(sizes))]))
+    splines = spline_basis(emulator.native)
+    return Bridge(
+        process,
+        torch.as_tensor((splines @ found.vectors).T.copy(), dtype=torch.float32),
+        torch.as_tensor(splines @ left, dtype=torch.float32),
+        _metadata(residuals, step.failed, emulator, process.support(torch.as_tensor(labels)).numpy(), labels),
+    )
+
+
+def _metadata(
+    residuals: Sequence[Residual], failed: Sequence[str], emulator: Emulator, support: Array, labels: Array
+) -> dict[str, Any]:
+    ranges = {
+        name: f"{low:.4g} to {high:.4g}" for name, low, high in zip(STRUCTURE, labels.min(0), labels.max(0))
+    }  # fmt: skip
+    before = float(np.median([np.std(one.value[np.isfinite(one.sigma)]) for one in residuals]))
+    return {
+        "checkpoint": emulator.checkpoint_hash,
+        "stars": [one.name for one in residuals],
+        "told": {
+            **ranges, "residuals before, rms of the continuum": f"{before:.4f}",
+            "stars that could not be used": len(failed), "least support of a star": f"{support.min():.2f}",
+        },
+    }  # fmt: skip
+
+
+def _of_labels(one: Residual, vectors: Array, covariance: Array, left: Array) -> Array:
+    """Variance (K,) of a star's amplitudes by the errors of its labels."""
+    weight = 1.0 / (one.sigma**2 + (one.seen @ left) ** 2)
+    by_label = covariance @ (vectors.T @ (one.seen.T @ (weight[:, None] * one.by_label)))
+    return np.asarray(np.einsum("kc,cd,kd->k", by_label, one.covariance, by_label))
+
+
+def _rest(residuals: Sequence[Residual], found: LowRank) -> tuple[Array, Array]:
+    """The rest that remains in pixels besides noise (Q,), and each star's against it (N,).
+
+    Neighbouring pixels err together; a variance that is counted as independent is larger by their number.
+    """
+    q = residuals[0].seen.shape[1]
+    top, bottom = np.zeros(q), np.zeros(q)
+    excess = []
+    for one, amplitudes in zip(residuals, found.amplitudes):
+        good = np.isfinite(one.sigma)
+        off = np.where(good, one.value - one.seen @ (found.vectors @ amplitudes), 0.0)
+        square = np.where(good, off**2 - one.noise**2, 0.0) * _together(off, good)
+        excess.append((square, good))
+        top += one.seen.T @ square
+        bottom += one.seen.T @ good.astype(float)
+    box = np.ones(SMOOTHING) / SMOOTHING
+    top, bottom = (
+        np.convolve(np.pad(x, SMOOTHING, mode="edge"), box, "same")[SMOOTHING:-SMOOTHING] for x in (top, bottom)
+    )
+    seen = bottom > 0.02 * bottom.max()
+    variance = np.where(seen, top / np.maximum(bottom, 1e-12), 0.0)
+    variance = np.maximum(variance, 1e-8)
+    # Where no star has pixels nothing is known: as much as where it is worst.
+    variance[~seen] = variance.max()
+    left = np.sqrt(variance)
+    sizes = [
+        np.sqrt(max(square[good].sum(), 0.0) / max(((one.seen @ left)[good] ** 2).sum(), 1e-12))
+        for one, (square, good) in zip(residuals, excess)
+    ]  # fmt: skip
+    return left, np.clip(sizes, *AMPLITUDE)
+
+
+def _together(off: Array, good: NDArray[np.bool_]) -> float:
+    """How many neighbouring pixels of a star's rest err as one, at least 1."""
+    total = 1.0
+    variance = max(float((off[good] ** 2).mean()), 1e-30)
+    for lag in range(1, LAGS + 1):
+        both = good[lag:] & good[:-lag]
+        correlation = float((off[lag:] * off[:-lag])[both].mean()) / variance
+        if not correlation > 0:
+            break
+        total += 2.0 * min(correlation, 1.0)
+    return total

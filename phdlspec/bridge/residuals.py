@@ -1,0 +1,142 @@
+r"""What a fit leaves of a spectrum, and how a correction on the native grid would be seen there.
+
+A correction is a spline in ln(wavelength), coefficients c (Q,) on knots that are half as far apart as what a spectrum
+of R = 2200 resolves. A star's pixels see A c: A (P, Q) holds its own line spread function, rotation, velocity and
+pixels. All that its pixels say of c is in A^T W A, a banded matrix, and A^T W r. So spectra of any resolving power and
+coverage are told in one place, and what a spectrum does not cover is simply not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+from scipy.sparse import csr_array
+
+from phdlspec.bridge.references import ReferenceStar
+from phdlspec.errors import UserError
+from phdlspec.fitting.preparation import MAX_RESOLVING_POWER
+from phdlspec.fitting.result import Fitted
+from phdlspec.labels import STRUCTURE
+from phdlspec.lsf import NativeGrid, pixel_weights
+
+Array = NDArray[np.float64]
+
+KNOT_PIXELS = 2  # native pixels from knot to knot
+BAND = 24  # of A^T W A: splines that a pixel of the lowest resolving power sees together
+LEAST_LEVEL = 0.05  # of the median continuum, below which a quotient is noise
+LEAST_PIXELS = 300
+
+
+def spline_basis(grid: NativeGrid) -> csr_array:
+    """Cubic B-splines (Pn, Q) in ln(wavelength) on the native grid."""
+    inner = np.arange(0.0, grid.size - 1 + KNOT_PIXELS, KNOT_PIXELS)
+    knots = np.concatenate([inner[0] - KNOT_PIXELS * np.arange(3, 0, -1), inner,
+                            inner[-1] + KNOT_PIXELS * np.arange(1, 4)])  # fmt: skip
+    return csr_array(BSpline.design_matrix(np.arange(grid.size, dtype=float), knots, 3))
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One spectrum minus its model, in units of the continuum.
+
+    Attributes
+    ----------
+    name : of the star. labels : (3,) of `STRUCTURE`, at which the model is; covariance : (3, 3) of their errors
+    value, sigma : (P,) of the used pixels; sigma is the stated noise. noise : how large that really is, at most
+    seen : (P, Q) what the pixels see of the splines; by_label : (P, 3) derivatives of the model
+    """
+
+    name: str
+    labels: Array
+    covariance: Array
+    value: Array
+    sigma: Array
+    noise: Array
+    seen: csr_array
+    by_label: Array
+
+    @classmethod
+    def of(cls, star: ReferenceStar, fitted: Fitted, splines: csr_array, grid: NativeGrid, held: bool) -> Residual:
+        """Of a fit with its best model. `held` : the labels were held close to what is known, whose errors count.
+
+        Raises `UserError` for a star that says nothing.
+        """
+        s = fitted.spectrum
+        if s is None or not np.isfinite(fitted.value).all():
+            raise UserError(fitted.reason or f"{fitted.path}: the fit did not converge")
+        seen_as = star.spectrum.degraded_to(MAX_RESOLVING_POWER)
+        level = s.continuum
+        used = (s.used | s.outlier) & (seen_as.ivar > 0) & (level > LEAST_LEVEL * np.median(level[s.used]))
+        if used.sum() < LEAST_PIXELS:
+            raise UserError(f"{fitted.path}: only {used.sum()} pixels overlap with the models, expected {LEAST_PIXELS}")
+        at = {name: fitted.names.index(name) for name in (*STRUCTURE, "RV", "VBROAD")}
+        factor = np.exp(fitted["LN_RESOLUTION"]) if "LN_RESOLUTION" in fitted.names else 1.0
+        power = (seen_as.resolving_power_by_pixel * factor)[used]
+        index, weight = pixel_weights(
+            grid, torch.tensor(s.wave[used]), torch.tensor(power), float(fitted["VBROAD"]), float(fitted["RV"])
+        )
+        rows = np.arange(used.sum())[:, None].repeat(index.shape[1], 1)
+        entries = (weight.numpy().ravel(), (rows.ravel(), index.numpy().ravel()))
+        operator = csr_array(entries, shape=(int(used.sum()), grid.size))
+        model = s.normalised if s.plain is None else s.plain
+        value = (s.flux / np.where(used, level, 1.0) - model)[used]
+        sigma = (seen_as.ivar[used] ** -0.5) / level[used]
+        main = [at[name] for name in STRUCTURE]
+        covariance = np.diag(star.errors**2) if held else fitted.cov[np.ix_(main, main)]
+        return cls(
+            star.name, fitted.value[main], covariance, value, sigma, np.minimum(sigma, _rough_noise(value)),
+            csr_array(operator @ splines), s.jacobian[used][:, main].astype(float),
+        )  # fmt: skip
+
+    def told(self, left: Array) -> Told:
+        """What its pixels say of the splines, where an independent rest of the size `left` (Q,) remains at each."""
+        rest = self.seen @ left
+        weight = 1.0 / (self.sigma**2 + rest**2)
+        return Told.of(self.seen, weight, self.value)
+
+    def without_wild(self, model: Array, left: Array, threshold: float) -> Residual:
+        """The same with infinite noise where it is far from a model (Q,) of the splines: a cosmic ray, a bad pixel."""
+        off = np.abs(self.value - self.seen @ model)
+        wild = off > threshold * np.hypot(self.sigma, self.seen @ left)
+        return Residual(
+            self.name, self.labels, self.covariance, self.value, np.where(wild, np.inf, self.sigma), self.noise,
+            self.seen, self.by_label,
+        )  # fmt: skip
+
+
+def _rough_noise(value: Array) -> float:
+    # Of neighbouring pixels (Stoehr et al. 2008, DER_SNR): structure counts too, so that it is an upper bound.
+    third = 2.0 * value[2:-2] - value[:-4] - value[4:]
+    return float(1.482602 / np.sqrt(6.0) * np.median(np.abs(third)))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A^T W A by its diagonals, (BAND, Q): entry (d, q) is that of q and q + d; A^T W r (Q,)."""
+
+    gram: NDArray[np.float32]
+    score: Array
+
+    @classmethod
+    def of(cls, seen: csr_array, weight: Array, value: Array) -> Told:
+        """Of pixels that see the splines (P, Q), with weights and values (P,)."""
+        weighted = csr_array(seen.multiply(weight[:, None]))
+        full = csr_array(seen.T @ weighted).tocoo()
+        off = full.col - full.row
+        keep = (off >= 0) & (off < BAND)
+        gram = np.zeros((BAND, seen.shape[1]), dtype=np.float32)
+        gram[off[keep], full.row[keep]] = full.data[keep]
+        return cls(gram, weighted.T @ value)
+
+    def times(self, columns: Array) -> Array:
+        """A^T W A V (Q, K) for columns V (Q, K)."""
+        result = self.gram[0][:, None] * columns
+        for d in range(1, BAND):
+            entries = self.gram[d, :-d, None]
+            result[:-d] += entries * columns[d:]
+            result[d:] += entries * columns[:-d]
+        return np.asarray(result, dtype=float)

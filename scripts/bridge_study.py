@@ -1,0 +1,187 @@
+"""What a bridge does to stars that it was not learned from: MILES by cross-validation, STELIB, LAMOST.
+
+    python scripts/bridge_study.py pack DATA --out DIR    # spectra for `bridge learn`
+    python scripts/bridge_study.py cross DATA --work DIR [--folds 4] [--stars N] [--emulator CKPT]
+    python scripts/bridge_study.py apply DATA --bridge BRIDGE --sets highres lamost [--emulator CKPT]
+
+`pack` writes DIR/miles.h5, DIR/stelib.h5 (S/N 100 assumed) and DIR/labels.ecsv: fundamental labels of the benchmark
+stars, of the literature for the others. `cross` deals the stars of MILES out in folds; each fold's bridge is learned
+from the others and the benchmark stars of the fold are fitted as `catalog` does by default, with it and without; the
+tables are those of `scripts/real_stars.py`. `apply` does so for other sets with one bridge.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+from real_stars import (
+    FUNDAMENTAL,
+    NOT_COUNTED,
+    Star,
+    abundances,
+    by_class,
+    by_window,
+    highres,
+    lamost,
+    miles,
+    one_by_one,
+    stelib,
+)
+from reference_spectra import is_within
+from tqdm import tqdm
+
+from phdlspec import load_emulator
+from phdlspec.bridge.learn import learned, residuals_of
+from phdlspec.bridge.references import ReferenceStar
+from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.emulator.bridge import NONE, Bridge, BridgedEmulator
+from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.result import Fitted
+from phdlspec.fitting.settings import FitSettings
+from phdlspec.io.model_spectra import PACKED_FORMAT, PACKED_VERSION
+
+Array = NDArray[np.float64]
+
+SETTINGS = FitSettings(mode="fast", bridge=NONE)
+BATCH = 32
+
+
+def usable(stars: Sequence[Star]) -> list[Star]:
+    """Those within the models; the doubtful spectrum of Arcturus is not learned from."""
+    return [star for star in stars if is_within(star.labels) and star.name != NOT_COUNTED]
+
+
+def pack(data: Path, out: Path) -> None:
+    """Spectra as packed HDF5 and one table of labels."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, found in (
+        ("miles", list(miles(data / "miles/miles_even.npz", True))),
+        ("stelib", list(stelib(data, True))),
+    ):
+        stars = usable(found)
+        write_packed(stars, out / f"{name}.h5", name)
+        for star in stars:
+            row: dict[str, object] = {"OBSID": f"{name} {star.name}", "STAR": star.name}
+            for label, value, error in zip(("TEFF", "LOGG", "FE_H"), star.labels, star.errors):
+                row |= {label: float(value), f"{label}_ERR": error}
+            rows.append(row)
+    Table(rows).write(out / "labels.ecsv", overwrite=True)
+    print(f"{out}: {len(rows)} spectra")
+
+
+def write_packed(stars: Sequence[Star], path: Path, prefix: str) -> None:
+    """Spectra that share a number of pixels, on the wavelengths of the one that begins last."""
+    wave = max((star.spectrum.wave for star in stars), key=lambda w: w[0])
+    wave = wave[wave < min(star.spectrum.wave[-1] for star in stars)]
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format=PACKED_FORMAT, version=PACKED_VERSION, survey="", arms=[[wave[0], wave[-1]]])
+        file["wave"] = wave
+        first = stars[0].spectrum
+        file["resolving_power"] = np.interp(wave, first.wave, first.resolving_power_by_pixel).astype(np.float32)
+        flux, ivar, mask = zip(*(on_pixels(star, wave) for star in stars))
+        file["flux"], file["ivar"] = np.array(flux, np.float32), np.array(ivar, np.float32)
+        file["mask"] = np.array(mask, np.uint8)
+        file["obsid"] = [f"{prefix} {star.name}".encode() for star in stars]
+        file["ra"] = file["dec"] = np.full(len(stars), np.nan)
+
+
+def on_pixels(star: Star, wave: Array) -> tuple[Array, Array, Array]:
+    """Flux, ivar and mask on common pixels; these are the star's own up to a shift of less than one pixel."""
+    s = star.spectrum
+    scale = np.median(s.flux[s.good])
+    flux = np.interp(wave, s.wave, s.flux) / scale
+    mask = np.interp(wave, s.wave, s.mask.astype(float)) > 0
+    return flux, np.where(mask, 0.0, (100.0 / np.maximum(flux, 1e-3)) ** 2), mask
+
+
+def as_reference(star: Star) -> ReferenceStar:
+    """A star to learn from."""
+    return ReferenceStar(star.name, star.spectrum, np.array(star.labels), np.array(star.errors), {})
+
+
+def fitted(stars: Sequence[Star], model: Emulator, title: str) -> list[Fitted]:
+    """Fits as `catalog` makes them."""
+    found: list[Fitted] = []
+    for first in tqdm(range(0, len(stars), BATCH), desc=title):
+        found += fit_batch([star.spectrum for star in stars[first : first + BATCH]], model, SETTINGS, keep=True)
+    return found
+
+
+def tables(title: str, stars: Sequence[Star], results: Sequence[Fitted], data: Path) -> None:
+    """What `scripts/real_stars.py` prints."""
+    print(f"\n## {title}: {len(stars)} stars")
+    if len(stars) < 100:
+        one_by_one(stars, results)
+    by_class(stars, results)
+    by_window(stars, results)
+    abundances(stars, results, data / "reference/benchmarks.yaml")
+
+
+def cross(data: Path, work: Path, folds: int, most: int | None, checkpoint: str | None, rounds: int) -> None:
+    """Benchmark stars of MILES with bridges that were learned without them, and without bridges."""
+    emulator = load_emulator(checkpoint, "cpu")
+    stars = usable(list(miles(data / "miles/miles_even.npz", True)))
+    if most is not None:
+        stars = [stars[i] for i in np.sort(np.random.default_rng(1).permutation(len(stars))[:most])]
+    work.mkdir(parents=True, exist_ok=True)
+    fold = grouped_folds([star.name for star in stars], folds)
+    judged = [star for star in stars if star.errors == FUNDAMENTAL]
+    first = residuals_of([as_reference(star) for star in stars], emulator, SETTINGS, progress=True)
+    crossed: dict[str, Fitted] = {}
+    for number in range(folds):
+        learn_from = [as_reference(star) for star, f in zip(stars, fold) if f != number]
+        names = {star.name for star in learn_from}
+        bridge = learned(type(first)([r for r in first.residuals if r.name in names], []), emulator)
+        for _ in range(rounds - 1):
+            bridge = learned(residuals_of(learn_from, emulator, SETTINGS, bridge, progress=True), emulator)
+        bridge.write(work / f"fold{number}.safetensors")
+        held = [star for star, f in zip(stars, fold) if f == number and star.errors == FUNDAMENTAL]
+        results = fitted(held, BridgedEmulator(emulator, bridge), f"fold {number}")
+        crossed |= {star.name: result for star, result in zip(held, results)}
+    tables("MILES without a bridge", judged, fitted(judged, emulator, "without"), data)
+    tables(f"MILES, bridges of {folds} folds", judged, [crossed[star.name] for star in judged], data)
+
+
+def apply(data: Path, bridge: str, sets: Sequence[str], checkpoint: str | None, every: int) -> None:
+    """Other sets with one bridge and without."""
+    emulator = load_emulator(checkpoint, "cpu")
+    model = BridgedEmulator(emulator, Bridge.read(bridge), bridge)
+    makers = {"highres": highres, "lamost": lamost, "stelib": lambda data: stelib(data, False)}
+    for name in sets:
+        stars = [star for star in makers[name](data) if star.name not in model.bridge.stars][::every]
+        tables(f"{name} without a bridge", stars, fitted(stars, emulator, "without"), data)
+        tables(f"{name} with {bridge}", stars, fitted(stars, model, "with"), data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("pack", "cross", "apply"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("bridge_data"))
+    parser.add_argument("--work", type=Path, default=Path("bridge_folds"))
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--stars", type=int, help="of MILES, at most (drawn at random)")
+    parser.add_argument("--every", type=int, default=1, help="of the sets of `apply`, every n-th star")
+    parser.add_argument("--emulator")
+    parser.add_argument("--bridge")
+    parser.add_argument("--sets", nargs="+", default=["highres", "lamost"])
+    args = parser.parse_args()
+    if args.what == "pack":
+        pack(args.data, args.out)
+    elif args.what == "cross":
+        cross(args.data, args.work, args.folds, args.stars, args.emulator, args.rounds)
+    else:
+        apply(args.data, args.bridge, args.sets, args.emulator, args.every)
+
+
+if __name__ == "__main__":
+    main()
