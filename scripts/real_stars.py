@@ -103,7 +103,10 @@ def stelib(data: Path, everything: bool) -> Iterator[Star]:
             flux = columns["flux"][i].astype(float)
             air = columns["wave0_air"][i] + columns["step"][i] * np.arange(len(flux))
             inside = (air > 3650.0) & (air < 9150.0)
-            yield Star(str(name), made(str(name), air[inside], flux[inside], STELIB_FWHM), *known)
+            try:
+                yield Star(str(name), made(str(name), air[inside], flux[inside], STELIB_FWHM), *known)
+            except UserError as error:
+                print(error, file=sys.stderr)
 
 
 def _known(fundamental: Array, literature: Array, everything: bool) -> tuple[Array, tuple[float, float, float]] | None:

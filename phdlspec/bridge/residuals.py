@@ -1,6 +1,6 @@
 r"""What a fit leaves of a spectrum, and how a correction on the native grid would be seen there.
 
-A correction is a spline in ln(wavelength), coefficients c (Q,) on knots that are half as far apart as what a spectrum
+A correction is a spline in ln(wavelength), coefficients c (Q,) on knots that are two thirds as far apart as what a spectrum
 of R = 2200 resolves. A star's pixels see A c: A (P, Q) holds its own line spread function, rotation, velocity and
 pixels. All that its pixels say of c is in A^T W A, a banded matrix, and A^T W r. So spectra of any resolving power and
 coverage are told in one place, and what a spectrum does not cover is simply not there.
@@ -25,8 +25,8 @@ from phdlspec.lsf import NativeGrid, pixel_weights
 
 Array = NDArray[np.float64]
 
-KNOT_PIXELS = 2  # native pixels from knot to knot
-BAND = 24  # of A^T W A: splines that a pixel of the lowest resolving power sees together
+KNOT_PIXELS = 3  # native pixels from knot to knot
+BAND = 18  # of A^T W A: splines that a pixel of the lowest resolving power sees together
 LEAST_LEVEL = 0.05  # of the median continuum, below which a quotient is noise
 LEAST_PIXELS = 300
 
