@@ -1,7 +1,7 @@
 r"""What a fit leaves of a spectrum, and how a correction on the native grid would be seen there.
 
-A correction is a spline in ln(wavelength), coefficients c (Q,) on knots that are two thirds as far apart as what a spectrum
-of R = 2200 resolves. A star's pixels see A c: A (P, Q) holds its own line spread function, rotation, velocity and
+A correction is a spline in ln(wavelength), coefficients c (Q,) on knots that are closer than what a spectrum of
+R = 2000 resolves. A star's pixels see A c: A (P, Q) holds its own line spread function, rotation, velocity and
 pixels. All that its pixels say of c is in A^T W A, a banded matrix, and A^T W r. So spectra of any resolving power and
 coverage are told in one place, and what a spectrum does not cover is simply not there.
 """
@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from phdlspec.bridge.references import ReferenceStar
 from phdlspec.errors import UserError
-from phdlspec.fitting.preparation import MAX_RESOLVING_POWER
+from phdlspec.fitting.preparation import highest_fitted_power
 from phdlspec.fitting.result import Fitted
 from phdlspec.labels import STRUCTURE
 from phdlspec.lsf import NativeGrid, pixel_weights
@@ -68,7 +68,7 @@ class Residual:
         s = fitted.spectrum
         if s is None or not np.isfinite(fitted.value).all():
             raise UserError(fitted.reason or f"{fitted.path}: the fit did not converge")
-        seen_as = star.spectrum.degraded_to(MAX_RESOLVING_POWER)
+        seen_as = star.spectrum.degraded_to(highest_fitted_power(grid))
         level = s.continuum
         used = (s.used | s.outlier) & (seen_as.ivar > 0) & (level > LEAST_LEVEL * np.median(level[s.used]))
         if used.sum() < LEAST_PIXELS:
