@@ -1,4 +1,4 @@
-"""Learning a bridge: corrections from spectra that differ in all they can, processes, bad input, mocks from end to end."""
+"""Learning a bridge: corrections from spectra that differ in all they can, processes, bad input, mocks."""
 
 from __future__ import annotations
 
