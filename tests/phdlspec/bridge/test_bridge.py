@@ -19,7 +19,7 @@ from phdlspec.report import write_report
 from tests.phdlspec.bridge.made import crossed, hand_made
 from tests.phdlspec.fitting.test_driver import mock
 
-SPREAD = {"TEFF": 5200.0, "LOGG": 3.1, "FE_H": -0.3}
+SPREAD = {"TEFF": 4700.0, "LOGG": 3.1, "FE_H": -0.3}
 
 
 @pytest.fixture(scope="module")
