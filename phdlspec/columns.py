@@ -188,7 +188,7 @@ _ALL: tuple[Column, ...] = (
          Origin.DIAGNOSTICS),
     _fit("MODE", "", "U", "mode", "what was really done: fast, hmc, emcee, none"),
     _fit("STOP", "", "U", "stop_reason", "why the optimiser stopped"),
-    _fit("FLAG", "", "i4", "flag", "bits, see SFLAG in the header; 0 is good, 128, 4096, 65536 are notes"),
+    _fit("FLAG", "", "i4", "flag", "bits, see SFLAG in the header; 0 is good, 128, 4096, 65536, 131072 are notes"),
     Column(
         "FLAG_NAMES", "", "U", ColumnRole.FIT, "names of the bits of FLAG", key="flag_names", group=FLAG_NAMES
     ),

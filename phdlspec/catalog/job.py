@@ -22,6 +22,7 @@ CHUNK = 32  # spectra that are fitted and stored together
 _OPTIONS = {  # of the fit's settings
     "mode": "--mode", "sampler": "--sampler", "seed": "--seed", "priors": "--prior", "known": "--fix or --gaussian",
     "masks": "--mask-off or --mask-file", "resolution_width": "--resolution-width", "known_table": "--known",
+    "bridge": "--bridge",
 }  # fmt: skip
 LONGEST = {"fast": 300.0, "full": 1800.0}  # s, after which a star in a worker process is given up
 
