@@ -20,6 +20,7 @@ from phdlspec.catalog.rows import to_arrays, to_table
 from phdlspec.columns import columns_with
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import DirectSynthesis
+from phdlspec.emulator.bridge import bridged, told
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
@@ -143,6 +144,7 @@ def fit_many(
             bar.finished(size)
     table = to_table(to_arrays(results, names), columns)
     table.meta = {"EMUHASH": model.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": seed}
+    table.meta["BRIDGE"] = told(bridged(model, chosen.bridge))
     return table
 
 

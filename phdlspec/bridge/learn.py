@@ -131,16 +131,13 @@ def learned(step: Step, emulator: Emulator, rank: int = RANK) -> Bridge:
     amplitudes = np.column_stack([found.amplitudes, np.log(sizes)])
     process = fitted_process(labels, amplitudes, np.column_stack([variances, np.zeros(len(sizes))]))
     splines = spline_basis(emulator.native)
-    return Bridge(
-        process,
-        torch.as_tensor((splines @ found.vectors).T.copy(), dtype=torch.float32),
-        torch.as_tensor(splines @ left, dtype=torch.float32),
-        _metadata(residuals, step.failed, emulator, process.support(torch.as_tensor(labels)).numpy(), labels),
-    )
+    spectra = torch.as_tensor((splines @ found.vectors).T.copy(), dtype=torch.float32)
+    metadata = _metadata(residuals, step.failed, emulator, labels)
+    return Bridge(process, spectra, torch.as_tensor(splines @ left, dtype=torch.float32), metadata)
 
 
 def _metadata(
-    residuals: Sequence[Residual], failed: Sequence[str], emulator: Emulator, support: Array, labels: Array
+    residuals: Sequence[Residual], failed: Sequence[str], emulator: Emulator, labels: Array
 ) -> dict[str, Any]:
     ranges = {
         name: f"{low:.4g} to {high:.4g}" for name, low, high in zip(STRUCTURE, labels.min(0), labels.max(0))
@@ -151,7 +148,7 @@ def _metadata(
         "stars": [one.name for one in residuals],
         "told": {
             **ranges, "residuals before, rms of the continuum": f"{before:.4f}",
-            "stars that could not be used": len(failed), "least support of a star": f"{support.min():.2f}",
+            "stars that could not be used": len(failed),
         },
     }  # fmt: skip
 

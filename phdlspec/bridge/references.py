@@ -104,7 +104,7 @@ def _star(
             return f"{path}: {name} = {value:g}, the models reach from {label.lower:g} to {label.upper:g} {label.unit}"
     others = {
         name: (float(values[i]), float(errors[i])) for name, i in known.items()
-        if name in labelset and name not in STRUCTURE and np.isfinite(values[i])
+        if name in labelset and name not in STRUCTURE and labelset[name].lower <= values[i] <= labelset[name].upper
     }  # fmt: skip
     name = str(table.stars[row]) if table.stars is not None and table.stars[row] else ""
     name = name or str(spectrum.meta.get("OBSID", "") or "") or spectrum.stem

@@ -112,8 +112,7 @@ def make_catalog(
     """
     refuse_in_worker()
     emulator = load_emulator(job.emulator, "cpu" if workers > 1 or scheduler else job.device)
-    emulator = bridged(emulator, job.settings.bridge)
-    identity = job.identity(emulator.checkpoint_hash, told(emulator))
+    identity = job.identity(emulator.checkpoint_hash, told(bridged(emulator, job.settings.bridge)))
     store = ChunkStore(job.out, job_digest(identity))
     with store.lock():
         # A run that was stopped goes on, also one that was to overwrite.
@@ -183,7 +182,7 @@ def _digest_of(out: str) -> str | None:
 def _header(job: CatalogJob, emulator: Emulator, digest: str, command: str) -> dict[str, Any]:
     return {
         "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": job.settings.seed,
-        "JOBHASH": digest, "CKPTHASH": emulator.checkpoint_hash, "BRIDGE": told(emulator),
+        "JOBHASH": digest, "CKPTHASH": emulator.checkpoint_hash, "BRIDGE": told(bridged(emulator, job.settings.bridge)),
         "VERSIONS": json.dumps(versions()),
         "CONFIG": json.dumps(configuration(job.settings)), "COMMAND": command,
     }  # fmt: skip

@@ -89,6 +89,12 @@ class Bridge:
             raise ValueError("the stars it was learned from are not told")
 
     @property
+    def importance(self) -> Tensor:
+        """(K + 1,) of each amplitude: the mean square of its spectrum."""
+        square = self.spectra.double().pow(2).mean(1)
+        return torch.cat([square, torch.zeros_like(square[:1])])
+
+    @property
     def stars(self) -> frozenset[str]:
         """Names of the stars it was learned from."""
         return frozenset(map(str, self.metadata["stars"]))
@@ -152,7 +158,8 @@ class BridgedEmulator(Emulator):
 
     def support(self, theta: Tensor) -> NDArray[np.float64]:
         """How much of the bridge is known (B,) for labels (B, L or more): 1 among the stars learned from, 0 far off."""
-        return np.asarray(self._process.support(theta[:, self._which].to(self.device)).cpu())
+        stars = theta[:, self._which].to(self.device)
+        return np.asarray(self._process.support(stars, self.bridge.importance.to(self.device)).cpu())
 
 
 def bridged(emulator: Emulator, which: str) -> Emulator:

@@ -93,10 +93,11 @@ class LabelProcess:
         known = (torch.einsum("knm,bm->kbn", self.whitened, shape) ** 2).sum(-1).T * self.size**2
         return self.size**2 * (1.0 - known).clamp(min=0.0)
 
-    def support(self, stars: Tensor) -> Tensor:
-        """How much of g is known (B,) for stars (B, 3): 1 all, 0 nothing; components weighted by their variance."""
-        total = self.size**2
-        return 1.0 - self.variance(stars).sum(1) / total.sum().clamp(min=1e-300)
+    def support(self, stars: Tensor, importance: Tensor) -> Tensor:
+        """How much of the variance of g, each weighted by its importance (K,), is known (B,) for stars (B, 3): 1 all,
+        0 nothing."""
+        total = (self.size**2) @ importance
+        return 1.0 - self.variance(stars) @ importance / total.clamp(min=1e-300)
 
 
 _STORED = ("at", "values", "variances", "length", "size", "scatter")

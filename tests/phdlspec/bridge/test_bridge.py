@@ -54,7 +54,8 @@ def test_a_process_follows_its_stars_with_exact_slopes_and_fades_far_from_them()
     assert torch.allclose(found.mean(far), torch.zeros(1, 2, dtype=torch.float64), atol=1e-3)
     assert torch.allclose(found.variance(far), torch.ones(1, 2, dtype=torch.float64), atol=1e-3)
     assert (found.variance(stars) < 0.01).all()
-    assert found.support(far) < 0.01 < 0.98 < found.support(stars).min()
+    one = torch.ones(2, dtype=torch.float64)
+    assert found.support(far, one) < 0.01 < 0.98 < found.support(stars, one).min()
 
 
 def test_derivatives_by_abundances_are_the_emulators_and_those_by_three_labels_are_exact(toy_emulator, with_bridge):
