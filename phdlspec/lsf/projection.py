@@ -182,8 +182,8 @@ def pixel_weights(
     """
     power = resolving_power.double()
     half = kernel_half_width(grid, power, vbroad)
-    star = (torch.tensor([value], dtype=torch.float64) for value in (vbroad, rv))
-    kernel = _kernel(grid, wave, power[None], *star, half, torch.float64)
+    rotation, velocity = torch.tensor([[vbroad], [rv]], dtype=torch.float64)
+    kernel = _kernel(grid, wave, power[None], rotation, velocity, half, torch.float64)
     return kernel.index[0], kernel.weight[0]
 
 
