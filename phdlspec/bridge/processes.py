@@ -50,4 +50,5 @@ def _evidence(at: Tensor, values: Tensor, noise: Tensor, length: Tensor, size: T
     covariance = size[:, None, None] ** 2 * shape + torch.diag_embed(noise.T + scatter[:, None] ** 2)
     cholesky = torch.linalg.cholesky(covariance)
     whitened = torch.linalg.solve_triangular(cholesky, values.T[..., None], upper=False)
-    return -0.5 * whitened.pow(2).sum() - torch.diagonal(cholesky, dim1=1, dim2=2).log().sum()
+    answer: Tensor = -0.5 * whitened.pow(2).sum() - torch.diagonal(cholesky, dim1=1, dim2=2).log().sum()
+    return answer

@@ -132,7 +132,7 @@ class BridgedEmulator(Emulator):
             added = torch.cat([amplitudes[:, None], slopes], dim=1)[..., :-1].to(rows.dtype)  # (B, 4, K)
             into = [0, *(1 + column for column in self._which)]
             rows = rows.clone()
-            rows[:, :, into] += (added.flatten(0, 1) @ self._by_patch).unflatten(1, added.shape[:2])
+            rows[:, :, into] += (added.flatten(0, 1) @ self._by_patch).reshape(len(rows), *added.shape[:2], -1)
         return rows
 
     def patches(self, theta: Tensor) -> Tensor:
