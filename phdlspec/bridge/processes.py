@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 # In 5040 K / Teff, log g and [Fe/H]. Shorter lengths would follow the errors of single stars, longer ones would carry
 # the bridge far beyond all of them.
-SHORTEST, LONGEST = (0.08, 0.7, 0.5), (0.25, 2.0, 1.5)
+SHORTEST, LONGEST = (0.08, 0.7, 0.5), (0.15, 1.2, 0.9)
 LEAST = 0.02  # of the scatter of the amplitudes, for sizes and scatters
 
 
