@@ -103,7 +103,7 @@ def test_a_bridge_learned_from_mocks_adds_what_they_had_more_than_the_emulator(t
     sky, random, stars = crossed(toy_emulator), np.random.default_rng(7), []
     for i in range(26):
         known = {
-            "TEFF": random.uniform(4400, 6500),
+            "TEFF": random.uniform(4400, 5600),
             "LOGG": random.uniform(1.2, 4.7),
             "FE_H": random.uniform(-0.9, 0.3),
         }
@@ -115,7 +115,7 @@ def test_a_bridge_learned_from_mocks_adds_what_they_had_more_than_the_emulator(t
     bridge = learned(residuals_of(stars, toy_emulator, SETTINGS), toy_emulator, rank=3)
     learned_sky = BridgedEmulator(toy_emulator, bridge)
     theta = torch.as_tensor(np.stack([
-        toy_emulator.labels.complete({"TEFF": t, "LOGG": g, "FE_H": -0.2}) for t, g in ((4800, 2.2), (5800, 4.2))
+        toy_emulator.labels.complete({"TEFF": t, "LOGG": g, "FE_H": -0.2}) for t, g in ((4800, 2.2), (5400, 4.2))
     ]), dtype=torch.float32)  # fmt: skip
     truth, found = (
         at_resolving_power(m.native_flux(theta) - toy_emulator.native_flux(theta), toy_emulator.native, 1800.0)
