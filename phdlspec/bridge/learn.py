@@ -42,6 +42,8 @@ BATCH = 32
 FIRST_LEFT = 0.01  # of the continuum, before anything is known
 WILD = 6.0  # errors from the corrections
 SMOOTHING = 40  # splines over which the rest is taken together
+LEAST_SHARE, LEAST_REST = 0.02, 1e-4  # of the stars that must have a pixel; of the continuum
+REST_ROUNDS = 4
 AMPLITUDE = (0.3, 4.0)  # of a star's rest, against all stars'
 LAGS = 8  # pixels, beyond which what is left is not compared
 
@@ -161,35 +163,37 @@ def _of_labels(one: Residual, vectors: Array, covariance: Array, left: Array) ->
 
 
 def _rest(residuals: Sequence[Residual], found: LowRank) -> tuple[Array, Array]:
-    """The rest that remains in pixels besides noise (Q,), and each star's against it (N,).
+    """The rest that remains in pixels besides noise (Q,), and each star's against it (N,), as products of the two.
 
-    Neighbouring pixels err together; a variance that is counted as independent is larger by their number.
+    Neighbouring pixels err together; a variance that is counted as independent is larger by their number. Where no star
+    has pixels there is no rest: nothing is known, and a fit adds what it finds by itself.
     """
-    q = residuals[0].seen.shape[1]
-    top, bottom = np.zeros(q), np.zeros(q)
-    excess = []
-    for one, amplitudes in zip(residuals, found.amplitudes):
-        good = np.isfinite(one.sigma)
-        off = np.where(good, one.value - one.seen @ (found.vectors @ amplitudes), 0.0)
-        square = np.where(good, off**2 - one.noise**2, 0.0) * _together(off, good)
-        excess.append((square, good))
-        top += one.seen.T @ square
-        bottom += one.seen.T @ good.astype(float)
+    pixels = [_excess(one, amplitudes, found.vectors) for one, amplitudes in zip(residuals, found.amplitudes)]
+    count = sum(one.seen.T @ good.astype(float) for one, (_, good) in zip(residuals, pixels))
+    known = _smooth(count) > LEAST_SHARE * count.max()
+    sizes = np.ones(len(residuals))
+    for _ in range(REST_ROUNDS):
+        total = sum(one.seen.T @ excess / size**2 for one, (excess, _), size in zip(residuals, pixels, sizes))
+        variance = _smooth(total) / np.maximum(_smooth(count), 1e-12)
+        left = np.sqrt(np.where(known, np.maximum(variance, LEAST_REST**2), LEAST_REST**2))
+        ratios = [
+            np.mean((excess / (one.seen @ left) ** 2)[good]) for one, (excess, good) in zip(residuals, pixels)
+        ]  # fmt: skip
+        sizes = np.clip(np.sqrt(np.maximum(ratios, 0.0)), *AMPLITUDE)
+    middle = np.exp(np.log(sizes).mean())
+    return left * middle, sizes / middle
+
+
+def _excess(one: Residual, amplitudes: Array, vectors: Array) -> tuple[Array, NDArray[np.bool_]]:
+    # Variance of a star's pixels that neither corrections nor noise explain (P,), and which pixels count.
+    good = np.isfinite(one.sigma)
+    off = np.where(good, one.value - one.seen @ (vectors @ amplitudes), 0.0)
+    return np.where(good, off**2 - one.noise**2, 0.0) * _together(off, good), good
+
+
+def _smooth(values: Array) -> Array:
     box = np.ones(SMOOTHING) / SMOOTHING
-    top, bottom = (
-        np.convolve(np.pad(x, SMOOTHING, mode="edge"), box, "same")[SMOOTHING:-SMOOTHING] for x in (top, bottom)
-    )
-    seen = bottom > 0.02 * bottom.max()
-    variance = np.where(seen, top / np.maximum(bottom, 1e-12), 0.0)
-    variance = np.maximum(variance, 1e-8)
-    # Where no star has pixels nothing is known: as much as where it is worst.
-    variance[~seen] = variance.max()
-    left = np.sqrt(variance)
-    sizes = [
-        np.sqrt(max(square[good].sum(), 0.0) / max(((one.seen @ left)[good] ** 2).sum(), 1e-12))
-        for one, (square, good) in zip(residuals, excess)
-    ]  # fmt: skip
-    return left, np.clip(sizes, *AMPLITUDE)
+    return np.convolve(np.pad(values, SMOOTHING, mode="edge"), box, "same")[SMOOTHING:-SMOOTHING]
 
 
 def _together(off: Array, good: NDArray[np.bool_]) -> float:
