@@ -164,7 +164,7 @@ def _left(plain: Sequence[Fitted], crossed: Sequence[Fitted]) -> Figure:
         for s in (fit.spectrum for fit in fits):
             if s is None:
                 continue
-            square = ((s.flux - s.model) / s.continuum)[s.used] ** 2
+            square = ((s.flux - s.model)[s.used] / s.continuum[s.used]) ** 2
             bins = np.digitize(s.wave[s.used], edges)
             total += np.bincount(bins, square, len(edges) + 1)
             count += np.bincount(bins, minlength=len(edges) + 1)
