@@ -169,12 +169,12 @@ def _rest(residuals: Sequence[Residual], found: LowRank) -> tuple[Array, Array]:
     has pixels there is no rest: nothing is known, and a fit adds what it finds by itself.
     """
     pixels = [_excess(one, amplitudes, found.vectors) for one, amplitudes in zip(residuals, found.amplitudes)]
-    count = sum(one.seen.T @ good.astype(float) for one, (_, good) in zip(residuals, pixels))
+    count = np.sum([one.seen.T @ good.astype(float) for one, (_, good) in zip(residuals, pixels)], axis=0)
     known = _smooth(count) > LEAST_SHARE * count.max()
     sizes = np.ones(len(residuals))
     for _ in range(REST_ROUNDS):
-        total = sum(one.seen.T @ excess / size**2 for one, (excess, _), size in zip(residuals, pixels, sizes))
-        variance = _smooth(total) / np.maximum(_smooth(count), 1e-12)
+        parts = [one.seen.T @ excess / size**2 for one, (excess, _), size in zip(residuals, pixels, sizes)]
+        variance = _smooth(np.sum(parts, axis=0)) / np.maximum(_smooth(count), 1e-12)
         left = np.sqrt(np.where(known, np.maximum(variance, LEAST_REST**2), LEAST_REST**2))
         ratios = [
             np.mean((excess / (one.seen @ left) ** 2)[good]) for one, (excess, good) in zip(residuals, pixels)
