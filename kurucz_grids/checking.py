@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.check_result import CheckResult
 from kurucz_grids.neighbours import BINS, Sketch, binned, compare_neighbours
 from phdlspec.gridfile import Grid
-from phdlspec.labels import LabelSet
 from phdlspec.wavelength import vacuum_to_air
 
 Array = NDArray[np.float64]
@@ -112,17 +110,10 @@ def _completeness(grid: Grid) -> CheckResult:
 
 
 def _bounds(grid: Grid) -> CheckResult:
-    inside = _model_labels(grid).inside(grid.labels)
+    inside = grid.label_set.inside(grid.labels)
     if inside.all():
-        return CheckResult("bounds", "ok", "all labels lie within the bounds of models")
-    return CheckResult("bounds", "warning", f"{(~inside).sum()} rows lie outside the bounds of models")
-
-
-def _model_labels(grid: Grid) -> LabelSet:
-    # The grid's labels with the bounds of models, which reach beyond those of fits.
-    return LabelSet(
-        tuple(MODEL_LABELS[name] if name in MODEL_LABELS else grid.label_set[name] for name in grid.label_set.names)
-    )
+        return CheckResult("bounds", "ok", "all labels lie within the bounds of labels")
+    return CheckResult("bounds", "warning", f"{(~inside).sum()} rows lie outside the bounds of labels")
 
 
 def _split(grid: Grid) -> CheckResult:
@@ -134,7 +125,7 @@ def _split(grid: Grid) -> CheckResult:
 def _bins(grid: Grid, contains: Contains | None) -> CheckResult:
     """Empty cells of a Teff-logg-[Fe/H] lattice."""
     names = tuple(_BINS)
-    labels = _model_labels(grid)
+    labels = grid.label_set
     index = [labels.index(name) for name in names]
     edges = [np.linspace(labels.lower[i], labels.upper[i], _BINS[name] + 1) for i, name in zip(index, names)]
     counts, _ = np.histogramdd(grid.labels[grid.rows()][:, index], bins=edges)
@@ -152,7 +143,7 @@ def _bins(grid: Grid, contains: Contains | None) -> CheckResult:
 def _spacing(grid: Grid) -> Iterator[CheckResult]:
     """Distance from random points to the nearest row, in units of the range, by region."""
     index = [grid.label_set.index(name) for name in ("TEFF", "LOGG", "FE_H")]
-    points = _model_labels(grid).to_unit(grid.labels)[grid.rows()][:, index]
+    points = grid.label_set.to_unit(grid.labels)[grid.rows()][:, index]
     random = np.random.default_rng(1).uniform(size=(4000, 3))
     distance = np.asarray(cKDTree(points).query(random)[0])
     expected = 0.554 * len(points) ** (-1 / 3)  # mean for as many uniform points

@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 
-from kurucz_grids.bounds import MODEL_LABELS
 from phdlspec.errors import UserError
-from phdlspec.labels import ELEMENTS, STRUCTURE, abundance_name, typical_vmic
+from phdlspec.labels import ELEMENTS, GRID_LABELS, STRUCTURE, abundance_name, typical_vmic
 
 Array = NDArray[np.float64]
 Contains = Callable[[float, float, float], bool]
@@ -53,7 +52,7 @@ _FIRST_BLOCK, _FIRST_TEST, _NO_TEST_BEFORE, _BLOCK = 750, 150, 3000, 1000
 
 
 def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Array:
-    """Labels (n, 32) within the bounds of `MODEL_LABELS` and in their order, which is that of the label table.
+    """Labels (n, 32) within the bounds of `GRID_LABELS` and in their order, which is that of the label table.
 
     `contains(teff, logg, fe_h)` tells whether a model atmosphere exists there; by default all do. The first
     rows of a longer set with the same seed and atmospheres are these rows.
@@ -71,17 +70,17 @@ def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Ar
         stars[i] = _redraw(seed, int(i), contains)
     teff, logg, fe_h = stars.T
     shared = unit[:, _STRUCTURE : _STRUCTURE + _SHARED]
-    labels = np.empty((n, len(MODEL_LABELS)))
+    labels = np.empty((n, len(GRID_LABELS)))
     for name, values in zip(STRUCTURE, stars.T):
-        labels[:, MODEL_LABELS.index(name)] = values
-    vmic = MODEL_LABELS["VMIC"]
-    labels[:, MODEL_LABELS.index("VMIC")] = _mixture(
+        labels[:, GRID_LABELS.index(name)] = values
+    vmic = GRID_LABELS["VMIC"]
+    labels[:, GRID_LABELS.index("VMIC")] = _mixture(
         shared[:, 0], typical_vmic(teff, logg, fe_h), 0.3, vmic.lower, vmic.upper, 0.25
     )
     centres = _abundance_centres(logg, fe_h, shared[:, 1], shared[:, 2])
     for k, element in enumerate(ELEMENTS):
-        label = MODEL_LABELS[abundance_name(element)]
-        labels[:, MODEL_LABELS.index(label.name)] = _mixture(
+        label = GRID_LABELS[abundance_name(element)]
+        labels[:, GRID_LABELS.index(label.name)] = _mixture(
             unit[:, _STRUCTURE + _SHARED + k],
             centres.get(element, np.zeros(n)),
             0.25 if element in ("C", "N") else 0.2,
@@ -120,8 +119,8 @@ def _hash(seed: int, i: int) -> int:
 
 
 def _allowed(stars: Array, contains: Contains | None) -> NDArray[np.bool_]:
-    columns = [MODEL_LABELS.index(name) for name in STRUCTURE]
-    inside = (stars >= MODEL_LABELS.lower[columns]) & (stars <= MODEL_LABELS.upper[columns])
+    columns = [GRID_LABELS.index(name) for name in STRUCTURE]
+    inside = (stars >= GRID_LABELS.lower[columns]) & (stars <= GRID_LABELS.upper[columns])
     allowed: NDArray[np.bool_] = np.array(inside.all(axis=1))
     if contains is not None:
         for i in np.flatnonzero(allowed):
@@ -144,7 +143,7 @@ def _redraw(seed: int, i: int, contains: Contains | None) -> Array:
 def _stellar(unit: Array) -> Array:
     """Teff, logg, [Fe/H] (n, 3) from unit coordinates (n, 7), possibly outside the bounds."""
     kind, u_fe_h, u_branch, place, u_age, u_teff, u_logg = unit.T
-    bounds = {name: (MODEL_LABELS[name].lower, MODEL_LABELS[name].upper) for name in STRUCTURE}
+    bounds = {name: (GRID_LABELS[name].lower, GRID_LABELS[name].upper) for name in STRUCTURE}
     kiel = kind < KIEL_FRACTION
     fe_h_low, fe_h_high = bounds["FE_H"]
     fe_h = np.where(

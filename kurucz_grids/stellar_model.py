@@ -17,7 +17,6 @@ from scipy.interpolate import CubicSpline
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
-from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.chemistry import Chemistry, Continuum, Equilibrium
 from kurucz_grids.hydrogen import hydrogen_lines, interpolation_weights, sampling_nodes
 from kurucz_grids.structure_response import StructureResponse, response_at
@@ -172,7 +171,7 @@ class ModelMaker:
         if theta.shape != (len(GRID_LABELS),) or not np.isfinite(theta).all():
             raise UserError(f"labels have shape {theta.shape}, expected {len(GRID_LABELS)} finite numbers")
         values = dict(zip(GRID_LABELS.names, theta.tolist()))
-        for label in MODEL_LABELS:
+        for label in GRID_LABELS:
             if not label.lower <= values[label.name] <= label.upper:
                 raise UserError(
                     f"{label.name} is {values[label.name]:g}, expected {label.lower:g} to {label.upper:g} {label.unit}"

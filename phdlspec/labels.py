@@ -73,10 +73,10 @@ def _abundance_label(element: str) -> Label:
 
 
 LABELS: tuple[Label, ...] = (
-    Label("TEFF", "K", 4000.0, 7500.0, Role.MAIN, "effective temperature"),
-    Label("LOGG", "dex", 0.5, 5.0, Role.MAIN, "logarithm of the surface gravity in cm/s2"),
+    Label("TEFF", "K", 3600.0, 8000.0, Role.MAIN, "effective temperature"),
+    Label("LOGG", "dex", 0.0, 5.2, Role.MAIN, "logarithm of the surface gravity in cm/s2"),
     Label("VMIC", "km/s", 0.5, 3.0, Role.MAIN, "microturbulence velocity"),
-    Label("FE_H", "dex", -2.5, 0.5, Role.MAIN, "metallicity [Fe/H], solar scale of Asplund et al. (2009)"),
+    Label("FE_H", "dex", -4.0, 0.5, Role.MAIN, "metallicity [Fe/H], solar scale of Asplund et al. (2009)"),
     *(_abundance_label(element) for element in ELEMENTS),
     Label("VBROAD", "km/s", 0.0, 60.0, Role.BROADENING, "rotation and macroturbulence together, as a rotation profile"),
 )

@@ -23,7 +23,7 @@ from phdlspec.emulator.judging import judging_grid, seen
 from phdlspec.emulator.model_error import reference_bounds
 from phdlspec.gridfile import Grid
 
-REGIONS = {"TEFF": (4000, 4500, 5250, 6250, 7500), "LOGG": (0.5, 2, 3.5, 5), "FE_H": (-2.5, -1.5, -0.5, 0.5)}
+REGIONS = {"TEFF": (3600, 4000, 4500, 5250, 6250, 8000), "LOGG": (0, 2, 3.5, 5.2), "FE_H": (-4, -2.5, -1.5, -0.5, 0.5)}
 MEASURABLE = 0.2  # dex, bound at S/N 100
 QUIET = 0.02  # of a derivative's peak (smoothed): below it, the label does not live in a pixel
 

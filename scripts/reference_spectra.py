@@ -15,7 +15,6 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.line_calibration import FWHM, ReferenceStar
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
@@ -74,8 +73,8 @@ def miles(data: Path) -> list[KnownStar]:
 
 def is_within(labels: Array) -> bool:
     """Whether Teff, log g, [Fe/H] are known and the models reach them."""
-    columns = [MODEL_LABELS.index(name) for name in STRUCTURE]
-    return bool(np.all((labels >= MODEL_LABELS.lower[columns]) & (labels <= MODEL_LABELS.upper[columns])))
+    columns = [GRID_LABELS.index(name) for name in STRUCTURE]
+    return bool(np.all((labels >= GRID_LABELS.lower[columns]) & (labels <= GRID_LABELS.upper[columns])))
 
 
 def full_labels(teff: float, logg: float, fe_h: float, vmic: float | None = None) -> Array:

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.checking import KNOWN_LINES, check_grid, line_offset
 from kurucz_grids.sampling import sample_labels, split_rows
 from phdlspec.gridfile import Grid
@@ -30,10 +29,10 @@ PROFILES = _profiles(WAVE)
 
 def _model(labels, profiles=PROFILES):
     """A smooth toy: each label deepens its own lines, Teff a hundred."""
-    unit = MODEL_LABELS.to_unit(labels)
+    unit = GRID_LABELS.to_unit(labels)
     depth = 0.1 * 4.0**unit
     flux = np.exp(-(depth @ profiles))
-    slopes = np.log(4.0) / (MODEL_LABELS.upper - MODEL_LABELS.lower)
+    slopes = np.log(4.0) / (GRID_LABELS.upper - GRID_LABELS.lower)
     return flux, -flux * (depth * slopes)[:, None] * profiles
 
 

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from kurucz_grids.bounds import MODEL_LABELS
 from kurucz_grids.sampling import TEST, VALIDATION, sample_labels, split_rows
 from phdlspec.errors import UserError
-from phdlspec.labels import typical_vmic
+from phdlspec.labels import GRID_LABELS, typical_vmic
 
 
 @pytest.fixture(scope="module")
@@ -13,13 +12,13 @@ def labels():
 
 
 def _column(labels, name):
-    return labels[:, MODEL_LABELS.index(name)]
+    return labels[:, GRID_LABELS.index(name)]
 
 
 def test_labels_are_inside_and_fill_every_range(labels):
     assert labels.shape == (4000, 32)
-    assert MODEL_LABELS.inside(labels).all()
-    unit = MODEL_LABELS.to_unit(labels)
+    assert GRID_LABELS.inside(labels).all()
+    unit = GRID_LABELS.to_unit(labels)
     assert (unit.min(axis=0) < 0.01).all()
     assert (unit.max(axis=0) > 0.99).all()
 
