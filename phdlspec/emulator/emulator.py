@@ -80,10 +80,16 @@ class Emulator:
         self._upper = torch.as_tensor(self.labels.upper, dtype=torch.float32, device=device)
 
     def _check_labels(self) -> None:
-        stored = tuple((row["name"], row["lower"], row["upper"]) for row in self.metadata["labels"])
-        expected = tuple((label.name, label.lower, label.upper) for label in GRID_LABELS)
-        if stored != expected:
-            raise UserError("the checkpoint was trained for another label table; train it again with this version")
+        stored = {row["name"]: (row["lower"], row["upper"]) for row in self.metadata["labels"]}
+        for label in GRID_LABELS:
+            if stored.get(label.name) != (label.lower, label.upper):
+                had = "from {:g} to {:g}".format(*stored[label.name]) if label.name in stored else "missing"
+                raise UserError(
+                    f"the checkpoint was trained for other labels: {label.name} is {had}, this version's is from "
+                    f"{label.lower:g} to {label.upper:g}; train it again"
+                )
+        if tuple(stored) != GRID_LABELS.names:
+            raise UserError("the checkpoint was trained for labels in another order; train it again")
 
     def _judged(self) -> tuple[str, tuple[str, ...]]:
         try:

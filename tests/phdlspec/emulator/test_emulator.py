@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from phdlspec.default_emulator import load_emulator
+from phdlspec.emulator.checkpoint import load_checkpoint
+from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from tests.phdlspec import tiny
 
@@ -111,3 +116,18 @@ def test_model_error_is_of_the_size_of_the_residuals(toy_emulator, toy_grid):
     assert floor.sigma.shape == (len(rows), 3700)
     total = float((floor.sigma**2 + (floor.factor**2).sum(1)).mean().sqrt())
     assert 0.3 < total / np.sqrt((residual**2).mean()) < 1.5
+
+
+def test_a_checkpoint_of_other_labels_is_refused_with_the_first_that_differs(toy_emulator, toy_checkpoint):
+    checkpoint = load_checkpoint(toy_checkpoint)
+    rows = copy.deepcopy(checkpoint.metadata["labels"])
+    rows[0]["lower"] = 4000.0
+    with pytest.raises(UserError, match="TEFF is from 4000 to 8000, this version's is from 3600 to 8000"):
+        _made(checkpoint, rows)
+    with pytest.raises(UserError, match="TEFF is missing"):
+        _made(checkpoint, rows[1:])
+
+
+def _made(checkpoint, rows):
+    other = replace(checkpoint, metadata={**checkpoint.metadata, "labels": rows})
+    return Emulator(other, torch.device("cpu"), 1800.0, np.arange(3800.0, 8900.0))
