@@ -131,7 +131,7 @@ def lamost(data: Path) -> Iterator[Star]:
     table = Table.read(data / "lamost/dr10_labels.csv")
     for row in table[table["snrg"] > 50]:
         labels = np.array([row[c] for c in ("teff_lasp", "logg_lasp", "feh_lasp")], dtype=float)
-        path = data / "lamost/dr10" / str(row["file"])
+        path = data / "lamost" / str(row["file"])
         if np.isfinite(labels).all() and path.exists():
             try:
                 yield Star(path.name, read_spectrum(path), labels, LITERATURE)
@@ -210,8 +210,9 @@ def abundances(stars: Sequence[Star], results: Sequence[Fitted], file: Path) -> 
         for element in ELEMENTS:
             i = result.names.index(f"{element}_FE")
             name = element.capitalize()
-            if name in values and result.crlb[i] < 0.2 and np.isfinite(result.value[i]):
-                found[element].append(float(result.value[i]) - (values[name] - sun[name] - fe_h))
+            off = float(result.value[i]) - (values.get(name, np.nan) - sun[name] - fe_h)
+            if result.crlb[i] < 0.2 and np.isfinite(off):
+                found[element].append(off)
     print("\n| [X/Fe] minus Jofre et al. | " + " | ".join(ELEMENTS) + " |\n" + "|---" * (1 + len(ELEMENTS)) + "|")
     print("| median ± scatter | " + " | ".join(middle(np.array(x)) if x else "" for x in found.values()) + " |")
     print("| stars | " + " | ".join(str(len(x)) for x in found.values()) + " |")
