@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from phdlspec.emulator.judging import Figures
 from phdlspec.labels import LabelSet, Role
 
-FLUX_LIMIT = 1e-2  # of the continuum, 95th percentile of the models' rms at R = 1800
+FLUX_LIMIT = 5e-3  # of the continuum, median of the models' rms at R = 1800
 DERIVATIVE_LIMIT = 0.25  # relative error of a main label's derivative, median of the models
 LABEL_LIMIT = 0.5  # the same of any label, beyond which it is not trusted by itself
 LOCAL_FLUX_LIMIT = 5e-3  # 90th percentile of the rms of neighbouring models, which bounds the range
@@ -28,7 +28,7 @@ Range = dict[str, list[float]]
 
 def distrust(validation: Mapping[str, Any]) -> str:
     """Why a checkpoint with these errors (`Figures.summary`) is not to be trusted at all; empty where it is."""
-    flux, errors = float(validation["flux_rms_p95"]), validation["derivative_error_median"]
+    flux, errors = float(validation["flux_rms_median"]), validation["derivative_error_median"]
     wrong = [name for name in _MAIN if not float(errors[name]) <= DERIVATIVE_LIMIT]
     if wrong:
         worst = max(wrong, key=lambda name: float(errors[name]))
@@ -38,8 +38,8 @@ def distrust(validation: Mapping[str, Any]) -> str:
         )
     if not flux <= FLUX_LIMIT:
         return (
-            f"on held-out models the emulator's flux is wrong by {100 * flux:.1f}% of the continuum (one in twenty), "
-            f"at most {100 * FLUX_LIMIT:.0f}% is trusted; train it longer or on more models"
+            f"on held-out models the emulator's flux is wrong by {100 * flux:.1f}% of the continuum (in the median), "
+            f"at most {100 * FLUX_LIMIT:.1f}% is trusted; train it longer or on more models"
         )
     return ""
 
@@ -55,9 +55,15 @@ def trusted_range(stars: NDArray[np.float64], figures: Figures) -> Range:
 
     Along each axis, the models are taken in overlapping groups of neighbours; the range is the longest run of groups
     of which nine models in ten have a flux error below `LOCAL_FLUX_LIMIT`. Where no group is that good, it is empty
-    (its ends are the same).
+    (its ends are the same). LOGG is judged by the models within the range of TEFF: cool stars, which are the hardest,
+    have the lowest gravities and the highest.
     """
-    return {name: _good_run(stars[:, i], figures.flux_rms) for i, name in enumerate(AXES)}
+    found: Range = {}
+    inside = np.ones(len(stars), dtype=bool)
+    for i, name in enumerate(AXES):
+        low, high = found[name] = _good_run(stars[inside, i], figures.flux_rms[inside])
+        inside &= (stars[:, i] >= low) & (stars[:, i] <= high)
+    return found
 
 
 def _good_run(position: NDArray[np.float64], error: NDArray[np.float64]) -> list[float]:
