@@ -6,7 +6,7 @@ So nobody chooses the seed of the noise: seeds are tried from 1, and the first c
 emulator is typical, that is without flags and with every measured label within 2 errors. The table's header says which
 it was, and by what rule. With --figure the windows that carry each element are drawn, as in the star's report.
 
-    python scripts/make_example.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
+    python scripts/make_example.py --atmospheres atlas9.npz --line-list optical_3690_9300_air.npz moog_molecules \\
         --figure docs/figures/example_zooms.png
 """
 
@@ -49,7 +49,7 @@ NATIVE = NativeGrid(3690.0, 1.0 / 8750.0, 7909, 3500.0)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--atmospheres", required=True)
-    parser.add_argument("--line-list", required=True)
+    parser.add_argument("--line-list", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path(phdlspec.__file__).parent / "data")
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
