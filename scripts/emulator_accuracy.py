@@ -51,7 +51,7 @@ def main() -> None:
     unit = 0.5 * (emulator.labels.upper - emulator.labels.lower)[: len(names)]
     wave = judging_grid(native).wave
     residuals, blends, errors, leaks, bounds = [], [], [], [], []
-    continuum, span = continuum_basis(wave), 2.0 * unit
+    continuum, span = torch.as_tensor(continuum_basis(wave)), torch.as_tensor(2.0 * unit)
     for row in rows:
         theta = torch.as_tensor(np.append(grid.labels[row], 0.0)[None], dtype=torch.float32, device=emulator.device)
         flux, by_label = emulator.native_flux_and_jacobian(theta)
@@ -62,7 +62,8 @@ def main() -> None:
         exact = seen(torch.as_tensor(grid.jacobian(int(row))), native).numpy()
         guess = seen(by_label[0].T.cpu(), native).numpy()
         errors.append(np.linalg.norm(guess - exact, axis=1) / np.maximum(np.linalg.norm(exact, axis=1), 1e-30))
-        bounds.append(reference_bounds(truth.numpy().astype(float), exact.astype(float), wave, continuum, span))
+        told, changes = truth.double(), torch.as_tensor(exact, dtype=torch.float64)
+        bounds.append(reference_bounds(told, changes, wave, continuum, span).numpy())
         leaks.append([leakage(g * u, e * u) for g, e, u in zip(guess, exact, unit)])
     r, b = np.array(residuals), np.array(blends)
     rms, rms_blend = np.sqrt((r**2).mean(1)), np.sqrt((b**2).mean(1))

@@ -61,7 +61,7 @@ def test_one_star_in_every_format(options, tmp_path, capsys):
 
 
 def test_a_table_of_stars(options, tmp_path, capsys):
-    stars = {"Name": ["one", "two"], "Teff": [5000.0, 4001.0], "[Mg/Fe]": [0.2, 0.0], "RV": [0.0, 300.0]}
+    stars = {"Name": ["one", "two"], "Teff": [5000.0, 3601.0], "[Mg/Fe]": [0.2, 0.0], "RV": [0.0, 300.0]}
     Table(stars).write(tmp_path / "stars.ecsv")
     for out in (tmp_path / "s.h5", tmp_path / "s.fits"):
         assert main(["emulate", "--labels", str(tmp_path / "stars.ecsv"), "--out", str(out), *options]) == 0

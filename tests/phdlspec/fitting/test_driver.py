@@ -183,9 +183,9 @@ def test_fast_mode_samples_what_importance_sampling_cannot_but_no_star_outside_t
     monkeypatch.setattr(posteriors, "importance_sample", unreliable)
     monkeypatch.setattr(posteriors, "FALLBACK_ESS", 10.0)
     monkeypatch.setattr(posteriors, "FALLBACK_DRAWS", 20)
-    for module in (posteriors, summary):  # a share of each label's range: 7000 K are beyond, 5300 K are not
-        monkeypatch.setattr(module, "AT_BOUND", 0.215)
-    inside, outside = fit_batch([stars[0], mock(toy_emulator, TEFF=7000.0)], toy_emulator, FAST)
+    for module in (posteriors, summary):  # a share of each label's range: 7850 K are beyond, 5300 K are not
+        monkeypatch.setattr(module, "AT_BOUND", 0.08)
+    inside, outside = fit_batch([stars[0], mock(toy_emulator, TEFF=7850.0)], toy_emulator, FAST)
     assert (inside.mode, outside.mode) == ("hmc", "fast")
     assert inside.flag & StarFlag.FELL_BACK
     assert outside.flag & StarFlag.OUTSIDE_GRID
