@@ -41,7 +41,6 @@ Array = NDArray[np.float64]
 MAIN = ("TEFF", "LOGG", "FE_H")
 SNR = 100.0
 MILES_FWHM, STELIB_FWHM = 2.5, 3.0  # Å
-LEAST_PIXELS = 500
 NOT_COUNTED = "HD124897"
 FUNDAMENTAL, LITERATURE = (45.0, 0.05, 0.06), (100.0, 0.2, 0.1)  # errors of labels
 LEFT_OUT = StarFlag.FAILED | StarFlag.NO_STAR | StarFlag.UNREADABLE | StarFlag.VELOCITY_UNSURE
