@@ -8,13 +8,12 @@ import torch
 from astropy.table import Table
 from scipy.sparse import csr_array
 
-from phdlspec.bridge.learn import learn, learned, residuals_of
+from phdlspec.bridge.learn import learn
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
-from phdlspec.bridge.references import ReferenceStar, read_references
+from phdlspec.bridge.references import read_references
 from phdlspec.bridge.residuals import Residual, Told, spline_basis
 from phdlspec.cli import main
-from phdlspec.emulator.bridge import BridgedEmulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io import write_lamost
@@ -97,34 +96,6 @@ def test_a_wild_pixel_does_not_count():
     cleaned = star.without_wild(model, np.full_like(model, 0.02), 6.0)
     assert np.isinf(cleaned.sigma[10])
     assert np.isfinite(cleaned.sigma).sum() > 0.95 * len(cleaned.sigma)
-
-
-def test_a_bridge_learned_from_mocks_adds_what_they_had_more_than_the_emulator(toy_emulator):
-    sky, random, stars = crossed(toy_emulator), np.random.default_rng(7), []
-    for i in range(26):
-        known = {
-            "TEFF": random.uniform(4400, 5600),
-            "LOGG": random.uniform(1.2, 4.7),
-            "FE_H": random.uniform(-0.9, 0.3),
-        }
-        abundances = {"MG_FE": 0.4 if i % 5 == 0 else 0.0, "CA_FE": 0.0, "TI_FE": 0.0, "VMIC": 1.3}
-        spectrum = mock(sky, snr=150.0, seed=30 + i, name=f"r{i}", red_velocity=0.0, **known, **abundances)
-        errors = np.array([60.0, 0.1, 0.06])
-        values = np.array(list(known.values())) + 0.5 * errors * random.normal(size=3)
-        stars.append(ReferenceStar(f"r{i}", spectrum, values, errors, {}))
-    bridge = learned(residuals_of(stars, toy_emulator, SETTINGS), toy_emulator, rank=3)
-    learned_sky = BridgedEmulator(toy_emulator, bridge)
-    theta = torch.as_tensor(np.stack([
-        toy_emulator.labels.complete({"TEFF": t, "LOGG": g, "FE_H": -0.2}) for t, g in ((4800, 2.2), (5400, 4.2))
-    ]), dtype=torch.float32)  # fmt: skip
-    truth, found = (
-        at_resolving_power(m.native_flux(theta) - toy_emulator.native_flux(theta), toy_emulator.native, 1800.0)
-        for m in (sky, learned_sky)
-    )
-    inside = slice(400, 5500)
-    left = (found - truth)[:, inside].std()
-    assert left < 0.5 * truth[:, inside].std()
-    assert bridge.stars == {star.name for star in stars}
 
 
 @pytest.fixture
