@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from astropy.table import Table
 from scipy.sparse import csr_array
 
-from phdlspec.bridge.learn import learn
+from phdlspec.bridge.learn import learn, learned, residuals_of
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
-from phdlspec.bridge.references import read_references
+from phdlspec.bridge.references import ReferenceStar, read_references
 from phdlspec.bridge.residuals import Residual, Told, spline_basis
 from phdlspec.cli import main
+from phdlspec.emulator.bridge import BridgedEmulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io import write_lamost
+from phdlspec.labels import STRUCTURE
 from phdlspec.lsf import NativeGrid, at_resolving_power, pixel_weights, project
 from tests.phdlspec.bridge.made import crossed
 from tests.phdlspec.fitting.test_driver import mock
@@ -96,6 +100,28 @@ def test_a_wild_pixel_does_not_count():
     cleaned = star.without_wild(model, np.full_like(model, 0.02), 6.0)
     assert np.isinf(cleaned.sigma[10])
     assert np.isfinite(cleaned.sigma).sum() > 0.95 * len(cleaned.sigma)
+
+
+def test_a_bridge_learned_from_mocks_adds_what_they_had_more_than_the_emulator(toy_emulator):
+    made, random, stars = crossed(toy_emulator).bridge, np.random.default_rng(7), []
+    sky = BridgedEmulator(toy_emulator, replace(made, spectra=4.0 * made.spectra))
+    for i in range(26):
+        values = random.uniform((4400, 1.2, -0.9), (5600, 4.7, 0.3))
+        anomalous = {"MG_FE": 0.3 if i % 5 == 0 else 0.0, "CA_FE": 0.0, "TI_FE": 0.0}
+        known = dict(zip(STRUCTURE, map(float, values)))
+        spectrum = mock(sky, snr=300.0, seed=30 + i, name=f"r{i}", red_velocity=0.0, **known, **anomalous)
+        stars.append(ReferenceStar(f"r{i}", spectrum, values, np.array([60.0, 0.1, 0.06]), {}))
+    bridge = learned(residuals_of(stars, toy_emulator, SETTINGS), toy_emulator, rank=3)
+    learned_sky = BridgedEmulator(toy_emulator, bridge)
+    labels = [{"TEFF": teff, "LOGG": logg, "FE_H": -0.2} for teff, logg in ((4600, 1.8), (4800, 4.4), (5300, 4.2))]
+    theta = torch.as_tensor(np.stack([toy_emulator.labels.complete(one) for one in labels]), dtype=torch.float32)
+    truth, found = (
+        at_resolving_power(m.native_flux(theta) - toy_emulator.native_flux(theta), toy_emulator.native, 1800.0)
+        for m in (sky, learned_sky)
+    )
+    inside = slice(400, 5500)
+    assert (found - truth)[:, inside].std() < 0.6 * truth[:, inside].std()
+    assert bridge.stars == {star.name for star in stars}
 
 
 @pytest.fixture
