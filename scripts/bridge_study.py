@@ -33,7 +33,6 @@ from real_stars import (
     one_by_one,
     stelib,
 )
-from reference_spectra import is_within
 from tqdm import tqdm
 
 from phdlspec import load_emulator
@@ -46,6 +45,7 @@ from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.io.model_spectra import PACKED_FORMAT, PACKED_VERSION
+from phdlspec.labels import STRUCTURE, LabelSet
 
 Array = NDArray[np.float64]
 
@@ -55,7 +55,11 @@ BATCH = 32
 
 def usable(stars: Sequence[Star]) -> list[Star]:
     """Those within the models; the doubtful spectrum of Arcturus is not learned from."""
-    return [star for star in stars if is_within(star.labels) and star.name != NOT_COUNTED]
+    labels = [LabelSet()[name] for name in STRUCTURE]
+    return [
+        star for star in stars
+        if star.name != NOT_COUNTED and all(one.lower < x < one.upper for one, x in zip(labels, star.labels))
+    ]  # fmt: skip
 
 
 def pack(data: Path, out: Path) -> None:
