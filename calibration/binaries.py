@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from calibration.references import PairTable, Stars, refuse_duplicates
 from phdlspec.aliases import renamed
 from phdlspec.errors import UserError
+from phdlspec.foreign import one_sentence
 from phdlspec.labels import LABELS
 from phdlspec.solar import SYMBOLS
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 
+@one_sentence
 def read_pairs(path: str | Path, name: str | None = None, rename: Mapping[str, str] | None = None) -> PairTable:
     """Pairs of identifiers (ID_1, ID_2) or of positions, with an optional probability and known differences; `rename`
     as for `phdlspec.aliases.renamed`."""
@@ -95,6 +97,7 @@ _BY_STAR = re.compile(r"^_*([A-Z][a-z]?)_H_*$")
 _ERROR = re.compile(r"^(?P<base>.*?)_?(?P<word>error|err|total)(?P<number>\d?)(?P<rest>.*)$", re.IGNORECASE)
 
 
+@one_sentence
 def read_published_abundances(path: str | Path) -> PublishedAbundances:
     """Read a table of abundances or differences of abundances by element (or by star, with columns
     `__Mg_H_`).

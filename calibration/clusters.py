@@ -32,6 +32,7 @@ from calibration.references import ClusterTable, Stars, refuse_duplicates
 from calibration.surveys import cluster_gravity_rows, position_of_2mass, stars_of
 from phdlspec.aliases import CLUSTERS, MEMBERSHIPS, renamed
 from phdlspec.errors import UserError
+from phdlspec.foreign import one_sentence
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
 # First dredge-up changes these, so no reference built on "one composition" constrains them in evolved stars.
@@ -42,6 +43,7 @@ OCCAM_LEAST = 0.01  # the limit that OCCAM's authors use for each of their proba
 _APOGEE_FILE = re.compile(r"(?:\d+_)?([^/\s]+)/aspcapStar-[^-]+-(2M\d{8}[+-]\d{7})\.fits$")
 
 
+@one_sentence
 def read_clusters(path: str | Path, rename: Mapping[str, str] | None = None) -> list[ClusterTable]:
     """All clusters of a file, in alphabetical order; repeated lines of a star in the two lists are merged.
 
@@ -177,6 +179,7 @@ def constrains(label: str, logg: NDArray[Any]) -> NDArray[np.bool_]:
     return np.ones(len(logg), dtype=bool)
 
 
+@one_sentence
 def read_diffusion_template(path: str | Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """A template from a table with columns LOGG and DEPLETION (relative, about 1 at its peak)."""
     table = read_any_table(path)

@@ -8,16 +8,11 @@ every set.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.table import Table
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calibration.catalog import AXES
@@ -25,17 +20,17 @@ from calibration.external import MIN_ROWS, SnrBin, external_errors
 from calibration.model import robust_scatter
 from calibration.pixel_influence import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
-from calibration.tables import written_whole
 from phdlspec.errors import UserError
+from phdlspec.files import replacing
+from phdlspec.pages import Block, Details, Heading, Listing, Rows, new_figure, picture, text, write_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "logg", "FE_H": "[Fe/H]"}
 _MAX_POINTS = 3000
+DPI = 72
 _SNR_TICKS = (5, 10, 20, 50, 100, 200, 500)
-_STYLE = """body{font:15px/1.45 sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.6em 0}
-td,th{border-bottom:1px solid #ccc;padding:.15em .7em;text-align:right}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}
-summary{cursor:pointer;font-weight:bold;margin:.5em 0}"""
 
 
 def write_report(
@@ -64,26 +59,24 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); give --out another folder") from error
-    parts = [_head(calibration)]
+    blocks = _head(calibration)
     pixels = Diagnostics.read(diagnostics) if diagnostics else None
     for name, label in calibration.labels.items():
         rows = calibration.evidence[np.asarray(calibration.evidence["LABEL"]).astype(str) == name]
-        parts.append(_section(calibration, label, rows))
+        blocks.append(_section(calibration, label, rows))
     if pixels is not None:
-        parts.append(_influence_section(pixels))
+        blocks += _influence_section(pixels)
     if opinion is not None:
-        parts.append(_opinion_section(opinion))
-        with written_whole(folder / "second_opinion.ecsv") as part:
+        blocks += _opinion_section(opinion)
+        with replacing(folder / "second_opinion.ecsv") as part:
             opinion.write(part, format="ascii.ecsv", overwrite=True)
-    parts.append("</body></html>")
     path = folder / "calibration.html"
-    with written_whole(path) as part:
-        part.write_text("\n".join(parts), encoding="utf-8")
+    write_page(path, f"Calibration of {calibration.catalog}", blocks)
     return path
 
 
-def _head(calibration: Calibration) -> str:
-    references = _table(
+def _head(calibration: Calibration) -> list[Block]:
+    references = Rows(
         ("reference", "kind", "stars given", "used", "solar scale"),
         [(r["name"], r["kind"], r["given"], r["used"], r.get("solar_scale") or "") for r in calibration.references],
     )
@@ -92,48 +85,41 @@ def _head(calibration: Calibration) -> str:
         held = [f"{after:.3g} ({before:.3g})" for after, before in label.held_out.values()]
         lines.append((name, sum(s.rows for s in label.sets), f"{label.scatter:.3g}", ", ".join(held),
                       "yes" if label.has_zero_point else "no: differences only"))  # fmt: skip
-    overview = _table(
-        ("label", "rows", "external scatter", "held-out scatter after (before), by set", "zero point known"),
-        lines,
+    overview = Rows(
+        ("label", "rows", "external scatter", "held-out scatter after (before), by set", "zero point known"), lines
     )
-    skipped = "".join(f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in calibration.skipped.items())
-    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Calibration</title>
-<style>{_STYLE}</style></head><body><h1>Calibration of {html.escape(calibration.catalog)}</h1>
-<p>Learned {calibration.created} with {html.escape(calibration.software)}; checkpoint
-{html.escape(calibration.emulator_hash)}; solar scale {calibration.solar_scale};
-identity {calibration.identity}. The bias is raw minus truth and is subtracted.
-Every difference below is between our catalogue and a reference.</p>
-{references}<h2>All labels</h2>{overview}
-{"<p>Not calibrated:</p><ul>" + skipped + "</ul>" if skipped else ""}"""
+    blocks: list[Block] = [
+        text(
+            f"Learned {calibration.created} with {calibration.software}; checkpoint {calibration.emulator_hash}; "
+            f"solar scale {calibration.solar_scale}; identity {calibration.identity}. The bias is raw minus truth and "
+            "is subtracted. Every difference below is between our catalogue and a reference."
+        ),
+        references,
+        Heading("All labels"),
+        overview,
+    ]
+    if calibration.skipped:
+        blocks += [text("Not calibrated:"), Listing([f"{k}: {v}" for k, v in calibration.skipped.items()])]
+    return blocks
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
-    cells = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
-
-
-def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> str:
-    sets = _table(
+def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> Details:
+    sets = Rows(
         ("set", "rows", "intrinsic scatter", "discrepant", "their scatter", "held-out scatter", "before"),
         [(s.name, s.rows, f"{s.tau:.3g}", f"{100 * s.discrepant:.0f} %", f"{s.wide:.3g}",
           *(f"{v:.3g}" for v in label.held_out.get(s.name, (np.nan, np.nan)))) for s in label.sets],
     )  # fmt: skip
     shown = {k: v for k, v in label.nuisance.items() if "depletion" not in k}
-    nuisance = "; ".join(f"{k} {v:+.3f} &plusmn; {e:.3f}" for k, (v, e) in shown.items())
-    return f"""<details><summary>{label.label}</summary>{sets}<p>{nuisance}</p>
-{_image(_trend_figure(calibration, label, rows))}{_image(_set_figure(rows, label.label))}
-{_external_section(rows, label)}</details>"""
-
-
-def _image(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=72)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    nuisance = "; ".join(f"{k} {v:+.3f} ± {e:.3f}" for k, (v, e) in shown.items())
+    blocks = [
+        sets, text(nuisance), picture(_trend_figure(calibration, label, rows), DPI),
+        picture(_set_figure(rows, label.label), DPI), *_external_section(rows, label),
+    ]  # fmt: skip
+    return Details(label.label, blocks)
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
-    figure = Figure(figsize=size, layout="tight")
+    figure = new_figure(*size)
     return figure, np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
 
 
@@ -224,21 +210,23 @@ def _set_figure(rows: Table, name: str) -> Figure:
     return figure
 
 
-def _external_section(rows: Table, label: LabelCalibration) -> str:
+def _external_section(rows: Table, label: LabelCalibration) -> list[Block]:
     """Figure and table of the external error in bins of signal-to-noise, one panel a set."""
     bins = external_errors(rows)
     if not bins:
-        return f"<p>External error by SNR: no set has {MIN_ROWS} rows of one signal-to-noise.</p>"
-    table = _table(
+        return [text(f"External error by SNR: no set has {MIN_ROWS} rows of one signal-to-noise.")]
+    table = Rows(
         ("set", "SNR", "rows", "held-out scatter", "reference's error", "external error", "range",
          "claimed by the fit", "claimed after calibration"),
         [(b.set_name, f"{b.low:g}-{b.high:g}", b.rows, *(f"{v:.3g}" for v in (b.scatter, b.reference, b.external)),
           "{:.3g} to {:.3g}".format(*b.external_range), f"{b.claimed:.3g}",
           f"{np.hypot(b.claimed, label.scatter):.3g}") for b in bins],
     )  # fmt: skip
-    return f"""<h3>External error by SNR</h3><p>Scatter of rows that the fit had not seen, less the reference's
-own error, for one star; what is claimed after calibration contains the external scatter {label.scatter:.3g}.</p>
-{_image(_external_figure(bins, label))}{table}"""
+    said = (
+        "Scatter of rows that the fit had not seen, less the reference's own error, for one star; what is claimed "
+        f"after calibration contains the external scatter {label.scatter:.3g}."
+    )
+    return [Heading("External error by SNR", 3), text(said), picture(_external_figure(bins, label), DPI), table]
 
 
 def _external_figure(bins: list[SnrBin], label: LabelCalibration) -> Figure:
@@ -263,11 +251,13 @@ def _external_figure(bins: list[SnrBin], label: LabelCalibration) -> Figure:
     return figure
 
 
-def _influence_section(found: Diagnostics) -> str:
+def _influence_section(found: Diagnostics) -> list[Block]:
     """Mean influence of windows of 20 Angstrom, the strongest windows named."""
-    parts = ["<h2>Which pixels set the difference</h2><p>Mean over the reference stars of each window's share in the "
-             "difference "
-             "fit minus reference; the shares add up to the difference.</p>"]  # fmt: skip
+    blocks: list[Block] = [
+        Heading("Which pixels set the difference"),
+        text("Mean over the reference stars of each window's share in the difference fit minus reference; the shares "
+             "add up to the difference."),
+    ]  # fmt: skip
     centre, total = windows(found.wave, found.mean_influence())
     for i, name in enumerate(found.labels):
         figure, axes = _figure(1, 1, (13, 2.6))
@@ -276,19 +266,17 @@ def _influence_section(found: Diagnostics) -> str:
         axes[0, 0].set_ylabel(name)
         strongest = np.argsort(-np.abs(total[:, i]))[:6]
         rows = [(f"{centre[k]:.0f}", f"{total[k, i]:+.3g}") for k in strongest]
-        parts.append(
-            f"<details><summary>{html.escape(name)}: {total[:, i].sum():+.3g} in all</summary>"
-            f"{_image(figure)}{_table(('window', 'influence'), rows)}</details>"
-        )
-    return "\n".join(parts)
+        summary = f"{name}: {total[:, i].sum():+.3g} in all"
+        blocks.append(Details(summary, [picture(figure, DPI), Rows(("window", "influence"), rows)]))
+    return blocks
 
 
-def _opinion_section(opinion: Table) -> str:
+def _opinion_section(opinion: Table) -> list[Block]:
     """Physics minus data by label, and the stars that differ most."""
     names = np.asarray(opinion["LABEL"]).astype(str)
     usable = (np.asarray(opinion["LUX_FLAG"]) == 0) & np.isfinite(np.asarray(opinion["PULL"]))
     rows = []
-    parts = []
+    unfolded: list[Block] = []
     for name in dict.fromkeys(names):
         part = opinion[(names == name) & usable]
         if len(part) == 0:
@@ -306,13 +294,14 @@ def _opinion_section(opinion: Table) -> str:
         axes[0, 0].set_xlabel(f"{name} from data")
         axes[0, 0].set_ylabel("physics minus data")
         worst = part[np.argsort(-np.abs(pull))[:10]]
-        listed = _table(
+        listed = Rows(
             ("star", "physics", "data", "difference / error"),
             [(row["FILE"], f"{row['PHYSICS']:.4g}", f"{row['DATA']:.4g}", f"{row['PULL']:+.1f}") for row in worst],
         )
-        parts.append(f"<details><summary>{html.escape(name)}</summary>{_image(figure)}{listed}</details>")
-    head = _table(("label", "stars", "median difference", "scatter", "scatter / error"), rows)
-    return (
-        "<h2>Second opinion</h2><p>Calibrated labels minus those of a model learned from data, for the stars that the "
-        f"model does not flag; all of them are in second_opinion.ecsv.</p>{head}{''.join(parts)}"
+        unfolded.append(Details(name, [picture(figure, DPI), listed]))
+    said = (
+        "Calibrated labels minus those of a model learned from data, for the stars that the model does not flag; all "
+        "of them are in second_opinion.ecsv."
     )
+    head = Rows(("label", "stars", "median difference", "scatter", "scatter / error"), rows)
+    return [Heading("Second opinion"), text(said), head, *unfolded]

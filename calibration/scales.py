@@ -26,6 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from phdlspec.errors import UserError
+from phdlspec.foreign import one_sentence
 from phdlspec.labels import abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE, SYMBOLS
 from phdlspec.tables import number_column, read_any_table
@@ -122,6 +123,7 @@ def label_shift(label: str, from_scale: str, to_scale: str = SOLAR_SCALE) -> flo
     return shift
 
 
+@one_sentence
 def read_solar_scale(path: str | Path) -> Scale:
     """A solar scale from a text table with an `element` column and A(X) as `photosphere`, `A` or the second
     column."""

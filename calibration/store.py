@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from calibration.coverage import Coverage
 from calibration.model import SetScatter
 from calibration.splines import Axis, Basis
-from calibration.tables import written_whole
 from phdlspec.errors import UserError, first_line
+from phdlspec.files import file_sha256, replacing, write_text
+from phdlspec.tables import read_any_table
 
 COORDINATE_STEPS = 4
 _Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
@@ -89,7 +90,8 @@ class _File(Struct, forbid_unknown_fields=True):
     references: list[_Reference]
     skipped: dict[str, str]
     labels: dict[str, _Label]
-    sha256: str = ""  # calibrations of the first version have none
+    evidence_sha256: str = ""  # calibrations of the first version have neither
+    sha256: str = ""
 
     def problem(self) -> str:
         """What does not belong together in it, "" for nothing."""
@@ -103,7 +105,7 @@ class _File(Struct, forbid_unknown_fields=True):
         return ""
 
 
-FORMAT, VERSION = "phdlspec-calibration", 1
+FORMAT, VERSION, OLDEST = "phdlspec-calibration", 2, 1  # version 2: the file has a digest of itself and its evidence
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,12 @@ class Calibration:
     def write(self, path: str | Path) -> Path:
         """Write the JSON file and its evidence; both appear complete or not at all."""
         path = Path(path)
+        content = self._content()
         if self.evidence is not None:
-            with written_whole(evidence_path(path)) as part:
+            with replacing(evidence_path(path)) as part:
                 self.evidence.write(part, format="fits", overwrite=True)
-        with written_whole(path) as part:
-            content = self._content()
-            part.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1))
+            content["evidence_sha256"] = file_sha256(evidence_path(path))
+        write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1))
         return path
 
     @classmethod
@@ -207,9 +209,10 @@ class Calibration:
             raise UserError(f"{path}: cannot be read as a calibration ({first_line(error)})") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path}: is no calibration file (format {FORMAT!r} expected)")
-        if content.get("version") != VERSION:
+        version = content.get("version")
+        if type(version) is not int or not OLDEST <= version <= VERSION:
             raise UserError(
-                f"{path}: calibration version {content.get('version')}, this program reads version {VERSION}"
+                f"{path}: calibration version {version!r:.20}, this program reads versions {OLDEST} to {VERSION}"
             )
         _check(path, content)
         return cls(
@@ -222,7 +225,7 @@ class Calibration:
             labels={name: _read_label(name, label) for name, label in content["labels"].items()},
             skipped=content["skipped"],
             references=content["references"],
-            evidence=_read_evidence(evidence_path(path)),
+            evidence=_read_evidence(evidence_path(path), content.get("evidence_sha256", "")),
         )
 
 
@@ -231,8 +234,9 @@ def _check(path: Path, content: dict[str, Any]) -> None:
         problem = msgspec.convert(content, _File).problem()
     except (ValueError, RecursionError) as error:
         problem = first_line(error)
-    told = content.get("sha256")
-    if not problem and told is not None and told != _digest({k: v for k, v in content.items() if k != "sha256"}):
+    found = _digest({k: v for k, v in content.items() if k != "sha256"})
+    sealed = "sha256" in content or content["version"] > OLDEST
+    if not problem and sealed and content.get("sha256") != found:
         problem = "its content is not that of its sha256"
     if problem:
         raise UserError(f"{path}: is an incomplete or altered calibration ({problem}); learn it again")
@@ -247,12 +251,17 @@ def evidence_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.json')}.evidence.fits")
 
 
-def _read_evidence(path: Path) -> Table | None:
+def _read_evidence(path: Path, sha256: str) -> Table | None:
     if not path.is_file():
         return None
+    if sha256 and file_sha256(path) != sha256:
+        raise UserError(
+            f"{path}: was changed since the calibration was learned; learn it again, or remove the file, which only "
+            "the report needs"
+        )
     try:
-        return Table.read(path, format="fits")
-    except (OSError, ValueError) as error:
+        return read_any_table(path)
+    except UserError as error:
         raise UserError(
             f"{path}: cannot be read as evidence ({first_line(error)}); learn the calibration again, or "
             "remove the file, which only the report needs"

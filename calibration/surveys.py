@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from calibration.references import LabelTable, Stars, refuse_duplicates
 from phdlspec.aliases import IDENTIFIERS, TWO_MASS_NAMES, label_columns, positions, renamed
 from phdlspec.errors import UserError, first_line
+from phdlspec.foreign import MOST_SHORT, content_of, one_sentence
 from phdlspec.labels import ELEMENTS, abundance_name
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
@@ -61,6 +62,7 @@ _ABUNDANCES = ("FE_H", *map(abundance_name, ELEMENTS))
 _TWO_MASS = re.compile(r"(?:2M|J|AP)?(\d{2})(\d{2})(\d{2})(\d{1,2})([+-])(\d{2})(\d{2})(\d{2})(\d?)$")
 
 
+@one_sentence
 def read_labels(
     path: str | Path,
     solar_scale: str | None = None,
@@ -247,7 +249,7 @@ def _without_bad_errors(pair: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArra
 
 def _read_benchmark_yaml(path: Path, name: str, solar_scale: str | None) -> LabelTable:
     try:
-        stars = yaml.safe_load(path.read_text())
+        stars = yaml.safe_load(content_of(path, MOST_SHORT).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
     if not isinstance(stars, dict) or not stars or not all(map(_is_benchmark_star, stars.values())):

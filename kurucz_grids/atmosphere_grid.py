@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from kurucz_grids.atmospheres import Atmosphere, read_atmospheres
 from phdlspec.errors import UserError, first_line
+from phdlspec.files import writing
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class AtmosphereGrid:
 
     def save(self, path: str | Path) -> None:
         """Write the grid to an npz file that `load` reads."""
-        with Path(path).open("wb") as file:
+        with writing(path) as file:
             np.savez_compressed(
                 file, params=self.params, structure=self.structure, titles=self.titles, param_names=PARAMS,
                 columns=COLUMNS,

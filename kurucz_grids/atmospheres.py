@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
+from phdlspec.foreign import one_sentence
 from phdlspec.solar import ATOMIC_NUMBER, SOLAR_ABUNDANCES
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Atmosphere:
         return self.rosseland[0] * self.rhox[0] + np.concatenate([[0.0], np.cumsum(mean * np.diff(self.rhox))])
 
 
+@one_sentence
 def read_atmospheres(path: str | Path) -> list[Atmosphere]:
     """Read every model of a Kurucz deck, ATLAS9 or ATLAS12, one model or many.
 

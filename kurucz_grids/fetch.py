@@ -13,7 +13,6 @@ download, not whether that one was right. A file appears under its name when it 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import http
@@ -32,12 +31,13 @@ from tqdm import tqdm
 
 from phdlspec import __version__
 from phdlspec.errors import UserError
+from phdlspec.files import DiskFullError, file_sha256, tells_of_full_disk, write_text
 
 HOME = "http://kurucz.harvard.edu"
 MANIFEST = "SHA256SUMS"
 _TIMEOUT = 60.0  # s without a byte
 _BLOCK = 1 << 16
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_KEPT = "what was downloaded is kept"
 
 
 @dataclass(frozen=True)
@@ -265,21 +265,14 @@ def read_checksums(cache: Path) -> dict[str, str]:
 
 
 def _write_checksums(cache: Path, sums: dict[str, str]) -> None:
-    temporary = cache / f".{MANIFEST}.tmp"
-    with _disk(cache / MANIFEST):
-        temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
-        os.replace(temporary, cache / MANIFEST)
+    write_text(cache / MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), _KEPT)
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_sha256(path)
     except OSError as error:
         raise FileProblem(f"{path}: cannot be read ({error.strerror}); move it away and fetch again") from error
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -301,9 +294,9 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise UserError(
-                f"{path.parent}: the disk is full; what was downloaded is kept, make room and give the same command "
-                "again or choose another --cache"
+        if tells_of_full_disk(error):
+            raise DiskFullError(
+                f"{path.parent}: the disk is full; {_KEPT}, make room and give the same command again or choose "
+                "another --cache"
             ) from error
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --cache") from error

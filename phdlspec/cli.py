@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phdlspec import __version__
+from phdlspec import __version__, console
 from phdlspec.errors import UserError, plain
 
 
@@ -47,7 +47,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="phdlspec",
         description="Stellar labels with honest uncertainties from low-resolution spectra.",
-        epilog="phdlspec COMMAND --help explains each command with examples.",
+        epilog=f"phdlspec COMMAND --help explains each command with examples. {console.HELP}.",
     )
     parser.add_argument("--version", action="version", version=f"phdlspec {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -56,6 +56,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         if name == chosen:
             module = importlib.import_module(command.module)
             subparser.description = module.__doc__
+            subparser.epilog = f"{console.HELP}."
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
@@ -63,7 +64,8 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 done, 1 a mistake of input (one line on standard error), 2 a usage error."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv, level = console.without_loudness(sys.argv[1:] if argv is None else argv)
+    console.begin(level)
     warnings.filterwarnings("ignore", module=r"torch(\.|$)")  # of its own future, which no user can act upon
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)

@@ -7,6 +7,7 @@ was there. What a kill leaves behind has a name of its own (`.part-PID-NAME`) th
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,15 @@ def write_text(path: str | Path, text: str, kept: str = "") -> None:
     """Write a file of UTF-8 text as a whole: see `replacing`."""
     with writing(path, kept) as file:
         file.write(text.encode())
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits. Raises `OSError` where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import h5py
 import numpy as np
 
 from phdlspec.errors import UserError, first_line
+from phdlspec.files import replacing
 from phdlspec.fitting.result import Fitted, Given, ModelSpectrum
 from phdlspec.flags import label_words, star_words
 
@@ -32,14 +32,8 @@ def write_ecsv(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) 
         "given": [str(given) for given in result.given], "diagnostics": dict(result.diagnostics),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()}, **provenance,
     }  # fmt: skip
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_hdf5(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) -> None:
@@ -55,37 +49,30 @@ def write_hdf5(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) 
     ```
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["format"] = FORMAT
-            for name in ("path", "flag", "reason", "mode", "stop_reason", "chi2", "npix", "snr"):
-                file.attrs["file" if name == "path" else name] = getattr(result, name)
-            told = {"provenance": provenance, "diagnostics": result.diagnostics, "seconds": result.seconds,
-                    "meta": result.meta}  # fmt: skip
-            for name, values in told.items():
-                file.attrs[name] = json.dumps(dict(values), default=_plain)
-            file.attrs["given"] = json.dumps([asdict(given) for given in result.given])
-            if result.crlb_alone is not None:
-                file["crlb_alone"] = result.crlb_alone
-            file["names"] = [name.encode() for name in result.names]
-            for name in ARRAYS:
-                file[name] = getattr(result, name)
-            file["covariance"] = result.cov
-            if result.draws is not None:
-                file.create_dataset("draws", data=result.draws.astype(np.float32), compression="gzip")
-            if result.spectrum is not None:
-                group = file.create_group("spectrum")
-                for name, values in vars(result.spectrum).items():
-                    if values is None:
-                        continue
-                    kind = np.float64 if name == "wave" else np.bool_ if values.dtype == bool else np.float32
-                    group.create_dataset(name, data=values.astype(kind), compression="gzip")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        for name in ("path", "flag", "reason", "mode", "stop_reason", "chi2", "npix", "snr"):
+            file.attrs["file" if name == "path" else name] = getattr(result, name)
+        told = {"provenance": provenance, "diagnostics": result.diagnostics, "seconds": result.seconds,
+                "meta": result.meta}  # fmt: skip
+        for name, values in told.items():
+            file.attrs[name] = json.dumps(dict(values), default=_plain)
+        file.attrs["given"] = json.dumps([asdict(given) for given in result.given])
+        if result.crlb_alone is not None:
+            file["crlb_alone"] = result.crlb_alone
+        file["names"] = [name.encode() for name in result.names]
+        for name in ARRAYS:
+            file[name] = getattr(result, name)
+        file["covariance"] = result.cov
+        if result.draws is not None:
+            file.create_dataset("draws", data=result.draws.astype(np.float32), compression="gzip")
+        if result.spectrum is not None:
+            group = file.create_group("spectrum")
+            for name, values in vars(result.spectrum).items():
+                if values is None:
+                    continue
+                kind = np.float64 if name == "wave" else np.bool_ if values.dtype == bool else np.float32
+                group.create_dataset(name, data=values.astype(kind), compression="gzip")
 
 
 def _plain(value: Any) -> Any:

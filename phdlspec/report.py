@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,28 +11,18 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 
 from phdlspec.columns import PARAMETER_SYMBOLS
-from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted, ModelSpectrum
 from phdlspec.flags import LabelFlag, label_words, star_words
 from phdlspec.labels import ELEMENTS, abundance_name
+from phdlspec.pages import Block, Code, Heading, Rows, new_figure, picture, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = 5
+DPI = 110
 ZOOM_WIDTH = 60.0  # Å
 CORNER = ("TEFF", "LOGG", "VMIC", "FE_H", "MG_FE", "C_FE")
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.5em;margin-bottom:0}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #ccc}
-table{border-collapse:collapse;font-size:.92em}td,th{padding:2px 10px;text-align:right}th{border-bottom:1px solid #999}
-td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}tr.poor{color:#999}
-img{width:100%}.warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5em 1em}
-.good{background:#e8f5e9;border-left:4px solid #43a047;padding:.5em 1em}
-pre{background:#f6f6f6;padding:1em;overflow:auto}code{color:#777;font-size:.9em}
-td:last-child{font-size:.85em;max-width:24em}
-.star td{font-size:1em;max-width:none;text-align:left;padding-left:0;padding-right:1.5em}
-"""
 _BY_HEADER = {  # what a survey's file says of a star, as the page calls it
     "DESIG": "designation", "OBJECT": "object", "OBSID": "observation (OBSID)", "GAIA_ID": "Gaia source",
     "SURVEY": "survey", "CLASS": "class of the survey", "SUBCLASS": "subclass of the survey",
@@ -45,44 +31,32 @@ _BY_HEADER = {  # what a survey's file says of a star, as the page calls it
 
 def write_report(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) -> None:
     """Write the page of one star. The result must have been made with `keep=True`, or have failed."""
-    path = Path(path)
-    title = result.title
-    parts = [f"<h1>{html.escape(title)}</h1>", _star(result), _verdict(result)]
+    blocks = [_star(result), *_verdict(result)]
     if result.spectrum is not None:
-        parts += [
-            "<h2>Spectrum</h2>", _picture(spectrum_figure(result.spectrum)),
-            "<p>Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
-            "no noise explains. Below each panel: residual in units of the noise.</p>", _bridge(result),
-            "<h2>What carries each element</h2>", _picture(zoom_figure(result)),
-            "<p>The window that says most about the element, all other labels being free. Orange: the model with the "
-            "element changed by 0.2 dex.</p>",
-            "<h2>Abundances</h2>", _picture(_abundance_figure(result)),
-            "<p>Open symbols: the spectrum says little about the element, the prior sets its error. Dashes: Cramér–Rao "
-            "bound, the smallest error that any measurement from this spectrum can have.</p>",
-            "<h2>Labels</h2>", _given(result), _label_table(result),
-            "<h2>Posterior of the main labels</h2>", _picture(corner_figure(result)),
+        blocks += [
+            Heading("Spectrum"), picture(spectrum_figure(result.spectrum), DPI),
+            text("Grey: observed; red: model with the fitted continuum; shaded: left out (masks); crosses: pixels that "
+                 "no noise explains. Below each panel: residual in units of the noise."),
+            *_bridge(result),
+            Heading("What carries each element"), picture(zoom_figure(result), DPI),
+            text("The window that says most about the element, all other labels being free. Orange: the model with the "
+                 "element changed by 0.2 dex."),
+            Heading("Abundances"), picture(_abundance_figure(result), DPI),
+            text("Open symbols: the spectrum says little about the element, the prior sets its error. Dashes: "
+                 "Cramér–Rao bound, the smallest error that any measurement from this spectrum can have."),
+            Heading("Labels"), *_given(result), *_label_table(result),
+            Heading("Posterior of the main labels"), picture(corner_figure(result), DPI),
         ]  # fmt: skip
-    parts += ["<h2>How it was made</h2>", _provenance(result, provenance)]
-    page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
-    )
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    write_page(path, result.title, [*blocks, Heading("How it was made"), _provenance(result, provenance)])
 
 
-def _star(result: Fitted) -> str:
+def _star(result: Fitted) -> Block:
     """Who the star is, as far as its file says it."""
     meta = result.meta
     rows = [(words, str(meta.get(key) or "").strip()) for key, words in _BY_HEADER.items()]
     rows.append(("position (ICRS)", _position(meta.get("RA"), meta.get("DEC"))))
     rows.append(("file", result.path))
-    told = "".join(f"<tr><td>{words}</td><td>{html.escape(text)}</td></tr>" for words, text in rows if text)
-    return f"<table class='star'>{told}</table>"
+    return Rows((), [row for row in rows if row[1]])
 
 
 def _position(ra: Any, dec: Any) -> str:
@@ -97,63 +71,50 @@ def _position(ra: Any, dec: Any) -> str:
     return f"{place.ra.deg:.5f}° {place.dec.deg:+.5f}° ({sexagesimal})"
 
 
-def _verdict(result: Fitted) -> str:
+def _verdict(result: Fitted) -> list[Block]:
     if result.reason:
-        return f"<p class='warn'><b>No result.</b> {html.escape(result.reason)}</p>"
+        return [text(result.reason, mood="warn", strong="No result.")]
     main = ", ".join(
         f"{name} = {result[label]:{form}} ± {result.err[result.names.index(label)]:{form}} {unit}".strip()
         for label, name, form, unit in (
-            ("TEFF", "T<sub>eff</sub>", ".0f", "K"), ("LOGG", "log g", ".2f", ""), ("FE_H", "[Fe/H]", ".2f", ""),
+            ("TEFF", "Teff", ".0f", "K"), ("LOGG", "log g", ".2f", ""), ("FE_H", "[Fe/H]", ".2f", ""),
             ("RV", "RV", ".1f", "km/s"),
         )
     )  # fmt: skip
-    notes = [*star_words(result.flag), *result.meta.get("WARNINGS", ())]
-    text = f"<p>{main}. Reduced χ² {result.rchi2:.2f} over {result.npix} pixels, median S/N {result.snr:.0f}.</p>"
-    if not notes:
-        return text + "<p class='good'>No flags.</p>"
-    return text + "<p class='warn'>" + "<br>".join(html.escape(note) for note in notes) + "</p>"
+    notes = [*star_words(result.flag), *map(str, result.meta.get("WARNINGS", ()))]
+    return [
+        text(f"{main}. Reduced χ² {result.rchi2:.2f} over {result.npix} pixels, median S/N {result.snr:.0f}."),
+        text(*notes, mood="warn") if notes else text("No flags.", mood="good"),
+    ]
 
 
-def _bridge(result: Fitted) -> str:
+def _bridge(result: Fitted) -> list[Block]:
     """What the bridge did, where there is one."""
     s = result.spectrum
     if s is None or s.plain is None:
-        return ""
+        return []
     change = (s.normalised - s.plain)[s.used]
-    return (
-        f"<p>Blue: the model at these labels without the bridge, what real stars have taught about models; it changes "
-        f"the flux by {100 * np.sqrt(np.mean(change**2)):.1f}% of the continuum (rms). For a star of these labels "
-        f"{100 * result.diagnostics['bridge_support']:.0f}% of the bridge is known.</p>"
-    )
+    return [text(
+        "Blue: the model at these labels without the bridge, what real stars have taught about models; it changes the "
+        f"flux by {100 * np.sqrt(np.mean(change**2)):.1f}% of the continuum (rms). For a star of these labels "
+        f"{100 * result.diagnostics['bridge_support']:.0f}% of the bridge is known."
+    )]  # fmt: skip
 
 
-def _given(result: Fitted) -> str:
+def _given(result: Fitted) -> list[Block]:
     """What was given from elsewhere, what the spectrum alone says, and the bounds without."""
     if not result.given:
-        return ""
-    rows = "".join(
-        f"<tr><td>{_both_names(one.name)}</td><td>{one.value:.5g}</td><td>{one.err:.3g}</td><td>{one.alone:.5g}</td>"
-        f"<td>{one.alone_err:.3g}</td><td>{one.alone_crlb:.3g}</td><td>{one.sigma:.1f}</td><td>{one.source}</td></tr>"
+        return []
+    head = ("label", "given", "error", "spectrum", "error", "bound", "sigma apart", "how")
+    rows = [
+        (_both_names(one.name), f"{one.value:.5g}", f"{one.err:.3g}", f"{one.alone:.5g}", f"{one.alone_err:.3g}",
+         f"{one.alone_crlb:.3g}", f"{one.sigma:.1f}", one.source)
         for one in result.given
-    )
-    return (
-        "<p>Given from elsewhere (an error of 0: exactly), and what the spectrum alone says:</p>"
-        "<table><tr><th>label</th>"
-        "<th>given</th><th>error</th><th>spectrum</th><th>error</th><th>bound</th><th>sigma apart</th><th>how</th></tr>"
-        f"{rows}</table><p>The bounds below count what was given.</p>"
-    )
-
-
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # heavy, and not needed with --no-report
-
-    return Figure(figsize=(width, height), layout="constrained")
+    ]  # fmt: skip
+    return [
+        text("Given from elsewhere (an error of 0: exactly), and what the spectrum alone says:"), Rows(head, rows),
+        text("The bounds below count what was given."),
+    ]  # fmt: skip
 
 
 def _shade(axes: Any, s: ModelSpectrum) -> None:
@@ -165,7 +126,7 @@ def _shade(axes: Any, s: ModelSpectrum) -> None:
 
 def spectrum_figure(s: ModelSpectrum) -> Figure:
     """Observed spectrum, best model and residuals in units of the noise, in panels along the wavelength."""
-    figure = _figure(13, 3.1 * PANELS)
+    figure = new_figure(13, 3.1 * PANELS)
     wave = s.wave[s.used]
     edges = np.geomspace(wave[0], wave[-1] + 1e-6, PANELS + 1)
     grid = figure.add_gridspec(2 * PANELS, 1, height_ratios=[3, 1] * PANELS)
@@ -222,7 +183,7 @@ def zoom_figure(result: Fitted) -> Figure:
     order = [abundance_name(element) for element in ELEMENTS]
     order.sort(key=lambda n: float(result.crlb[result.names.index(n)]))
     chosen = order[:16]
-    figure = _figure(13, 9)
+    figure = new_figure(13, 9)
     for position, name in enumerate(chosen):
         column = result.names.index(name)
         centre = _element_window(result, column, weight)
@@ -242,7 +203,7 @@ def zoom_figure(result: Fitted) -> Figure:
 
 
 def _abundance_figure(result: Fitted) -> Figure:
-    figure = _figure(13, 3.6)
+    figure = new_figure(13, 3.6)
     axes = figure.add_subplot()
     index = [result.names.index(abundance_name(e)) for e in ELEMENTS]
     value, err, crlb = (x[index] for x in (result.value, result.err, result.crlb))
@@ -266,7 +227,7 @@ def corner_figure(result: Fitted, names: Sequence[str] = CORNER) -> Figure:
     draws = result.draws
     assert draws is not None
     columns = [draws[:, result.names.index(n)] for n in names]
-    figure = _figure(9, 9)
+    figure = new_figure(9, 9)
     size = len(names)
     for i in range(size):
         for j in range(i + 1):
@@ -288,38 +249,35 @@ def corner_figure(result: Fitted, names: Sequence[str] = CORNER) -> Figure:
 
 def _both_names(name: str) -> str:
     """A parameter as people write it, and its column."""
-    return f"{html.escape(PARAMETER_SYMBOLS[name])} <code>{html.escape(name)}</code>"
+    return f"{PARAMETER_SYMBOLS[name]}  {name}"
 
 
 def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
-def _label_table(result: Fitted) -> str:
-    rows = []
+def _label_table(result: Fitted) -> list[Block]:
+    rows, poor = [], set()
     for i, row in enumerate(result.labels):
         digits = 0 if row["label"] == "TEFF" else 3
-        numbers = "".join(
-            f"<td>{_number(float(row[c]), digits)}</td>" for c in ("value", "err", "p16", "p50", "p84", "crlb")
-        )
+        numbers = (_number(float(row[c]), digits) for c in ("value", "err", "p16", "p50", "p84", "crlb"))
         words = "; ".join(label_words(int(result.label_flag[i])))
-        poor = " class='poor'" if result.label_flag[i] & int(LabelFlag.PRIOR_DOMINATED) else ""
-        rows.append(
-            f"<tr{poor}><td>{_both_names(str(row['label']))}</td>{numbers}<td>{row['unit']}</td><td>{words}</td></tr>"
-        )
-    names = ("", "value", "error", "p16", "p50", "p84", "bound", "unit", "what its flag says")
-    head = "".join(f"<th>{n}</th>" for n in names)
-    return (
-        f"<table><tr>{head}</tr>{''.join(rows)}</table><p>Value and error: mean and standard deviation of the "
-        "posterior; p16, p50, p84: its percentiles. Bound: Cramér–Rao, – where the spectrum says nothing. In "
-        "<code>this</code> type: columns of a catalogue. Grey: the prior, not the spectrum, sets the value.</p>"
+        if result.label_flag[i] & int(LabelFlag.PRIOR_DOMINATED):
+            poor.add(i)
+        rows.append((_both_names(str(row["label"])), *numbers, row["unit"], words))
+    head = ("", "value", "error", "p16", "p50", "p84", "bound", "unit", "what its flag says")
+    said = (
+        "Value and error: mean and standard deviation of the posterior; p16, p50, p84: its percentiles. Bound: "
+        "Cramér–Rao, – where the spectrum says nothing. In capitals: columns of a catalogue. Grey: the prior, not the "
+        "spectrum, sets the value."
     )
+    return [Rows(head, rows, poor), text(said)]
 
 
-def _provenance(result: Fitted, provenance: Mapping[str, Any]) -> str:
+def _provenance(result: Fitted, provenance: Mapping[str, Any]) -> Code:
     lines: Sequence[tuple[str, Any]] = [
         ("mode", result.mode), ("optimiser", result.stop_reason),
         *((name, f"{value:.3g}") for name, value in result.diagnostics.items()),
         *((f"seconds, {name}", f"{value:.2f}") for name, value in result.seconds.items()), *provenance.items(),
     ]  # fmt: skip
-    return "<pre>" + html.escape("\n".join(f"{name:24s}{value}" for name, value in lines)) + "</pre>"
+    return Code("\n".join(f"{name:24s}{value}" for name, value in lines))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.ascii import InconsistentTableError
 from astropy.table import Table
-from astropy.units import UnitsWarning
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
+from phdlspec.fits_files import open_fits
+from phdlspec.foreign import content_of, reading
 
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
+MOST_BYTES = 4 << 30  # of what a table may unpack to
 _SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no label reaches down there
 
 
@@ -27,28 +27,25 @@ def read_any_table(path: str | Path) -> Table:
     read.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: there is no such file, expected a table (FITS, ECSV, CSV, VOTable)")
     name = path.name.lower()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnitsWarning)
-            warnings.filterwarnings("ignore", message="hdu= was not specified")
-            if name.endswith(FITS_ENDINGS):
-                return _plain(Table.read(path, format="fits", memmap=False))
-            if name.endswith(".ecsv"):
-                return _plain(Table.read(path, format="ascii.ecsv"))
-            if name.endswith((".vot", ".xml")):
-                return _plain(Table.read(path, format="votable"))
-        raw = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
-        text = raw.decode().replace("\u2013", "-").replace("\u2212", "-")
+    with reading(path, "cannot be read as a table"):
+        if name.endswith(FITS_ENDINGS):
+            with open_fits(path, MOST_BYTES) as hdus:
+                return _plain(Table.read(hdus))
+        content = content_of(path, MOST_BYTES)
+        if name.endswith((".vot", ".xml")):
+            return _plain(Table.read(BytesIO(content), format="votable"))
+        text = content.decode("utf-8-sig")
+        if name.endswith(".ecsv"):
+            return _plain(Table.read(text, format="ascii.ecsv"))
+        text = text.replace("\u2013", "-").replace("\u2212", "-")
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if not lines:
             raise UserError(f"{path}: is empty, expected a table with names of columns in its first line")
         kind = "csv" if "," in lines[0] else "basic"
         return _plain(Table.read(lines, format=f"ascii.{kind}"))
-    except (OSError, EOFError, ValueError, InconsistentTableError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({first_line(error)})") from error
 
 
 def _plain(table: Table) -> Table:

@@ -6,7 +6,6 @@ SHA-256 of this with the names, types, shapes and bytes of the tensors. A byte t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,17 +18,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from phdlspec.errors import UserError, first_line
-from phdlspec.files import writing
+from phdlspec.files import file_sha256, writing
 from phdlspec.items import checksum
 
 _ENTRY, _DIGEST = "phdlspec", "sha256"
+_TYPES = (
+    torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32,
+    torch.int64,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FileKind:
     """A kind of file: its format, the newest and the oldest version that are read, and the first that has a digest.
 
-    what : a word for it. maker : the command that makes it.
+    what : a word for it. maker : the command that makes it. nan_in : tensors in which NaN stands for what is missing.
     """
 
     format: str
@@ -38,10 +41,11 @@ class FileKind:
     maker: str
     oldest: int = 1
     digest_since: int = 1
+    nan_in: tuple[str, ...] = ()
 
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], kept: str = "") -> None:
         """Write a file; it appears when it is whole. `kept` : see `phdlspec.files.disk_errors`."""
-        header = {**about, "format": self.format, "version": self.version}
+        header = json.loads(json.dumps({**about, "format": self.format, "version": self.version}))  # as it is read
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         text = json.dumps({**header, _DIGEST: _seal(header, plain)}, sort_keys=True)
         content = save(plain, {_ENTRY: text})
@@ -61,7 +65,7 @@ class FileKind:
                 f"of `{self.maker}`, copy it again"
             ) from error
         self._check(path, header, tensors)
-        return TensorFile(tensors, header, hashlib.sha256(path.read_bytes()).hexdigest())
+        return TensorFile(tensors, header, file_sha256(path))
 
     def _check(self, path: Path, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         if header.get("format") != self.format:
@@ -75,7 +79,8 @@ class FileKind:
             )
         if (seal is not None or version >= self.digest_since) and seal != _seal(header, tensors):
             raise UserError(f"{path}: the {self.what} was changed since it was written; copy it again")
-        if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+        numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+        if not all(_finite(tensor, name in self.nan_in) for name, tensor in numbers.items()):
             raise UserError(
                 f"{path}: the {self.what} holds numbers that are not finite; make it again, or copy it again"
             )
@@ -90,12 +95,19 @@ class TensorFile:
     sha256: str
 
 
+def _finite(tensor: Tensor, nan_allowed: bool) -> bool:
+    return not bool((tensor.isinf() if nan_allowed else ~torch.isfinite(tensor)).any())
+
+
 def _content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if not isinstance(header, dict):
         raise ValueError("its description is no table of names and values")
+    strange = [name for name, tensor in tensors.items() if tensor.dtype not in _TYPES]
+    if strange:
+        raise ValueError(f"{strange[0]:.60} is of a type that none of its tensors has")
     return header, tensors
 
 

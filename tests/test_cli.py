@@ -1,9 +1,11 @@
+import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
-from phdlspec import __version__, cli
+from phdlspec import __version__, cli, console
 from phdlspec.errors import UserError
 
 
@@ -80,3 +82,48 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(monkeypatch, capfd):
     monkeypatch.setattr(module, "run", run)
     assert cli.main(["grid", "info", "none.h5"]) == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def loud():
+    """Undo what `console.begin` does to the log."""
+    yield
+    for name in ("phdlspec", "kurucz_grids", "calibration"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("loud")
+@pytest.mark.parametrize(("options", "told"), [([], "WI"), (["--verbose"], "WID"), (["--quiet"], "")])
+@pytest.mark.parametrize("before", [True, False])
+def test_every_command_can_be_loud_or_quiet(monkeypatch, capsys, options, told, before):
+    def run(args):
+        log = logging.getLogger("phdlspec.io")
+        log.warning("W")
+        logging.getLogger("kurucz_grids").warning("I")
+        log.debug("D")
+        return 0
+
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    module = cli.importlib.import_module(cli.COMMANDS["grid"].module)
+    monkeypatch.setattr(module, "run", run)
+    words = ["grid", "info", "none.h5"]
+    assert cli.main([*options, *words] if before else [*words, *options]) == 0
+    assert "".join(line[-1] for line in capsys.readouterr().err.splitlines()) == told
+    assert ("TQDM_DISABLE" in os.environ) == (options == ["--quiet"])
+    os.environ.pop("TQDM_DISABLE", None)
+
+
+@pytest.mark.usefixtures("loud")
+def test_no_escape_sequence_reaches_the_terminal_by_the_log(capsys):
+    console.begin(logging.DEBUG)
+    try:
+        raise ValueError("\x1b[31mred")
+    except ValueError:
+        logging.getLogger("phdlspec.io").warning("a\x1b[2J\nb%s", "\r\x07", exc_info=True)
+    text = capsys.readouterr().err
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert "a?[2J b" in text
+    assert "ValueError: ?[31mred" in text

@@ -19,6 +19,7 @@ from kurucz_grids.linelists.moog import is_moog, read_moog
 from kurucz_grids.linelists.rows import GZIP
 from kurucz_grids.linelists.vald import is_vald, read_vald
 from phdlspec.errors import UserError, first_line
+from phdlspec.foreign import reading
 
 __all__ = ["LineList", "read_line_list"]
 
@@ -55,12 +56,13 @@ def read_line_list(
 
 @contextmanager
 def _told_if_unreadable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: the line list cannot be read ({error.strerror or error}); see to the file and its permissions"
-        ) from error
+    with reading(path):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{path}: the line list cannot be read ({error.strerror or error}); see to the file and its permissions"
+            ) from error
 
 
 def _files(path: Path) -> list[Path]:

@@ -7,7 +7,6 @@ count as independent.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from phdlspec.ages.composition import metallicity_slope, metallicity_term
 from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.stars import Stars, no_photometry
 from phdlspec.columns import PARAMETER_UNITS
-from phdlspec.errors import UserError, first_line
+from phdlspec.errors import UserError
+from phdlspec.fits_files import check_fits
 from phdlspec.flags import usable
+from phdlspec.foreign import reading
 from phdlspec.tables import FITS_ENDINGS, find_column, number_column, read_any_table, text_column
 
 Array = NDArray[np.float64]
@@ -210,19 +211,16 @@ def _open(path: Path) -> tuple[Table, Any, dict[str, Any]]:
         return table, None, {str(k).upper(): v for k, v in table.meta.items()}
     if not path.is_file():
         raise UserError(f"{path}: there is no such file, expected a catalogue")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            hdus = fits.open(path, memmap=True)
-            names = [hdu.name for hdu in hdus]
-            if "CATALOG" not in names:
-                hdus.close()
-                table = read_any_table(path)
-                return table, None, {str(k).upper(): v for k, v in table.meta.items()}
-            table = Table.read(path, hdu="CATALOG", memmap=True, mask_invalid=False)
+    check_fits(path)
+    with reading(path):
+        hdus = fits.open(path, memmap=True)
+        names = [hdu.name for hdu in hdus]
+        if "CATALOG" not in names:
+            hdus.close()
+            table = read_any_table(path)
+            return table, None, {str(k).upper(): v for k, v in table.meta.items()}
+        table = Table.read(path, hdu="CATALOG", memmap=True, mask_invalid=False)
         table.convert_bytestring_to_unicode()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read as a catalogue ({first_line(error)})") from error
     header = {str(k).upper(): v for k, v in table.meta.items()}
     if "CORRELATION" not in names:
         return table, None, header

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,8 @@ from phdlspec.ages.readers import read_isochrones
 from phdlspec.ages.selection import subgiants
 from phdlspec.ages.stars import Photometry
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer, replacing, write_text, writing
+from phdlspec.files import only_writer, remove_leftovers, replacing, write_text
+from phdlspec.items import ItemFolder, item_indices
 from phdlspec.tables import table_hdu
 
 CHUNK = 2000
@@ -176,9 +177,10 @@ def make_ages(catalogue: str | Path, out: str | Path, settings: AgeSettings, pro
         job = AgeInference(catalogue, settings)
         store = _Parts(out, _digest(job))
         starts = range(0, len(job), CHUNK)
+        finished = store.whole(starts)
         with tqdm(total=len(job), unit="star", disable=not progress) as bar:
             for start in starts:
-                if not store.has(start):
+                if start not in finished:
                     store.write(start, job.rows(start, start + CHUNK))
                 bar.update(min(CHUNK, len(job) - start))
         table = job.table([store.read(start) for start in starts])
@@ -250,24 +252,32 @@ class _Parts:
 
     def __init__(self, out: Path, digest: str):
         self.folder = out.with_name(out.name + ".parts")
-        description = self.folder / "job.json"
-        if not description.is_file() or json.loads(description.read_text()).get("job") != digest:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            write_text(description, json.dumps({"job": digest}))
+        self._items = ItemFolder(self.folder, "stars", digest, "finished stars are kept")
+        self._job = self.folder / "job.json"
+        told = json.dumps({"job": digest})
+        if not self._job.is_file() or self._job.read_text(encoding="utf-8", errors="replace") != told:
+            self._forget()
+            write_text(self._job, told)
 
-    def _path(self, start: int) -> Path:
-        return self.folder / f"stars_{start:09d}.npz"
-
-    def has(self, start: int) -> bool:
-        return self._path(start).is_file()
+    def whole(self, starts: range) -> set[int]:
+        """Which parts are there and are what was written; others go, with a line that says why."""
+        found = self._items.whole([""] * len(starts), lambda *_: "")
+        return {starts[index] for index in found}
 
     def write(self, start: int, arrays: Arrays) -> None:
-        with writing(self._path(start), "finished stars are kept") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        self._items.write(start // CHUNK, "", arrays)
 
     def read(self, start: int) -> Arrays:
-        with np.load(self._path(start), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return self._items.read(start // CHUNK, "")
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """All is done. What others put there stays."""
+        self._forget()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _forget(self) -> None:
+        remove_leftovers(self.folder)
+        for index in item_indices(self.folder, "stars"):
+            self._items.path(index).unlink(missing_ok=True)
+        self._job.unlink(missing_ok=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from phdlspec import pages
 from phdlspec.ages.flags import AGE_WORDS, AgeFlag
 from phdlspec.ages.isochrones import Isochrones
-from phdlspec.files import write_text
+from phdlspec.pages import Block, Heading, Rows, new_figure, picture, text
 
 Array = NDArray[np.float64]
 
@@ -25,30 +23,24 @@ _UNSURE = int(
     AgeFlag.NOT_SUBGIANT | AgeFlag.OUTSIDE_SET | AgeFlag.PRIOR_DOMINATED | AgeFlag.CONFLICT | AgeFlag.BIMODAL
     | AgeFlag.NO_LABELS | AgeFlag.LABELS_FLAGGED
 )  # fmt: skip
-_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}img{width:100%}"
 
 
 def write_page(table: Table, path: str | Path, isochrones: Isochrones) -> None:
     """Write the page of a table of `phdlspec.ages.infer`; of a large one every so many-th star is drawn."""
     path = Path(path)
     drawn = table[:: -(-max(len(table), 1) // MOST_DRAWN)]
-    parts = [
-        f"<h1>{html.escape(path.stem)}</h1>", _said(table),
-        "<h2>Kiel diagram</h2>", _picture(_kiel(drawn, isochrones)),
-        "<p>Lines: isochrones of 1, 2, 4, 7, 10, 13 Gyr at the stars' median [M/H]. Grey: stars with a flag that "
-        "puts the age in doubt.</p>",
-        "<h2>Age against [Fe/H] and [α/Fe]</h2>", _picture(_abundances(drawn)),
-        "<p>Stars without such a flag.</p>",
-        "<h2>Error against age</h2>", _picture(_errors(drawn)),
+    blocks = [
+        *_said(table),
+        Heading("Kiel diagram"), picture(_kiel(drawn, isochrones)),
+        text("Lines: isochrones of 1, 2, 4, 7, 10, 13 Gyr at the stars' median [M/H]. Grey: stars with a flag that "
+             "puts the age in doubt."),
+        Heading("Age against [Fe/H] and [α/Fe]"), picture(_abundances(drawn)),
+        text("Stars without such a flag."),
+        Heading("Error against age"), picture(_errors(drawn)),
     ]  # fmt: skip
     if "AGE2" in table.colnames:
-        parts += ["<h2>Two sets of isochrones</h2>", _picture(_two_sets(drawn)), _difference(table)]
-    title = html.escape(path.stem)
-    write_text(
-        path,
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>",
-    )
+        blocks += [Heading("Two sets of isochrones"), picture(_two_sets(drawn)), text(_difference(table))]
+    pages.write_page(path, path.stem, blocks)
 
 
 def trusted(table: Table) -> NDArray[np.bool_]:
@@ -57,30 +49,18 @@ def trusted(table: Table) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(age) & ((np.asarray(table["AGE_FLAG"]) & _UNSURE) == 0))
 
 
-def _said(table: Table) -> str:
+def _said(table: Table) -> list[Block]:
     flag = np.asarray(table["AGE_FLAG"])
-    rows = "".join(
-        f"<tr><td>{html.escape(words)}</td><td>{int(((flag & int(bit)) > 0).sum())}</td></tr>"
-        for bit, words in AGE_WORDS.items()
-    )
-    meta = table.meta
+    rows = [(words, int(((flag & int(bit)) > 0).sum())) for bit, words in AGE_WORDS.items()]
     facts = "; ".join(
-        f"{what}: {html.escape(str(meta.get(key, '')))}"
+        f"{what}: {table.meta.get(key, '')}"
         for what, key in (
             ("isochrones", "ISOCHRON"), ("solar scale", "ISOSCALE"), ("[α/Fe] of the set", "ISOALPHA"),
             ("labels", "LABELS"), ("bands", "BANDS"), ("magnitudes", "MAGSFROM"), ("prior", "PRIOR"),
         )
     )  # fmt: skip
-    return (
-        f"<p>{len(table)} stars, {int(trusted(table).sum())} subgiants whose age no flag puts in doubt. {facts}.</p>"
-        f"<table>{rows}</table>"
-    )
-
-
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    counts = f"{len(table)} stars, {int(trusted(table).sum())} subgiants whose age no flag puts in doubt."
+    return [text(f"{counts} {facts}."), Rows((), rows)]
 
 
 def _values(table: Table, name: str, use: NDArray[np.bool_]) -> Array:
@@ -88,7 +68,7 @@ def _values(table: Table, name: str, use: NDArray[np.bool_]) -> Array:
 
 
 def _kiel(table: Table, isochrones: Isochrones) -> Figure:
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = new_figure(10, 6)
     axes = figure.add_subplot()
     good = trusted(table)
     axes.plot(_values(table, "TEFF", ~good), _values(table, "LOGG", ~good), ".", ms=2, color="0.75")
@@ -112,7 +92,7 @@ def _draw_isochrones(axes: Axes, isochrones: Isochrones, mh: float) -> None:
 
 
 def _abundances(table: Table) -> Figure:
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = new_figure(12, 4.5)
     good = trusted(table)
     for position, (name, label) in enumerate((("FE_H", "[Fe/H]"), ("ALPHA_FE", "[α/Fe]")), start=1):
         axes = figure.add_subplot(1, 2, position)
@@ -122,7 +102,7 @@ def _abundances(table: Table) -> Figure:
 
 
 def _errors(table: Table) -> Figure:
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = new_figure(12, 4.5)
     good = trusted(table)
     age, error = _values(table, "AGE", good), _values(table, "AGE_ERR", good)
     left, right = figure.subplots(1, 2)
@@ -140,7 +120,7 @@ def _both(table: Table) -> NDArray[np.bool_]:
 
 
 def _two_sets(table: Table) -> Figure:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     both = _both(table)
     first, second = _values(table, "AGE", both), _values(table, "AGE2", both)
@@ -154,7 +134,7 @@ def _two_sets(table: Table) -> Figure:
 def _difference(table: Table) -> str:
     both = _both(table)
     if not both.any():
-        return "<p>No star has a sure age with both sets.</p>"
+        return "No star has a sure age with both sets."
     first, second = _values(table, "AGE", both), _values(table, "AGE2", both)
     relative = 100.0 * (second - first) / first
-    return f"<p>{int(both.sum())} stars: median difference {np.median(relative):+.1f}% of the age.</p>"
+    return f"{int(both.sum())} stars: median difference {np.median(relative):+.1f}% of the age."

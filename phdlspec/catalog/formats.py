@@ -9,6 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from phdlspec.files import replacing
+from phdlspec.hdf5_check import check_hdf5
 
 ENDINGS = {"hdf5": ".h5", "parquet": ".parquet"}
 NEEDS = {"hdf5": "h5py", "parquet": "pyarrow"}
@@ -39,5 +40,6 @@ def write_also(table: Table, out: str | Path, kind: str) -> Path:
 def read_also(path: Path) -> Table:
     """The table of a catalogue that `write_also` wrote."""
     if path.suffix == ENDINGS["hdf5"]:
+        check_hdf5(path)
         return Table.read(path, path=TABLE, format="hdf5", character_as_bytes=False)
     return Table.read(path, format="parquet")

@@ -28,6 +28,7 @@ import numpy as np
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
+from phdlspec.foreign import lines_of
 from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum
 from phdlspec.io.model_spectra import PACKED_FORMAT as FORMAT
@@ -63,12 +64,8 @@ def _expand(item: str) -> list[str]:
         # A pipe or a device is a row with a reason, as all that cannot be read.
         return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SPECTRUM_SUFFIXES) and not p.is_dir())
     if path.suffix in LIST_SUFFIXES and path.is_file():
-        try:
-            lines = [line.strip() for line in path.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read as a list of paths ({error})") from error
         # Paths in a list are relative to the list.
-        names = [line for line in lines if line and not line.startswith("#")]
+        names = [line for line in lines_of(path) if not line.startswith("#")]
         return [name if Path(name).is_absolute() else str(path.parent / name) for name in names]
     if path.suffix in (".h5", ".hdf5") and path.is_file():
         return [f"{path}[{i}]" for i in range(_packed(str(path), os.stat(path).st_mtime_ns).count)]

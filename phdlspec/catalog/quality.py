@@ -7,27 +7,26 @@ click opens its report, where `catalog --reports` made one.
 
 from __future__ import annotations
 
-import html
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from astropy.table import Table
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from phdlspec.catalog.strangest import strangest_section
 from phdlspec.columns import ColumnRole, column_name
 from phdlspec.flags import STAR_WORDS, LabelFlag, StarFlag, star_words, usable
 from phdlspec.labels import ELEMENTS, abundance_name
+from phdlspec.pages import Block, MadeByLibrary, Rows, text, write_page
 
 MOST_DRAWN = 20_000
 MAIN = ("TEFF", "LOGG", "FE_H")
 NUMBERS = (*MAIN, *(f"{name}_ERR" for name in MAIN), "RV", "SNR", "RCHI2")
 NARROW = 1.05  # axes of S/N reach at least this far about their values, else their labels would overlap
 _BAD_LABEL = int(LabelFlag.PRIOR_DOMINATED | LabelFlag.AT_BOUND)
-_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em}"
 _HOVER = [
     ("star", "@name"), ("Teff", "@TEFF{0} ± @TEFF_ERR{0} K"), ("log g", "@LOGG{0.00} ± @LOGG_ERR{0.00}"),
     ("[Fe/H]", "@FE_H{0.00} ± @FE_H_ERR{0.00}"), ("RV", "@RV{0.0} km/s"), ("S/N", "@SNR{0}"),
@@ -52,35 +51,27 @@ def write_quality(table: Table, path: str | Path, reports: Mapping[str, str] | N
     every = -(-max(len(table), 1) // MOST_DRAWN)
     files = [str(file) for file in table["FILE"]]
     drawn = table[[i for i, file in enumerate(files) if i % every == 0 or file in reports]]
-    title = html.escape(path.stem)
     thinned = "" if len(drawn) == len(table) else f" {len(drawn)} of them are drawn."
-    page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>{_scripts()}"
-        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{_counts(table)}"
-        f"<p>Point at a star for its numbers; the same star is marked in all diagrams.{thinned}"
-        f"{' A click opens its report.' if reports else ''}</p>{_diagrams(drawn, reports)}"
-        f"{strangest_section(table)}</body></html>"
-    )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    click = " A click opens its report." if reports else ""
+    blocks = [
+        *_counts(table),
+        text(f"Point at a star for its numbers; the same star is marked in all diagrams.{thinned}{click}"),
+        _diagrams(drawn, reports), *strangest_section(table),
+    ]  # fmt: skip
+    write_page(path, path.stem, blocks, _scripts())
 
 
-def _scripts() -> str:
+def _scripts() -> Markup:
     from bokeh.resources import Resources  # heavy, and not needed with --no-report
 
-    answer: str = Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).render()
-    return answer
+    return Markup(Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).render())
 
 
-def _counts(table: Table) -> str:
+def _counts(table: Table) -> list[Block]:
     flag = np.asarray(table["FLAG"])
-    rows = "".join(
-        f"<tr><td>{html.escape(text)}</td><td>{int(((flag & int(bit)) > 0).sum())}</td></tr>"
-        for bit, text in STAR_WORDS.items()
-    )
+    rows = [(words, int(((flag & int(bit)) > 0).sum())) for bit, words in STAR_WORDS.items()]
     counts = f"{int(usable(flag).sum())} that may be used, {int((flag == 0).sum())} of them without any flag"
-    return f"<p>{len(table)} stars, {counts}.</p><table>{rows}</table>"
+    return [text(f"{len(table)} stars, {counts}."), Rows((), rows)]
 
 
 def _numbers(table: Table, name: str) -> Array:
@@ -106,7 +97,7 @@ def _columns(table: Table, reports: Mapping[str, str]) -> dict[str, Any]:
     return columns | {"x_fe": columns["MG_FE"], "err": columns["TEFF_ERR"], "bound": columns["TEFF_CRLB"]}
 
 
-def _diagrams(table: Table, reports: Mapping[str, str]) -> str:
+def _diagrams(table: Table, reports: Mapping[str, str]) -> MadeByLibrary:
     """The diagrams as a script and its place."""
     from bokeh.embed import components
     from bokeh.layouts import column, row
@@ -143,7 +134,7 @@ def _diagrams(table: Table, reports: Mapping[str, str]) -> str:
         _point_and_click(plot, source, bool(reports))
     below = [[kiel, column(choices[0], abundance)], [column(choices[1], errors)]]
     script, place = components(column(*(row(*line) for line in below)))
-    return f"{place}{script}"
+    return MadeByLibrary(Markup(f"{place}{script}"))
 
 
 def _opacity(flags: NDArray[np.int64]) -> Array:

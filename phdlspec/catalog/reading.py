@@ -7,7 +7,9 @@ from pathlib import Path
 from astropy.table import Table
 
 from phdlspec.catalog.formats import ENDINGS, read_also
-from phdlspec.errors import UserError, first_line
+from phdlspec.errors import UserError
+from phdlspec.fits_files import check_fits
+from phdlspec.foreign import reading
 
 
 def read_catalog(path: str | Path) -> Table:
@@ -19,10 +21,10 @@ def read_catalog(path: str | Path) -> Table:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file, expected a catalogue of phdlspec")
     try:
-        if path.suffix in ENDINGS.values():
-            return read_also(path)
-        return Table.read(path, format="fits", hdu="CATALOG", memmap=True, mask_invalid=False)
+        with reading(path, "no catalogue of phdlspec, or a damaged one"):
+            if path.suffix in ENDINGS.values():
+                return read_also(path)
+            check_fits(path)
+            return Table.read(path, format="fits", hdu="CATALOG", memmap=True, mask_invalid=False)
     except ImportError as error:
         raise UserError(f"{path}: Parquet needs pyarrow: pip install 'phdlspec[parquet]'") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: no catalogue of phdlspec, or a damaged one ({first_line(error)})") from error

@@ -32,12 +32,13 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.checkpoint import KIND, load_checkpoint
 from phdlspec.emulator.trust import distrust
 from phdlspec.errors import UserError, first_line, printable
+from phdlspec.fits_files import DAMAGED, open_fits
 from phdlspec.flags import star_words, usable
+from phdlspec.foreign import one_sentence
 from phdlspec.gridfile import Grid
 from phdlspec.gridfile.parts import Parts
 from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum, reading
-from phdlspec.io.fits_files import DAMAGED, open_fits
 from phdlspec.io.model_spectra import PACKED_FORMAT
 from phdlspec.products import FORMAT as FIT_FORMAT
 from phdlspec.products import read_hdf5
@@ -91,6 +92,7 @@ def installation() -> str:
     return "\n".join(lines)
 
 
+@one_sentence
 def describe(path: Path) -> str:
     """What a file is and what made it. Raises `UserError` where it is nothing that the package knows, or damaged."""
     if Parts(path).exists():  # a grid in the making: its file is made last

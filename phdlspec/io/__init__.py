@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from phdlspec.errors import UserError, first_line
+from phdlspec.errors import UserError
+from phdlspec.fits_files import is_fits, open_fits
+from phdlspec.foreign import check_file, reading
 from phdlspec.io import desi, lamost, sdss, table
-from phdlspec.io.fits_files import check_file, is_fits, open_fits
 from phdlspec.io.resolution import ResolvingPower, default_resolving_power
 from phdlspec.io.specutils_objects import from_specutils, to_specutils
 from phdlspec.io.writers import write_lamost
 from phdlspec.spectrum import Spectrum
-
-log = logging.getLogger(__name__)
 
 FORMATS = ("lamost", "sdss", "desi", "table")
 
@@ -85,17 +78,3 @@ def _read(
         if format == "desi" or (format is None and desi.matches(hdus)):
             return desi.read(hdus, path, resolving_power, row)
         return table.read_fits(hdus, path, medium, resolving_power, row)
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """One sentence for whatever a broken file does to its reader, so that the other files of a run go on."""
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # what is wrong with a file is an error or told by our own words
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        log.debug("reading %s failed", path, exc_info=True)
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {first_line(error)})") from error

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 
 from phdlspec.errors import UserError
-from phdlspec.io.fits_files import column_names
+from phdlspec.fits_files import column_names
 from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
 from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from astropy.io import fits
 
-from phdlspec.io.fits_files import column, column_names, header_values
+from phdlspec.fits_files import column, column_names, header_values
 from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
 from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
 

@@ -28,7 +28,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError, first_line
-from phdlspec.io.fits_files import DAMAGED, is_true
+from phdlspec.fits_files import DAMAGED, is_true
 from phdlspec.io.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import Spectrum
 from phdlspec.tables import find_column

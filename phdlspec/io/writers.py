@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
 from phdlspec.errors import UserError
+from phdlspec.files import replacing
 from phdlspec.io.lamost import KEYS
 from phdlspec.spectrum import Spectrum
 
@@ -52,7 +52,5 @@ def write_lamost(spectrum: Spectrum, path: str | Path) -> None:
         if isinstance(value, (str, bool, int)) or (isinstance(value, float) and np.isfinite(value)):
             header[key] = value
     table = fits.BinTableHDU.from_columns(columns, name="COADD")
-    suffix = ".part.fits.gz" if path.suffix == ".gz" else ".part.fits"
-    temporary = path.with_name(path.name + suffix)
-    fits.HDUList([primary, table]).writeto(temporary, overwrite=True, checksum=False)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        fits.HDUList([primary, table]).writeto(temporary, overwrite=True, checksum=False)

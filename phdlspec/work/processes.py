@@ -25,6 +25,7 @@ from typing import Any, Generic
 
 from pebble import ProcessExpired, ProcessPool
 
+from phdlspec import console
 from phdlspec.errors import UserError
 from phdlspec.work.outcome import Key, Outcome, TaskFailed, TimeIsUp, WorkerDied, attempt, sentence
 
@@ -145,7 +146,7 @@ class Processes:
 
     def _begin(self) -> None:
         self._pool = ProcessPool(
-            self._workers, initializer=_begin_worker, initargs=(self.threads,), context=self._context
+            self._workers, initializer=_begin_worker, initargs=(self.threads, console.level()), context=self._context
         )
 
     def _alive(self) -> bool:
@@ -209,7 +210,8 @@ def _cause_of_death(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-def _begin_worker(threads: int) -> None:
+def _begin_worker(threads: int, log_level: int) -> None:
+    console.begin(log_level)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch

@@ -51,7 +51,7 @@ _STAR = "2M08511476+1147238"
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("e.csv", "", "e.csv: is empty, expected a table with names"),
+        ("e.csv", "", "e.csv: the file is empty"),
         ("e.txt", "# a comment\n\n", "e.txt: is empty, expected a table with names"),
         ("b.yaml", "{}", "expected stars by name with teff"),
         ("b.yaml", "sun: {teff: 5772 1, abundances: 3}", "expected stars by name with teff"),

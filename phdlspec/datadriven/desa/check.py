@@ -8,7 +8,6 @@ scored.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +30,9 @@ from phdlspec.datadriven.desa.probes import (
 from phdlspec.datadriven.desa.stars import Labels, Stars, labels_of
 from phdlspec.datadriven.desa.training import FOLDS, seen_with
 from phdlspec.datadriven.folds import grouped_folds
-from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.errors import UserError
-from phdlspec.files import replacing, write_text
+from phdlspec.files import replacing
+from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -233,8 +232,8 @@ def write_check(
         with replacing(folder / file) as temporary:
             content.write(temporary, format="ascii.ecsv", overwrite=True)
     classical = classical_periods(labels, split, curves, stars)
-    write_text(
-        folder / "check.html", _page(name, table, classical, found, by_star, labels, said, inputs, split, learned)
+    write_page(
+        folder / "check.html", name, _blocks(table, classical, found, by_star, labels, said, inputs, split, learned)
     )
     rows = [row for row in table if row["input"] in ("both, embedding", "light curve, embedding")]
     best = {(row["label"], row["set"]): row for row in reversed(rows)}
@@ -257,8 +256,7 @@ def _by_star(stars: Stars, labels: Labels, said: dict[str, Array], curves: Light
     return table
 
 
-def _page(
-    name: str,
+def _blocks(
     table: Table,
     classical: Table | None,
     found: dict[str, float],
@@ -268,36 +266,27 @@ def _page(
     inputs: Inputs,
     split: Split,
     learned: tuple[str, ...],
-) -> str:
-    title = html.escape(name)
+) -> list[Block]:
     words = ("None of these stars is of the training set: probes were fitted on four fifths of them."
              if split.crossed else "Probes were fitted on the training stars of the model.")  # fmt: skip
-    parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>",
-        f"<h1>{title}</h1><p>{int(split.held_out.sum())} held-out stars. {words}</p>",
-        f"<p>Learned by the model, not scored: {', '.join(learned)}.</p>" if learned else "",
-        "<h2>Scores</h2>", html_table(table),
-    ]  # fmt: skip
+    blocks: list[Block] = [text(f"{int(split.held_out.sum())} held-out stars. {words}")]
+    if learned:
+        blocks.append(text(f"Learned by the model, not scored: {', '.join(learned)}."))
+    blocks += [Heading("Scores"), rows_of(table)]
     if classical is not None:
-        parts += ["<h2>Classical rotation periods, share within 10%</h2>", html_table(classical)]
+        blocks += [Heading("Classical rotation periods, share within 10%"), rows_of(classical)]
     if found:
-        parts += ["<h2>The right partner</h2>", html_table(Table([found]))]
+        blocks += [Heading("The right partner"), rows_of(Table([found]))]
     for heading, figure in (
         ("HR and Kiel diagram", _diagrams(labels, said, split)),
         ("Rotation", _rotation(by_star)),
         ("Principal components of the embedding", _picture_of_space(inputs, labels)),
     ):
         if figure is not None:
-            parts += [f"<h2>{heading}</h2>", picture(figure)]
+            blocks += [Heading(heading), picture(figure)]
     if len(by_star) <= 50:
-        parts += ["<h2>Stars</h2>", html_table(by_star)]
-    return "".join(parts) + "</html>"
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+        blocks += [Heading("Stars"), rows_of(by_star)]
+    return blocks
 
 
 def _diagrams(labels: Labels, said: dict[str, Array], split: Split) -> Figure | None:
@@ -305,7 +294,7 @@ def _diagrams(labels: Labels, said: dict[str, Array], split: Split) -> Figure | 
     shown = [y for y in ("LOG_L", "LOGG") if y in names and "TEFF" in names and y in said and "TEFF" in said]
     if not shown:
         return None
-    figure = _figure(10, 4.2 * len(shown))
+    figure = new_figure(10, 4.2 * len(shown))
     held = split.held_out
     for row, y in enumerate(shown):
         given = labels.values[:, names.index("TEFF")], labels.values[:, names.index(y)]
@@ -328,7 +317,7 @@ def _rotation(by_star: Table) -> Figure | None:
     given, probe = (np.asarray(by_star[column], dtype=float) for column in (name, f"{name}_PROBE"))
     if name == "LOG_PROT":
         given, probe = 10.0**given, 10.0**probe
-    figure = _figure(12, 4)
+    figure = new_figure(12, 4)
     for i, (title, found) in enumerate(
         (("linear probe", probe), ("autocorrelation", by_star["PROT_ACF"]), ("Lomb-Scargle", by_star["PROT_LS"]))
     ):
@@ -349,7 +338,7 @@ def _picture_of_space(inputs: Inputs, labels: Labels) -> Figure | None:
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     x, y = (centred @ directions[:2].T).T
     infos = [(i, info.name) for i, info in enumerate(labels.infos) if np.isfinite(labels.values[rows, i]).any()][:6]
-    figure = _figure(12, 4 * -(-len(infos) // 3))
+    figure = new_figure(12, 4 * -(-len(infos) // 3))
     for place, (column, name) in enumerate(infos):
         axes = figure.add_subplot(-(-len(infos) // 3), min(3, len(infos)), place + 1)
         colour = labels.values[rows, column]

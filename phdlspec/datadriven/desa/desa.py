@@ -22,10 +22,11 @@ from phdlspec.datadriven.desa.pretraining import tensors_of
 from phdlspec.datadriven.desa.stars import Stars
 from phdlspec.datadriven.desa.views import LEAST_FILLED, no_views
 from phdlspec.datadriven.label_table import LabelInfo
-from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 from phdlspec.errors import UserError, first_line
+from phdlspec.tensor_file import FileKind
 
-FORMAT, VERSION = "phdlspec-desa", 1
+# Version 2: the header holds a digest.
+KIND = FileKind("phdlspec-desa", 2, "model", "phdlspec desa train", digest_since=2)
 KINDS = ("both", "spectrum", "light curve")
 _BATCH = 256
 
@@ -221,12 +222,13 @@ class Desa:
             "infos": [asdict(info) for info in self.infos], "limits": [scale.limit for scale in self.scales],
             "tokens": [len(absent[0]) for absent in self.dual_former.absent], "metadata": dict(self.metadata),
         }  # fmt: skip
-        write_safetensors(path, FORMAT, VERSION, tensors, header)
+        KIND.write(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Desa:
         """Read a model. Raises `UserError` for a file that is missing, damaged or something else."""
-        header, tensors = read_safetensors(path, FORMAT, VERSION, "phdlspec desa train")
+        file = KIND.read(path)
+        header, tensors = file.metadata, file.tensors
         try:
             settings = Settings(**header["settings"])
             infos = tuple(LabelInfo(**info) for info in header["infos"])

@@ -19,6 +19,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError, first_line
+from phdlspec.fits_files import open_fits
+from phdlspec.foreign import reading
 from phdlspec.spectrum import stem_of
 from phdlspec.tables import FITS_ENDINGS, find_column, number_column, read_any_table
 
@@ -67,25 +69,23 @@ class LightCurve:
 def read_segment(path: str | Path) -> Segment:
     """Read one file. Raises `UserError` where it is no light curve, or one that cannot be used."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: there is no such file, expected a light curve")
+    with reading(path):
+        return _checked(_segment(path))
+
+
+def _segment(path: Path) -> Segment:
     if path.name.lower().endswith(FITS_ENDINGS):
-        with _opened(path) as hdus:
+        with open_fits(path) as hdus:
             seismic = hdus[0].data is not None and hdus[0].data.ndim == 2 and hdus[0].data.shape[1] == 2
             telescope = str(hdus[0].header.get("TELESCOP", "")).strip()
             mission = len(hdus) > 1 and (hdus[1].name == "LIGHTCURVE" or telescope in TELESCOPES)
             if seismic:
-                return _checked(_from_image(path, hdus[0]))
+                return _from_image(path, hdus[0])
         if mission:
-            return _checked(_from_mission(path))
-    return _checked(_from_table(path))
-
-
-def _opened(path: Path) -> fits.HDUList:
-    try:
-        return fits.open(path, memmap=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as FITS ({first_line(error)}); fetch the file again") from error
+            return _from_mission(path)
+    return _from_table(path)
 
 
 def _from_image(path: Path, hdu: fits.PrimaryHDU) -> Segment:

@@ -25,6 +25,7 @@ from phdlspec.datadriven.desa.rotation import acf_period, lomb_scargle_period
 from phdlspec.datadriven.desa.views import Views, join, no_views, views_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
+from phdlspec.foreign import lines_of
 
 FORMAT, VERSION = "phdlspec-light-curves", 1
 ENDINGS = (".fits", ".fits.gz", ".fit", ".ecsv", ".csv", ".txt", ".dat", ".dat.gz", ".csv.gz")
@@ -146,7 +147,7 @@ def _expand(inputs: Sequence[str | Path]) -> list[Path]:
         if item.is_dir():
             found += sorted(p for p in item.rglob("*") if p.name.lower().endswith(ENDINGS))
         elif item.suffix == ".lst":
-            found += [Path(line.strip()) for line in item.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found += [Path(line) for line in lines_of(item)]
         else:
             found.append(item)
     return found

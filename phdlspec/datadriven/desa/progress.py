@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from phdlspec.files import replacing, write_text
+from phdlspec.datadriven.kept_training import keep, restore
+from phdlspec.files import write_text
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,18 @@ class Parts:
 
     folder: Path | None
     progress: bool = False
+    digest: str = ""
 
     @classmethod
     def open(cls, folder: Path | None, digest: str, progress: bool = False) -> Parts:
         """Take up the folder; what another job left in it goes."""
         if folder is not None:
             job = folder / "job.json"
-            if job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("digest") != digest:
-                shutil.rmtree(folder)
+            if job.is_file() and job.read_text(encoding="utf-8", errors="replace") != json.dumps({"digest": digest}):
+                for path in (job, *folder.glob("*.safetensors")):
+                    path.unlink(missing_ok=True)
             write_text(job, json.dumps({"digest": digest}))
-        return cls(folder, progress)
+        return cls(folder, progress, digest)
 
     def close(self) -> None:
         """Everything is done: remove the folder."""
@@ -48,38 +49,23 @@ class Parts:
 
     def load(self, stage: str, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Put weights and moments back; the number of finished epochs."""
-        path = None if self.folder is None else self.folder / f"{stage}.safetensors"
-        if path is None or not path.is_file():
+        if self.folder is None:
             return 0
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError):
-            return 0
-        module.load_state_dict({n[2:]: t for n, t in tensors.items() if n.startswith("m.")})
-        moments = optimiser.state_dict()
-        moments["state"] = _nested(tensors)
-        optimiser.load_state_dict(moments)
-        return int(tensors["epoch"])
+        about = restore(self._path(stage), self._job(stage), module, optimiser)
+        return 0 if about is None else int(about["epoch"])
 
     def save(self, stage: str, epoch: int, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Keep what an epoch has made."""
         if self.folder is None:
             return
-        tensors = {f"m.{name}": t.contiguous() for name, t in module.state_dict().items()}
-        for number, moments in optimiser.state_dict()["state"].items():
-            tensors |= {f"o.{number}.{name}": torch.as_tensor(t).contiguous() for name, t in moments.items()}
-        with replacing(self.folder / f"{stage}.safetensors") as temporary:
-            save_file(tensors | {"epoch": torch.tensor(epoch)}, temporary)
+        keep(self._path(stage), self._job(stage), module, optimiser, {"epoch": epoch})
 
+    def _path(self, stage: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{stage}.safetensors"
 
-def _nested(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("o."):
-            _, number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensor
-    return state
+    def _job(self, stage: str) -> str:
+        return f"{self.digest} {stage}"
 
 
 def run_epochs(

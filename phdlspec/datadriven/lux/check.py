@@ -7,7 +7,6 @@ is left out. So nothing on the page is of a star that was learned from.
 
 from __future__ import annotations
 
-import html
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,8 @@ from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.label_table import NOT_STATED
 from phdlspec.datadriven.lux.lux import Lux
 from phdlspec.datadriven.lux.training import train
-from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.errors import UserError
-from phdlspec.files import write_text
+from phdlspec.pages import Heading, new_figure, picture, rows_of, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
 DELETED = (0.0, 0.25, 0.5, 0.75)
 NOISE = (1.0, 2.0, 4.0)  # times the spectra's own
 MOST_STARS = 800  # of the trials with labels deleted
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
-    "img{max-width:100%}td,th{padding:0 .8em}"
-)
 
 Array = NDArray[np.float64]
 
@@ -53,16 +47,13 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
     figures = [_one_to_one(model, data.take(judged), values[judged]),
                _curve(by_noise, "noise, times the spectra's own"),
                _curve(by_missing, "share of labels deleted")]  # fmt: skip
-    parts = [
-        f"<h1>{html.escape(name)}</h1><p>{int(judged.sum())} spectra that the model had not seen.</p>",
-        html_table(accuracy),
-        *(f"<h2>{title}</h2>{picture(figure)}" for title, figure in
-          zip(("Held-out labels", "More noise added", "Labels deleted from the training"), figures)),
-        html_table(by_noise), html_table(by_missing),
+    headings = ("Held-out labels", "More noise added", "Labels deleted from the training")
+    drawn = [block for words, figure in zip(headings, figures) for block in (Heading(words), picture(figure))]
+    blocks = [
+        text(f"{int(judged.sum())} spectra that the model had not seen."),
+        rows_of(accuracy), *drawn, rows_of(by_noise), rows_of(by_missing),
     ]  # fmt: skip
-    title = html.escape(name)
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
-    write_text(Path(folder) / "check.html", page + "".join(parts) + "</html>")
+    write_page(Path(folder) / "check.html", name, blocks)
     accuracy.write(Path(folder) / "check.ecsv", format="ascii.ecsv", overwrite=True)
     words = ", ".join(f"{row['label']} {row['scatter']:.3g} (pull {row['pull']:.2f})" for row in accuracy)
     return f"{Path(folder) / 'check.html'}: {int(judged.sum())} held-out spectra; scatter {words}"
@@ -160,16 +151,10 @@ def _by_missing(model: Lux, data: Dataset) -> Table:
     return Table(rows or [{"x": 0.0}])
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _one_to_one(model: Lux, data: Dataset, values: Array) -> Figure:
     columns = min(4, len(model.names))
     rows = -(-len(model.names) // columns)
-    figure = _figure(3.2 * columns, 3.0 * rows)
+    figure = new_figure(3.2 * columns, 3.0 * rows)
     for i, (name, info) in enumerate(zip(model.names, model.infos)):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.plot(data.values[:, i], values[:, i], ".", ms=3)
@@ -181,7 +166,7 @@ def _one_to_one(model: Lux, data: Dataset, values: Array) -> Figure:
 
 
 def _curve(table: Table, label: str) -> Figure:
-    figure = _figure(7, 3.6)
+    figure = new_figure(7, 3.6)
     axes = figure.add_subplot(1, 1, 1)
     for name in (c for c in table.colnames if c not in ("x", "S/N") and not c.endswith(" error")):
         axes.plot(table["x"], table[name], "o-", ms=3, lw=1, label=name)

@@ -18,11 +18,12 @@ from phdlspec.datadriven.lux.flags import LUX_WORDS, LuxFlag
 from phdlspec.datadriven.lux.held_out import ErrorModel
 from phdlspec.datadriven.lux.label_map import LabelMap, Shape
 from phdlspec.datadriven.lux.model import Parameters, Stars, infer
-from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 from phdlspec.errors import UserError, first_line
 from phdlspec.spectrum import Spectrum
+from phdlspec.tensor_file import FileKind
 
-FORMAT, VERSION = "phdlspec-lux", 1
+# Version 2: the header holds a digest.
+KIND = FileKind("phdlspec-lux", 2, "model", "phdlspec lux train", digest_since=2, nan_in=("held_out",))
 _RANGE_MARGIN = 0.1  # of a label's range, beyond which a prediction is outside it
 
 Array = NDArray[np.float64]
@@ -189,12 +190,13 @@ class Lux:
             "shape": asdict(self.label_map.shape), "distance": self.limits.distance, "rchi2": self.limits.rchi2,
             "held_out_files": self.held_out_files, "metadata": dict(self.metadata),
         }  # fmt: skip
-        write_safetensors(path, FORMAT, VERSION, tensors, header)
+        KIND.write(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Lux:
         """Read a model. Raises `UserError` for a file that is missing, damaged or something else."""
-        header, tensors = read_safetensors(path, FORMAT, VERSION, "phdlspec lux train")
+        file = KIND.read(path)
+        header, tensors = file.metadata, file.tensors
         try:
             parameters = Parameters(**{n.split(".")[1]: t for n, t in tensors.items() if n.startswith("parameters.")})
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -36,13 +37,16 @@ from phdlspec.datadriven.lux.label_map import LabelMap, Shape, candidates
 from phdlspec.datadriven.lux.lux import Limits, Lux
 from phdlspec.datadriven.lux.model import Parameters, Stars, infer
 from phdlspec.datadriven.lux.optimise import State, canonical, optimise
-from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
 from phdlspec.errors import UserError
-from phdlspec.files import write_text, writing
+from phdlspec.files import write_text
+from phdlspec.items import WrongItem, read_item, write_item
 from phdlspec.provenance import versions
 from phdlspec.spectrum import Spectrum
+from phdlspec.tensor_file import FileKind
 
-STATE_FORMAT, STATE_VERSION = "phdlspec-lux-state", 1
+log = logging.getLogger(__name__)
+
+STATE = FileKind("phdlspec-lux-state", 2, "training state", "phdlspec lux train", oldest=2, digest_since=2)
 FOLDS = 5
 HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
 CHOICE_STARS = 2500  # most that the number of latents is chosen with
@@ -376,7 +380,7 @@ class _Work:
     def __enter__(self) -> _Work:
         if self.folder is not None:
             job = self.folder / "job.json"
-            if job.is_file() and json.loads(job.read_text()).get("digest") != self.digest:
+            if job.is_file() and job.read_text(errors="replace") != json.dumps({"digest": self.digest}):
                 raise UserError(
                     f"{self.folder}: was left by a training on other spectra, labels or settings; give the same again, "
                     "choose another --out, or remove the folder"
@@ -398,27 +402,32 @@ class _Work:
         path = None if self.folder is None else self.folder / f"state_{key}.safetensors"
         if path is None or not path.is_file():
             return None
-        header, tensors = read_safetensors(path, STATE_FORMAT, STATE_VERSION, "phdlspec lux train")
+        file = STATE.read(path)
+        header, tensors = file.metadata, file.tensors
+        if header.get("job") != f"{self.digest} {key}":
+            raise UserError(f"{path}: belongs to another training; remove it")
         parameters = Parameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
         return State(parameters, header["stage"], header["step"], tuple(header["values"]))
 
     def keep_state(self, key: str, state: State) -> None:
         if self.folder is None:
             return
-        header = {"stage": state.stage, "step": state.step, "values": state.values}
+        header = {"job": f"{self.digest} {key}", "stage": state.stage, "step": state.step, "values": state.values}
         path = self.folder / f"state_{key}.safetensors"
-        write_safetensors(path, STATE_FORMAT, STATE_VERSION, state.parameters.tensors(), header)
+        STATE.write(path, state.parameters.tensors(), header)
 
     def finished_fold(self, key: str) -> Fold | None:
         path = None if self.folder is None else self.folder / f"fold_{key}.npz"
         if path is None or not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return Fold(**{name: file[name] for name in file.files})
+        try:
+            return Fold(**read_item(path, {"job": self.digest, "fold": key}))
+        except WrongItem as error:
+            log.warning("%s: %s; it is made again", path, error)
+            return None
 
     def keep_fold(self, key: str, fold: Fold) -> None:
         if self.folder is None:
             return
-        with writing(self.folder / f"fold_{key}.npz") as file:
-            np.savez(file, **vars(fold))
+        write_item(self.folder / f"fold_{key}.npz", {"job": self.digest, "fold": key}, vars(fold))
         (self.folder / f"state_{key}.safetensors").unlink(missing_ok=True)

@@ -5,7 +5,6 @@ Spectra that the model was trained on are left out, as far as it knows their nam
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,12 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.datadriven.dataset import Dataset
-from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.datadriven.scatter_vae.score import Residuals
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.datadriven.scatter_vae.xp_model import XPModel
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
 from phdlspec.errors import UserError
-from phdlspec.files import write_text
+from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +27,6 @@ FEWEST = 5
 BINS = 24
 ORDINARY = 0.975  # share of the stars that count as ordinary in the calibration
 SHOWN = 10
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
-    "img{max-width:100%}td,th{padding:0 .8em;text-align:left}"
-)
 
 Array = NDArray[np.float64]
 
@@ -78,17 +72,13 @@ def _write(
         f"{len(misfit)} that training has not seen: mean squared deviation over noise and scatter {misfit.mean():.3f}, "
         f"{overall:.3f} of the {100 * ORDINARY:g}% that fit best, median {np.median(misfit):.3f}"
     )
-    parts = [
-        f"<h1>{html.escape(name)}</h1><p>{sentence}. The model knows the names of its training spectra up to 20,000 "
-        "of them.</p>",
-        "<h2>Calibration and scatter</h2>", picture(_calibration(table, axis)), html_table(table),
-        "<h2>Latents</h2>", picture(_latents(latents, labels)),
-        "<h2>The strangest</h2>", html_table(odd[:SHOWN]),
+    blocks: list[Block] = [
+        text(f"{sentence}. The model knows the names of its training spectra up to 20,000 of them."),
+        Heading("Calibration and scatter"), picture(_calibration(table, axis)), rows_of(table),
+        Heading("Latents"), picture(_latents(latents, labels)),
+        Heading("The strangest"), rows_of(odd[:SHOWN]),
     ]  # fmt: skip
-    title = html.escape(name)
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "check.html", page + "".join(parts) + "</html>")
+    write_page(folder / "check.html", name, blocks)
     table.write(folder / "check.ecsv", format="ascii.ecsv", overwrite=True)
     return f"{folder / 'check.html'}: {sentence}"
 
@@ -110,14 +100,8 @@ def by_position(left: Residuals, scatter: Array) -> Table:
     return Table(rows)
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _calibration(table: Table, axis: str) -> Figure:
-    figure = _figure(9, 5)
+    figure = new_figure(9, 5)
     top, bottom = figure.subplots(2, 1, sharex=True)
     centre = 0.5 * (table["from"] + table["to"])
     top.axhspan(0.95, 1.05, color="0.9")
@@ -135,7 +119,7 @@ def _latents(latents: Array, labels: dict[str, Array]) -> Figure:
     """The two latents that spread most, once for each of the first six labels."""
     one, two = np.argsort(-latents.var(axis=0))[:2] if latents.shape[1] > 1 else (0, 0)
     shown = list(labels.items())[:6] or [("", np.zeros(len(latents)))]
-    figure = _figure(4.0 * min(len(shown), 3), 3.4 * -(-len(shown) // 3))
+    figure = new_figure(4.0 * min(len(shown), 3), 3.4 * -(-len(shown) // 3))
     for i, (name, values) in enumerate(shown, start=1):
         axes = figure.add_subplot(-(-len(shown) // 3), min(len(shown), 3), i)
         dots = axes.scatter(latents[:, one], latents[:, two], c=values, s=5, cmap="viridis")

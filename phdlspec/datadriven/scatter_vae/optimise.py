@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from phdlspec.datadriven.kept_training import keep, restore
 from phdlspec.errors import UserError
-from phdlspec.files import replacing
 
 KEEP_EVERY = 20.0  # s between two states on disk
-_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -82,29 +79,20 @@ def _keep(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler, history: list[float],
 ) -> None:  # fmt: skip
-    with replacing(path) as temporary:
-        torch.save(
-            {
-                "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(), "random": torch.get_rng_state(), "history": history,
-            },
-            temporary,
-        )  # fmt: skip
+    rates = [group["lr"] for group in optimizer.param_groups]
+    about = {"history": history, "scheduler": scheduler.state_dict(), "rates": rates}
+    keep(path, path.stem, network, optimizer, about)
 
 
 def _restored(
     path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> list[float]:  # fmt: skip
-    if path is None or not path.is_file():
+    # The file's name stands for data and settings: see `Work.state`.
+    about = None if path is None else restore(path, path.stem, network, optimizer)
+    if about is None:
         return []
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(stored["network"])
-        optimizer.load_state_dict(stored["optimizer"])
-        scheduler.load_state_dict(stored["scheduler"])
-        torch.set_rng_state(stored["random"])
-        return list(stored["history"])
-    except _UNREADABLE:  # damaged: this training begins again
-        path.unlink(missing_ok=True)
-        return []
+    scheduler.load_state_dict(about["scheduler"])
+    for group, rate in zip(optimizer.param_groups, about["rates"]):
+        group["lr"] = rate
+    return list(about["history"])

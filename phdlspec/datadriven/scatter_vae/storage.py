@@ -11,22 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from phdlspec.datadriven.model_file import read_safetensors, write_safetensors
+from phdlspec.tensor_file import FileKind
 
-FORMAT, VERSION = "phdlspec-vae", 1
-MAKER = "phdlspec vae train"
+# Version 2: the header holds a digest.
+KIND = FileKind("phdlspec-vae", 2, "model", "phdlspec vae train", digest_since=2)
 
 
 def write_model(path: str | Path, network: nn.Module, arrays: Mapping[str, NDArray], header: Mapping[str, Any]) -> None:
     """Write network, arrays and header."""
     tensors = {f"network.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
     tensors |= {name: torch.as_tensor(np.ascontiguousarray(a)) for name, a in arrays.items()}
-    write_safetensors(path, FORMAT, VERSION, tensors, header)
+    KIND.write(path, tensors, header)
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, NDArray]]:
     """Header, state of the network, arrays. Raises `UserError` for a file that is missing, damaged or another."""
-    header, tensors = read_safetensors(path, FORMAT, VERSION, MAKER)
+    file = KIND.read(path)
+    tensors = file.tensors
     prefix = "network."
     state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    return header, state, {name: t.numpy() for name, t in tensors.items() if not name.startswith(prefix)}
+    return file.metadata, state, {name: t.numpy() for name, t in tensors.items() if not name.startswith(prefix)}

@@ -28,7 +28,7 @@ class Work:
 
     def state(self, key: str) -> Path | None:
         """The file of one network."""
-        return None if self.folder is None else self.folder / f"{self._digest}_{key}.pt"
+        return None if self.folder is None else self.folder / f"{self._digest}_{key}.safetensors"
 
     def finish(self) -> None:
         """Remove all that was kept."""

@@ -95,7 +95,7 @@ def test_gfall_lines_without_an_oscillator_strength_are_left_out(tmp_path, kind,
     other = gfall_row(*LEVELS[0])
     other = other[:80] + " 13.50 -1.20  2.30" + other[98:141] + kind + other[144:]
     path.write_text("\n".join([*(gfall_row(*row) for row in LEVELS), other]))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="kurucz_grids"):
         lines = read_line_list(path)
     assert len(lines) == 3
     assert lines.gamma_vdw.max() < 1e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,18 +229,18 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("phdlspec.datadriven.scatter_vae.optimise.KEEP_EVERY", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            run(stopped, tmp_path / "s.pt", stop_at=14)
+            run(stopped, tmp_path / "s.safetensors", stop_at=14)
     resumed = network()
-    run(resumed, tmp_path / "s.pt")
+    run(resumed, tmp_path / "s.safetensors")
     for one, other in zip(whole.parameters(), resumed.parameters()):
         assert torch.equal(one, other)
 
 
 def test_a_damaged_state_is_begun_again(tmp_path):
-    (tmp_path / "s.pt").write_bytes(b"half")
+    (tmp_path / "s.safetensors").write_bytes(b"half")
     network = torch.nn.Linear(2, 1)
     history = optimise(network, lambda rows, _: network(torch.ones(len(rows), 2))[:, 0] ** 2, 8,
-                       Schedule(2, 4, 1e-2, 1, 2), 0, state=tmp_path / "s.pt")  # fmt: skip
+                       Schedule(2, 4, 1e-2, 1, 2), 0, state=tmp_path / "s.safetensors")  # fmt: skip
     assert len(history) == 2
 
 
@@ -269,9 +268,9 @@ def test_a_catalogue_says_what_the_model_says(model, tmp_path):
     assert np.allclose(rows["ANOMALY"][:3], expected["ANOMALY"], rtol=1e-5)
     assert np.isnan(rows["ANOMALY"][3])
     assert list((rows["FLAG"][:3] & int(StarFlag.STRANGE)) > 0) == list((expected["FLAG"] & 1) > 0)
-    page = strangest_section(rows)
-    assert page.count("<tr>") == 4
-    assert html.escape(str(expected["WORST"][0])) in page
+    section = strangest_section(rows)
+    assert len(section[-1].rows) == 3
+    assert any(str(expected["WORST"][0]) in row[-1] for row in section[-1].rows)
 
 
 def test_a_model_of_xp_is_no_judge_of_spectra(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import stat
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,30 +16,12 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
 from numpy.typing import NDArray
 
-from phdlspec.errors import UserError
-from phdlspec.io.fits_walk import fits_size
+from phdlspec.errors import UserError, first_line
+from phdlspec.fits_walk import fits_size
+from phdlspec.foreign import MOST_BYTES, check_file
 
-MAX_BYTES = 1 << 30  # of what a file may unpack to
 _SLACK = 1 << 20
 DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, zlib.error, fits.VerifyError)
-
-
-def check_file(path: Path) -> None:
-    """Refuse what is not a readable, regular, non-empty file; a pipe or a device would be waited for."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path}: this is a folder, expected a file with one spectrum")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: this is a pipe, a socket or a device, expected a regular file")
-        with open(path, "rb") as stream:
-            empty = not stream.read(1)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file") from error
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if empty:
-        raise UserError(f"{path}: the file is empty")
 
 
 def is_fits(path: Path) -> bool:
@@ -61,14 +42,14 @@ def _opened(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if _is_gzip(path) else open(path, "rb")
 
 
-def _content(path: Path) -> Path | BytesIO:
+def _content(path: Path, most: int) -> Path | BytesIO:
     """The path itself, or the contents of a gzipped file; `OSError` where the headers cannot be."""
     if not _is_gzip(path):
         with open(path, "rb") as stream:
             fits_size(stream, path.stat().st_size)
         return path
     with gzip.open(path) as stream:
-        size = fits_size(cast(BinaryIO, stream), MAX_BYTES)
+        size = fits_size(cast(BinaryIO, stream), most)
         # astropy takes a cut gzip stream for the end of the file, so unpack it here, where that raises; no more of it
         # than the headers tell, for a megabyte of zeros may unpack to a terabyte.
         stream.seek(0)
@@ -80,17 +61,36 @@ def _content(path: Path) -> Path | BytesIO:
 
 
 @contextmanager
-def open_fits(path: Path) -> Iterator[fits.HDUList]:
-    """The HDUs of a file; damage found while they are read raises `UserError`."""
+def open_fits(path: Path, most: int = MOST_BYTES) -> Iterator[fits.HDUList]:
+    """The HDUs of a file; damage found while they are read raises `UserError`. most : bytes that it may unpack to."""
+    check_file(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
         try:
-            with fits.open(_content(path), memmap=False) as hdus:
+            with fits.open(_content(path, most), memmap=False) as hdus:
                 yield hdus
         except (*DAMAGED, AstropyUserWarning) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{path}: the FITS file is damaged or truncated ({reason}), fetch it again") from error
+
+
+def check_fits(path: Path) -> None:
+    """Refuse a FITS file whose headers tell of what it does not hold; for those that stay on disk while they are used.
+
+    Raises `UserError`, also for what is no regular file.
+    """
+    check_file(path)
+    try:
+        if _is_gzip(path):
+            _content(path, MOST_BYTES)
+            return
+        with open(path, "rb") as stream:
+            fits_size(stream, path.stat().st_size)
+    except DAMAGED as error:
+        raise UserError(
+            f"{path}: the FITS file is damaged or truncated ({first_line(error)}), fetch it again"
+        ) from error
 
 
 def column(table: fits.BinTableHDU, name: str, dtype: type = float) -> NDArray[Any]:
