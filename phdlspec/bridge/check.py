@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +12,16 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.bridge.references import ReferenceStar
-from phdlspec.datadriven.pages import html_table, picture
 from phdlspec.emulator.bridge import NONE, Bridge, BridgedEmulator, described
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
-from phdlspec.files import replacing, write_text
+from phdlspec.files import replacing
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.labels import STRUCTURE
+from phdlspec.pages import Heading, new_figure, picture, rows_of, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,10 +31,6 @@ Array = NDArray[np.float64]
 LEAST_STARS = 5
 GIANT = 3.5  # log g below which a star is one
 BATCH = 32
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
-    "img{max-width:100%}td,th{padding:0 .8em;text-align:right}"
-)
 _EXAMPLES = ((4300.0, 1.5, -0.3), (5000.0, 2.8, 0.0), (5000.0, 4.6, 0.0), (5800.0, 4.4, 0.0), (6200.0, 4.1, -1.5))
 
 
@@ -56,17 +51,16 @@ def write_check(
     plain, crossed = (fitted(judged, model, settings) for model in (emulator, with_it))
     rows = by_star(judged, plain, crossed, with_it)
     summary = by_kind(rows)
-    parts = [
-        f"<h1>{html.escape(name)}</h1><p>{'<br>'.join(map(html.escape, described(bridge.metadata)))}</p>",
-        f"<p>{len(judged)} stars that it was not learned from ({len(stars) - len(judged)} that it was are left out), "
-        "fitted without their labels, with the bridge and without: fit minus label, median and robust scatter; shares "
-        "within one and two errors of fit and label together.</p>",
-        html_table(summary), picture(_differences(rows)),
-        "<h2>What is left of the spectra</h2>", picture(_left(plain, crossed)),
-        "<h2>The bridge</h2>", picture(_corrections(with_it)),
+    blocks = [
+        text(*described(bridge.metadata)),
+        text(f"{len(judged)} stars that it was not learned from ({len(stars) - len(judged)} that it was are left out), "
+             "fitted without their labels, with the bridge and without: fit minus label, median and robust scatter; "
+             "shares within one and two errors of fit and label together."),
+        rows_of(summary), picture(_differences(rows)),
+        Heading("What is left of the spectra"), picture(_left(plain, crossed)),
+        Heading("The bridge"), picture(_corrections(with_it)),
     ]  # fmt: skip
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(name)}</title>"
-    write_text(folder / "check.html", f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>")
+    write_page(folder / "check.html", name, blocks)
     with replacing(folder / "check.ecsv") as temporary:
         rows.write(temporary, format="ascii.ecsv", overwrite=True)
     words = "; ".join(
@@ -139,7 +133,7 @@ def _middle(values: Array) -> str:
 
 
 def _differences(rows: Table) -> Figure:
-    figure = _figure(12, 3.6)
+    figure = new_figure(12, 3.6)
     for i, (label, unit) in enumerate(zip(STRUCTURE, ("K", "dex", "dex"))):
         axes = figure.add_subplot(1, 3, i + 1)
         for suffix, color, title in (("PLAIN", "0.6", "without"), ("BRIDGE", "tab:red", "with")):
@@ -156,7 +150,7 @@ def _differences(rows: Table) -> Figure:
 
 def _left(plain: Sequence[Fitted], crossed: Sequence[Fitted]) -> Figure:
     # Root mean square over the stars of what each fit leaves, in bins of wavelength.
-    figure = _figure(12, 3.4)
+    figure = new_figure(12, 3.4)
     axes = figure.add_subplot()
     edges = np.geomspace(3700.0, 9000.0, 200)
     for fits, color, title in ((plain, "0.6", "without"), (crossed, "tab:red", "with")):
@@ -177,7 +171,7 @@ def _left(plain: Sequence[Fitted], crossed: Sequence[Fitted]) -> Figure:
 
 
 def _corrections(model: BridgedEmulator) -> Figure:
-    figure = _figure(12, 1.8 * len(_EXAMPLES))
+    figure = new_figure(12, 1.8 * len(_EXAMPLES))
     for i, values in enumerate(_EXAMPLES):
         axes = figure.add_subplot(len(_EXAMPLES), 1, i + 1)
         theta = torch.as_tensor(_full(model, np.array(values)), dtype=torch.float32, device=model.device)
@@ -190,9 +184,3 @@ def _corrections(model: BridgedEmulator) -> Figure:
                        f"{100 * support:.0f}%", fontsize=9)  # fmt: skip
     figure.supylabel("added to flux / continuum")
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # heavy
-
-    return Figure(figsize=(width, height), layout="constrained")
