@@ -21,7 +21,7 @@ from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.labels import STRUCTURE
-from phdlspec.pages import Heading, new_figure, picture, rows_of, text, write_page
+from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def write_check(
     plain, crossed = (fitted(judged, model, settings) for model in (emulator, with_it))
     rows = by_star(judged, plain, crossed, with_it)
     summary = by_kind(rows)
-    blocks = [
+    blocks: list[Block] = [
         text(*described(bridge.metadata)),
         text(f"{len(judged)} stars that it was not learned from ({len(stars) - len(judged)} that it was are left out), "
              "fitted without their labels, with the bridge and without: fit minus label, median and robust scatter; "
