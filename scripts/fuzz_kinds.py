@@ -308,8 +308,8 @@ def _training(seed: int) -> TrainingState:
     torch.manual_seed(seed)
     n_labels, patches, vectors = len(GRID_LABELS), 3, 2
     sizes = Architecture(n_labels, patches, vectors, width=8, heads=2, hidden=8, second_hidden=8, token_hidden=4)
-    ones = torch.ones(n_labels)
-    network = Network(sizes, -ones, ones, torch.rand(patches, n_labels), torch.ones(patches, vectors))
+    lower, upper = torch.as_tensor(GRID_LABELS.lower), torch.as_tensor(GRID_LABELS.upper)
+    network = Network(sizes, lower, upper, torch.rand(patches, n_labels), torch.ones(patches, vectors))
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     network(torch.zeros(2, n_labels)).square().sum().backward()
     optimiser.step()

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
 from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text, writing
-from phdlspec.items import Arrays, ItemFolder, WrongItem, digest, item_indices, item_path
+from phdlspec.items import Arrays, ItemFolder, WrongItem, checksum, digest, item_indices, item_path
 
 KEPT = "every finished model is kept"
 _QUANTA = 32767
@@ -96,12 +96,17 @@ class Parts:
         for name, values in (("labels.npy", labels), ("split.npy", split)):
             with writing(self.folder / name, KEPT) as file:
                 np.save(file, values)
-        write_text(self._manifest_path, json.dumps(manifest, indent=1), KEPT)
+        write_text(self._manifest_path, json.dumps({**manifest, "table": _table(labels, split)}, indent=1), KEPT)
         for name in ("job", "_labels"):
             self.__dict__.pop(name, None)
 
     def manifest(self) -> dict[str, Any]:
         """What `write_manifest` stored. Raises `UserError` where it is not whole."""
+        manifest = self._stored()
+        manifest.pop("table", None)  # it grows, and what was computed stays what it was
+        return manifest
+
+    def _stored(self) -> dict[str, Any]:
         try:
             manifest = json.loads(self._manifest_path.read_text(encoding="utf-8"))
             problem = _wrong_in_manifest(manifest)
@@ -123,7 +128,7 @@ class Parts:
             )  # fmt: skip
         except Exception:  # bytes that were changed raise whatever they look like
             whole = False
-        if not whole:
+        if not whole or self._stored().get("table", _table(labels, split)) != _table(labels, split):
             raise UserError(
                 f"{self.folder}: labels.npy and split.npy are no whole table; put them back, or remove the folder and "
                 "build again"
@@ -210,6 +215,10 @@ class Parts:
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _table(labels: NDArray[Any], split: NDArray[Any]) -> str:
+    return checksum({}, {"labels": labels, "split": split})
 
 
 def _made_of(labels: NDArray[np.float64]) -> str:

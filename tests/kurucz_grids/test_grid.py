@@ -214,3 +214,23 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, what, limit):
     with Grid(path) as grid:
         assert grid.n_done == 3
     assert issubclass(DiskFullError, UserError)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_labels_that_were_changed_are_refused_also_of_rows_not_yet_made(tmp_path, row):
+    parts = _begin(tmp_path / "g.h5", 3)
+    _write(parts, 0)
+    labels = np.load(parts.folder / "labels.npy")
+    labels[row, 5] += 0.1
+    np.save(parts.folder / "labels.npy", labels)
+    with pytest.raises(UserError, match="no whole table"):
+        Parts(tmp_path / "g.h5").whole_rows()
+
+
+def test_a_longer_table_is_the_same_job(tmp_path):
+    parts = _begin(tmp_path / "g.h5", 3)
+    job = parts.job
+    _write(parts, 0)
+    longer = _begin(tmp_path / "g.h5", 5)
+    assert longer.job == job
+    assert longer.whole_rows() == {0}
