@@ -8,6 +8,7 @@ import pytest
 from calibration.pixel_influence import Diagnostics, pixel_influence, windows
 from calibration.report_page import _influence_section
 from phdlspec.errors import UserError
+from phdlspec.pages import page
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_file_and_report_section(tmp_path, fit):
     np.testing.assert_allclose(again.mean_influence().sum(axis=0), displacement, atol=1e-10)
     centre, total = windows(wave, again.mean_influence())
     np.testing.assert_allclose(total.sum(axis=0), displacement, atol=1e-10)
-    assert "MG_FE" in _influence_section(again)
+    assert "MG_FE" in page("report", _influence_section(again))
     (tmp_path / "bad.h5").write_text("no HDF5")
     with pytest.raises(UserError, match="not HDF5"):
         Diagnostics.read(tmp_path / "bad.h5")
