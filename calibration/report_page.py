@@ -21,8 +21,8 @@ from calibration.model import robust_scatter
 from calibration.pixel_influence import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
 from phdlspec.errors import UserError
-from phdlspec.files import replacing
 from phdlspec.pages import Block, Details, Heading, Listing, Rows, new_figure, picture, text, write_page
+from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +68,7 @@ def write_report(
         blocks += _influence_section(pixels)
     if opinion is not None:
         blocks += _opinion_section(opinion)
-        with replacing(folder / "second_opinion.ecsv") as part:
-            opinion.write(part, format="ascii.ecsv", overwrite=True)
+        write_table(opinion, folder / "second_opinion.ecsv")
     path = folder / "calibration.html"
     write_page(path, f"Calibration of {calibration.catalog}", blocks)
     return path

@@ -98,7 +98,7 @@ def compared(
 def changes(paths: list[str]) -> None:
     """Print the changes of log gf by species and prior, of lines that changed."""
     lines, table = Lines.assembled(paths), StarCalibration.read()
-    row, line = table._matches(lines.lines)
+    row, line = table.matches(lines.lines)
     prior = lines.gf_prior[lines.member[line]]
     change, name = np.asarray(table.lines["gf_change"])[row], np.asarray(table.lines["species"]).astype(str)[row]
     print("\n| species | prior (dex) | lines told | median change | 16% to 84% | raised |\n" + "|---" * 6 + "|")

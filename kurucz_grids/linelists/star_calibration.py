@@ -89,7 +89,7 @@ class StarCalibration:
     def apply(self, lines: LineList) -> LineList:
         """The corrected list, with the lines that are added."""
         loggf, vdw = lines.loggf.astype(float), lines.gamma_vdw.astype(float)
-        row, line = self._matches(lines)
+        row, line = self.matches(lines)
         loggf[line] += self.lines["gf_change"][row]
         vdw[line] *= 10.0 ** self.lines["vdw_change"][row]
         found = len(np.unique(row))
@@ -102,8 +102,11 @@ class StarCalibration:
         whole = LineList.joined([corrected, hydride, added], lines.path)
         return replace(whole, medium=lines.medium)
 
-    def _matches(self, lines: LineList) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        # Rows of the table and the lines that they are about: the same species, wavelength, lower level and log gf.
+    def matches(self, lines: LineList) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows (M,) of `lines` of the table and the lines (M,) of a list that they are about.
+
+        A line is told by species, wavelength, lower level and log gf, and is matched once.
+        """
         table = self.lines
         first, last = (
             np.searchsorted(lines.wave_vacuum, np.asarray(table["wave_vacuum"]) + sign * WAVE_TOLERANCE)

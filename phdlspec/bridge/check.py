@@ -15,13 +15,13 @@ from phdlspec.bridge.references import ReferenceStar
 from phdlspec.emulator.bridge import NONE, Bridge, BridgedEmulator, described
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
-from phdlspec.files import replacing
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.labels import STRUCTURE
 from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
+from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,8 +61,7 @@ def write_check(
         Heading("The bridge"), picture(_corrections(with_it)),
     ]  # fmt: skip
     write_page(folder / "check.html", name, blocks)
-    with replacing(folder / "check.ecsv") as temporary:
-        rows.write(temporary, format="ascii.ecsv", overwrite=True)
+    write_table(rows, folder / "check.ecsv")
     words = "; ".join(
         f"{row['stars']} ({row['n']}) {row['label']} {row['without']} without, {row['with']} with" for row in summary
     )
@@ -127,6 +126,8 @@ def by_kind(rows: Table) -> Table:
 
 def _middle(values: Array) -> str:
     values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
     median = float(np.median(values))
     digits = 0 if np.abs(values).max() > 20 else 2
     return f"{median:+.{digits}f} ± {1.4826 * float(np.median(np.abs(values - median))):.{digits}f}"

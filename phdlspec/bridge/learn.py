@@ -59,7 +59,11 @@ class Step:
 def learn(
     stars: Sequence[ReferenceStar], emulator: Emulator, settings: FitSettings, rounds: int = 2, progress: bool = False
 ) -> Bridge:
-    """The bridge of an emulator, from stars with known labels. Raises `UserError` for too few of them."""
+    """The bridge of an emulator, from stars with known labels. Raises `UserError` for too few of them.
+
+    stars : with Teff (K), log g, [Fe/H] (dex) and their errors; settings : of the fits, fast ones without a bridge
+    rounds : 1 for labels held close to what is known, each further one with the bridge before and labels free
+    """
     if len(stars) < LEAST_STARS:
         raise UserError(
             f"{len(stars)} reference stars with labels and errors, expected {LEAST_STARS} or more across the range "

@@ -37,9 +37,7 @@ from phdlspec.tensor_file import FileKind
 
 KIND = FileKind("phdlspec-bridge", 1, "bridge", "phdlspec bridge learn")
 DEFAULT, NONE = "default", "none"
-SUPPORTED = (
-    0.5  # of what the bridge is made of, known for a star; with less it is outside the stars it was learned from
-)
+SUPPORTED = 0.5  # share of the bridge that is known for a star, below which it is outside those that it is made of
 
 
 @dataclass(frozen=True)

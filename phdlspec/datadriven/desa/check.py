@@ -31,8 +31,8 @@ from phdlspec.datadriven.desa.stars import Labels, Stars, labels_of
 from phdlspec.datadriven.desa.training import FOLDS, seen_with
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError
-from phdlspec.files import replacing
 from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
+from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -229,8 +229,7 @@ def write_check(
     by_star = _by_star(stars, labels, said, curves, split)
     folder = Path(folder)
     for file, content in (("check.ecsv", table), ("stars.ecsv", by_star)):
-        with replacing(folder / file) as temporary:
-            content.write(temporary, format="ascii.ecsv", overwrite=True)
+        write_table(content, folder / file)
     classical = classical_periods(labels, split, curves, stars)
     write_page(
         folder / "check.html", name, _blocks(table, classical, found, by_star, labels, said, inputs, split, learned)

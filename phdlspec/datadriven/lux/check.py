@@ -22,6 +22,7 @@ from phdlspec.datadriven.lux.lux import Lux
 from phdlspec.datadriven.lux.training import train
 from phdlspec.errors import UserError
 from phdlspec.pages import Heading, new_figure, picture, rows_of, text, write_page
+from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
         rows_of(accuracy), *drawn, rows_of(by_noise), rows_of(by_missing),
     ]  # fmt: skip
     write_page(Path(folder) / "check.html", name, blocks)
-    accuracy.write(Path(folder) / "check.ecsv", format="ascii.ecsv", overwrite=True)
+    write_table(accuracy, Path(folder) / "check.ecsv")
     words = ", ".join(f"{row['label']} {row['scatter']:.3g} (pull {row['pull']:.2f})" for row in accuracy)
     return f"{Path(folder) / 'check.html'}: {int(judged.sum())} held-out spectra; scatter {words}"
 

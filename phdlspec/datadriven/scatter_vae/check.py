@@ -19,6 +19,7 @@ from phdlspec.datadriven.scatter_vae.xp_model import XPModel
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
 from phdlspec.errors import UserError
 from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
+from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +80,7 @@ def _write(
         Heading("The strangest"), rows_of(odd[:SHOWN]),
     ]  # fmt: skip
     write_page(folder / "check.html", name, blocks)
-    table.write(folder / "check.ecsv", format="ascii.ecsv", overwrite=True)
+    write_table(table, folder / "check.ecsv")
     return f"{folder / 'check.html'}: {sentence}"
 
 
