@@ -14,7 +14,6 @@ from .fitting.result import Measurement as Measurement
 from .fitting.settings import FitSettings as FitSettings
 from .flags import LabelFlag as LabelFlag
 from .flags import StarFlag as StarFlag
-from .io import default_resolving_power as default_resolving_power
 from .io import from_specutils as from_specutils
 from .io import read_spectrum as read_spectrum
 from .io import to_specutils as to_specutils
@@ -25,6 +24,7 @@ from .masks import DEFAULT_INTERVALS as DEFAULT_INTERVALS
 from .masks import MaskInterval as MaskInterval
 from .masks import mask_table as mask_table
 from .mock import mock_lamost as mock_lamost
+from .resolution import default_resolving_power as default_resolving_power
 from .results import FitResult as FitResult
 from .spectrum import Spectrum as Spectrum
 from .wavelength import air_to_vacuum as air_to_vacuum

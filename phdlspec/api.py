@@ -29,9 +29,9 @@ from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import MODES, FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import from_specutils, reading
-from phdlspec.io.resolution import ResolvingPower, resolving_power_at
 from phdlspec.io.table import from_table
 from phdlspec.provenance import provenance
+from phdlspec.resolution import ResolvingPower, resolving_power_at
 from phdlspec.results import FitResult
 from phdlspec.solar import SOLAR_SCALE
 from phdlspec.spectrum import Spectrum

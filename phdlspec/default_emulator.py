@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.emulator import Emulator, choose_device
 from phdlspec.errors import UserError
+from phdlspec.resolution import ResolvingPower
 from phdlspec.wavelength import LAMOST_WAVE
 
 
 def load_emulator(
     path: str | Path | None = None,
     device: str = "auto",
-    resolving_power: float = 1800.0,
+    resolving_power: ResolvingPower = 1800.0,
     wave: ArrayLike | None = None,
 ) -> Emulator:
     """Load an emulator.
@@ -25,7 +26,8 @@ def load_emulator(
     ----------
     path : a checkpoint of `phdlspec train`; by default the shipped one.
     device : "auto" (a GPU if there is one), "cpu" or "cuda".
-    resolving_power, wave : what `flux` predicts; LAMOST's pixels by default (vacuum Å).
+    resolving_power : of `flux`: a number, a survey ("LAMOST"), a table or a pair of arrays; wave : its pixels, by
+        default LAMOST's (vacuum Å).
 
     Raises `UserError` for a missing, damaged or foreign checkpoint and for a device that is not there.
     """

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.io.lamost import ARMS
-from phdlspec.io.resolution import default_resolving_power
 from phdlspec.lsf import NativeGrid, project, valid_pixels
+from phdlspec.resolution import default_resolving_power
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import LAMOST_WAVE, SPEED_OF_LIGHT_KM_S
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from phdlspec.continuum import continuum_basis
 from phdlspec.files import writing
 from phdlspec.gridfile import Grid
-from phdlspec.io.resolution import default_resolving_power
 from phdlspec.labels import typical_vmic
 from phdlspec.lsf import NativeGrid, project
 from phdlspec.mock import relative_snr
+from phdlspec.resolution import default_resolving_power
 from phdlspec.wavelength import LAMOST_WAVE
 
 LABELS = (

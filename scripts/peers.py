@@ -39,9 +39,9 @@ from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.preparation import prepare
 from phdlspec.gridfile import Grid
 from phdlspec.io.lamost import ARMS
-from phdlspec.io.resolution import default_resolving_power
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import mock_lamost
+from phdlspec.resolution import default_resolving_power
 from phdlspec.spectrum import Spectrum
 
 LABELS = ("TEFF", "LOGG", "FE_H", "RV", "MG_FE")

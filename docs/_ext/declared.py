@@ -22,9 +22,9 @@ from phdlspec.datadriven.lux.flags import LUX_WORDS
 from phdlspec.datadriven.scatter_vae.flags import VAE_WORDS
 from phdlspec.fitting.priors import PRIORS
 from phdlspec.flags import LABEL_WORDS, NOTES, STAR_WORDS
-from phdlspec.io.resolution import DEFAULT_RESOLVING_POWER
 from phdlspec.labels import LABELS
 from phdlspec.masks import DEFAULT_INTERVALS
+from phdlspec.resolution import DEFAULT_RESOLVING_POWER
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 from scripts.document_columns import table as columns_table
 
@@ -131,7 +131,7 @@ def resolving_powers() -> str:
     """Typical resolving powers by survey."""
     rows = [(survey, f"{wave:.0f}", f"{power:.0f}") for survey, nodes in DEFAULT_RESOLVING_POWER.items()
             for wave, power in nodes]  # fmt: skip
-    docstring = inspect.getdoc(importlib.import_module("phdlspec.io.resolution")) or ""
+    docstring = inspect.getdoc(importlib.import_module("phdlspec.resolution")) or ""
     return f"# Resolving powers\n\n{docstring}\n\n" + _table(("survey", "Å, vacuum", "R"), rows)
 
 

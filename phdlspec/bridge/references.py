@@ -15,6 +15,7 @@ from phdlspec.errors import UserError
 from phdlspec.fitting.known import KnownStar
 from phdlspec.io import reading
 from phdlspec.labels import ELEMENTS, STRUCTURE, LabelSet, abundance_name, typical_vmic
+from phdlspec.resolution import ResolvingPower
 from phdlspec.spectrum import Spectrum
 
 Array = NDArray[np.float64]
@@ -53,7 +54,11 @@ class ReferenceStar:
 
 
 def read_references(
-    inputs: Sequence[str | Path], labels: str | Path, labelset: LabelSet, medium: str | None = None
+    inputs: Sequence[str | Path],
+    labels: str | Path,
+    labelset: LabelSet,
+    medium: str | None = None,
+    resolving_power: ResolvingPower | None = None,
 ) -> tuple[list[ReferenceStar], list[str]]:
     """Stars with Teff, log g and [Fe/H] within the models, and why others are not used.
 
@@ -64,7 +69,7 @@ def read_references(
     missing = [name for name in STRUCTURE if name not in known]
     if missing:
         raise UserError(f"{labels}: has no column {missing[0]}, expected TEFF, LOGG, FE_H, each with its error (_ERR)")
-    spectra, left_out = _read(expand_inputs(inputs), medium)
+    spectra, left_out = _read(expand_inputs(inputs), medium, resolving_power)
     if not spectra:
         raise UserError(f"none of {len(left_out)} spectra can be read; the first: {left_out[0]}")
     ra, dec = (np.array([float(s.meta.get(key, np.nan)) for s in spectra]) for key in ("RA", "DEC"))
@@ -79,12 +84,14 @@ def read_references(
     return stars, left_out
 
 
-def _read(references: Sequence[str], medium: str | None) -> tuple[list[Spectrum], list[str]]:
+def _read(
+    references: Sequence[str], medium: str | None, resolving_power: ResolvingPower | None
+) -> tuple[list[Spectrum], list[str]]:
     spectra, reasons = [], []
     for reference in references:
         try:
             with reading(reference):
-                spectra.append(read_reference(reference, medium))
+                spectra.append(read_reference(reference, medium, resolving_power))
         except UserError as error:
             reasons.append(str(error))
     return spectra, reasons

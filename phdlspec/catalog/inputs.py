@@ -33,7 +33,7 @@ from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum
 from phdlspec.io.model_spectra import PACKED_FORMAT as FORMAT
 from phdlspec.io.model_spectra import PACKED_VERSION as VERSION
-from phdlspec.io.resolution import ResolvingPower, resolving_power_at
+from phdlspec.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import MAX_PIXELS, Spectrum
 
 SPECTRUM_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".ecsv", ".csv")

@@ -14,8 +14,8 @@ from phdlspec.columns import columns_with
 from phdlspec.emulator.bridge import NONE
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
-from phdlspec.io.resolution import ResolvingPower
 from phdlspec.provenance import configuration
+from phdlspec.resolution import ResolvingPower
 from phdlspec.spectrum import Spectrum
 
 CHUNK = 32  # spectra that are fitted and stored together

@@ -21,6 +21,7 @@ from pathlib import Path
 from phdlspec.bridge.check import write_check
 from phdlspec.bridge.learn import learn
 from phdlspec.bridge.references import ReferenceStar, read_references
+from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.bridge import Bridge, described
 from phdlspec.emulator.emulator import Emulator
@@ -48,7 +49,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--emulator", metavar="CKPT", help="checkpoint of `phdlspec train` (default: the shipped one)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default 1)")
-    parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not state it")
+    add_reading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +80,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _stars(args: argparse.Namespace, emulator: Emulator) -> list[ReferenceStar]:
-    stars, left_out = read_references(args.spectra, args.labels, emulator.labels, args.medium)
+    stars, left_out = read_references(args.spectra, args.labels, emulator.labels, args.medium, args.resolving_power)
     if left_out:
         print(f"{len(left_out)} of {len(left_out) + len(stars)} spectra are not used; the first: {left_out[0]}")
     return stars

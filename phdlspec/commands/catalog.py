@@ -28,7 +28,7 @@ from phdlspec.catalog.formats import ENDINGS, NEEDS, write_also
 from phdlspec.catalog.quality import write_quality
 from phdlspec.columns import ON_REQUEST
 from phdlspec.commands.catalog_reports import chosen_rows, write_reports
-from phdlspec.commands.fit import add_fit_arguments, resolving_power_of, settings_of
+from phdlspec.commands.fit import add_fit_arguments, settings_of
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.errors import UserError
 from phdlspec.flags import StarFlag, usable
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     job = CatalogJob(
         references=tuple(expand_inputs(args.inputs)), out=args.out, settings=settings_of(args), emulator=args.emulator,
-        device=args.device, medium=args.medium, resolving_power=resolving_power_of(args), chunk=args.chunk,
+        device=args.device, medium=args.medium, resolving_power=args.resolving_power, chunk=args.chunk,
         judge=None if args.anomaly is None else AnomalyJudge.of(args.anomaly),
         columns=tuple(dict.fromkeys(args.columns)),
     )  # fmt: skip

@@ -26,6 +26,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.desa import Desa, LightCurveSet, Settings, gather, read_light_curves, train
 from phdlspec.datadriven.desa.check import write_check
@@ -67,6 +68,7 @@ def _add_stars(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--pairs", type=Path, required=required, metavar="TABLE", help="SPECTRUM and LIGHT_CURVE")
     parser.add_argument("--velocity", choices=VELOCITIES, default="auto",
                         help="of the spectra; auto: of the header, else measured; zero: at rest")  # fmt: skip
+    add_reading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,7 +80,10 @@ def _read(args: argparse.Namespace, model: Desa | None = None) -> tuple[Dataset 
     if not args.spectra and not args.light_curves:
         raise UserError("give --spectra, --light-curves, or both")
     grid = None if model is None else model.wave
-    spectra = read_dataset(args.spectra, grid=grid, velocity=args.velocity, progress=True) if args.spectra else None
+    spectra = None
+    if args.spectra:
+        spectra = read_dataset(args.spectra, grid=grid, velocity=args.velocity, medium=args.medium,
+                               resolving_power=args.resolving_power, progress=True)  # fmt: skip
     curves = read_light_curves(args.light_curves, progress=True) if args.light_curves else None
     for kind, reasons in (
         ("spectra", spectra.reasons if spectra else ()),

@@ -9,7 +9,8 @@ Labels that are not given are scaled solar with a typical VMIC. A table has a co
 its name or another usual one ([Fe/H], feh, Teff), a column RV (km/s) and a column of names (NAME, OBSID, ID) if you
 like; a column that only comes near a label (M_H) is refused: --rename M_H=FE_H. The format follows from the name:
 .fits, .ecsv or .h5; `phdlspec fit` reads the first two, `phdlspec catalog` the third, with the S/N of --snr. No noise
-is added. With --ab-initio the same stars are synthesised directly and the difference is written beside.
+is added. With --ab-initio the same stars are synthesised directly and the difference is written beside. A resolving
+power that varies with wavelength, as LAMOST's, is written for each pixel.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from phdlspec.aliases import IDENTIFIERS, label_columns, refuse_near, renamed, renames
 from phdlspec.columns import RV
+from phdlspec.commands.reading import RESOLVING_POWER_HELP, number_or_name
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.emulator import Emulator
@@ -33,6 +35,7 @@ from phdlspec.fitting.preparation import MIN_RESOLVING_POWER
 from phdlspec.io.model_spectra import ModelSpectra, check_ending
 from phdlspec.labels import GRID_ROLES, Role, squashed
 from phdlspec.lsf import kernel_half_width, project
+from phdlspec.resolution import resolving_power_at
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 from phdlspec.wavelength import log_grid
 
@@ -50,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=".fits, .ecsv or .h5")
     parser.add_argument("--emulator", metavar="CKPT", help="checkpoint of `phdlspec train` (default: the shipped one)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
-    parser.add_argument("--resolving-power", type=float, default=1800.0, metavar="R", help="default 1800")
+    parser.add_argument("--resolving-power", type=number_or_name, default=1800.0, metavar="R",
+                        help=f"{RESOLVING_POWER_HELP} (default 1800)")  # fmt: skip
     parser.add_argument("--wave-min", type=float, default=3750.0, help="vacuum Å (default 3750)")
     parser.add_argument("--wave-max", type=float, default=9050.0, help="vacuum Å (default 9050)")
     parser.add_argument("--snr", type=float, default=200.0, help="that the written errors state (default 200)")
@@ -73,8 +77,6 @@ class _Stars:
 
 def run(args: argparse.Namespace) -> int:
     """Emulate, write, and say what was done."""
-    if not args.resolving_power >= MIN_RESOLVING_POWER:
-        raise UserError(f"--resolving-power {args.resolving_power:g}: expected at least {MIN_RESOLVING_POWER:.0f}")
     if not 0.0 < args.snr < np.inf:
         raise UserError(f"--snr {args.snr:g}: expected a positive number")
     check_ending(args.out)
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(args.plot, emulator.wave, flux, direct)
     _spectra(emulator, stars, flux, direct, args.snr).write(args.out)
-    print(f"{args.out}: {len(flux)} spectra at R = {args.resolving_power:g}, {args.wave_min:g}-{args.wave_max:g} Å")
+    print(f"{args.out}: {len(flux)} spectra at R = {_told(emulator)}, {args.wave_min:g}-{args.wave_max:g} Å")
     outside = int((~emulator.trusted(stars.theta)).sum())
     if outside:
         reason = emulator.distrust or "they lie outside the range where the emulator is trusted (phdlspec info)"
@@ -101,16 +103,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pixels(args: argparse.Namespace, emulator: Emulator) -> NDArray[np.float64]:
-    """2.5 pixels for a resolution element, where the kernel of none leaves the native grid."""
+    """2.5 pixels for the sharpest resolution element, where the kernel of none leaves the native grid."""
     native = emulator.native
-    margin = 1.0 + max(0.003, native.dlnlam * kernel_half_width(native, args.resolving_power))
+    power = np.atleast_1d(resolving_power_at(args.resolving_power, native.wave))
+    if not power.min() >= MIN_RESOLVING_POWER:
+        raise UserError(f"--resolving-power {power.min():g}: expected at least {MIN_RESOLVING_POWER:.0f}")
+    margin = 1.0 + max(0.003, native.dlnlam * kernel_half_width(native, power))
     low, high = native.wave0 * margin, native.wave[-1] / margin
     if not low <= args.wave_min < args.wave_max <= high:
         raise UserError(
             f"--wave-min {args.wave_min:g} and --wave-max {args.wave_max:g} must be increasing and lie within "
             f"{low:.0f}-{high:.0f} Å"
         )
-    return log_grid(args.wave_min, args.wave_max, 1.0 / (2.5 * args.resolving_power))
+    return log_grid(args.wave_min, args.wave_max, 1.0 / (2.5 * power.max()))
+
+
+def _told(emulator: Emulator) -> str:
+    power = np.atleast_1d(emulator.resolving_power)
+    low, high = f"{power.min():.0f}", f"{power.max():.0f}"
+    return low if low == high else f"{low}-{high}"
 
 
 def _one_star(items: list[str], emulator: Emulator) -> _Stars:
@@ -193,12 +204,12 @@ def _spectra(
     labels[RV] = stars.rv
     labels[RV].unit = "km/s"
     header = {
-        "MEDIUM": "vacuum", "RESPOWER": emulator.resolving_power, "EMUHASH": emulator.checkpoint_hash[:16],
-        "SOLSCALE": emulator.metadata["solar_scale"],
+        "MEDIUM": "vacuum", "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": emulator.metadata["solar_scale"],
     }  # fmt: skip
     if len(stars.names) == 1:
         header["OBJECT"] = stars.names[0]
-    return ModelSpectra(emulator.wave, flux, stars.names, labels, 1.0 / snr, header, direct)
+    power = emulator.resolving_power
+    return ModelSpectra(emulator.wave, flux, stars.names, labels, 1.0 / snr, power, header, direct)
 
 
 def _make_folder(path: str) -> None:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from phdlspec.catalog.progress import StarBar
+from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.bridge import DEFAULT, bridged
@@ -71,12 +72,10 @@ def add_fit_arguments(parser: argparse.ArgumentParser, mode: str) -> None:
                         "PARALLAX, PARALLAX_ERR (mas), magnitudes G, BP, RP, KS and AV")  # fmt: skip
     parser.add_argument("--bridge", default=DEFAULT, metavar="default|none|PATH",
                         help="what real stars taught, see `phdlspec bridge` (default: the shipped one)")  # fmt: skip
-    parser.add_argument("--resolving-power", metavar="R",
-                        help="number, LAMOST, DESI, SDSS, MILES, or table with wave, resolving_power")  # fmt: skip
     parser.add_argument("--resolution-width", type=float, metavar="SIGMA",
                         help="prior on ln(factor on the resolving power); 0 trusts the file (default 0.15 for LAMOST, "
                         "0.05 for SDSS and DESI, else 0.1)")  # fmt: skip
-    parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not say it")
+    add_reading_arguments(parser)
     parser.add_argument("--mask-off", action="append", default=[], metavar="NAME", help="a default mask to switch off")
     parser.add_argument("--mask-file", metavar="TABLE", help="more intervals: columns low, high (vacuum Å)")
 
@@ -105,17 +104,6 @@ def known_of(args: argparse.Namespace) -> dict[str, Given]:
     return told
 
 
-def resolving_power_of(args: argparse.Namespace) -> float | str | None:
-    """The number or the path that was given."""
-    if args.resolving_power is None:
-        return None
-    try:
-        return float(args.resolving_power)
-    except ValueError:
-        answer: float | str | None = args.resolving_power
-        return answer
-
-
 def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     stems = stems_of(args.spectra, out)
@@ -128,12 +116,11 @@ def run(args: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
-    power = resolving_power_of(args)
     bar = StarBar(len(stems))
     for path, stem in stems.items():
         try:
             with reading(path):
-                spectrum = read_spectrum(path, medium=args.medium, resolving_power=power)
+                spectrum = read_spectrum(path, medium=args.medium, resolving_power=args.resolving_power)
         except UserError as error:
             fitted = Fitted.failed(str(path), str(error), StarFlag.UNREADABLE)
         else:

@@ -22,6 +22,7 @@ import argparse
 from pathlib import Path
 
 from phdlspec.commands.device import DEVICES, chosen_device
+from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.lux import Lux, train
 from phdlspec.datadriven.lux.check import write_check
@@ -64,7 +65,7 @@ def _add_spectra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fits", type=Path, metavar="DIR", help="results of phdlspec fit: their velocity and continuum"
     )
-    parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables that do not state it")
+    add_reading_arguments(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace, model: Lux | None = None) -> Dataset:
     data = read_dataset(
         args.spectra, getattr(args, "labels", ()), None if model is None else model.wave, velocity=args.velocity,
-        fits=args.fits, solar_scale=getattr(args, "solar_scale", None), medium=args.medium, progress=True,
+        fits=args.fits, solar_scale=getattr(args, "solar_scale", None), medium=args.medium,
+        resolving_power=args.resolving_power, progress=True,
     )  # fmt: skip
     lost = [reason for reason in data.reasons if reason]
     if lost:

@@ -24,6 +24,7 @@ import argparse
 from pathlib import Path
 
 from phdlspec.commands.device import DEVICES, chosen_device
+from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.datadriven.scatter_vae import (
@@ -74,7 +75,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photometry", type=Path, metavar="TABLE", help="xp: source_id and the flux or magnitude in G")
     parser.add_argument("--velocity", choices=VELOCITIES, default="auto",
                         help="spectra: of the header, else measured (auto); zero: they are at rest")  # fmt: skip
-    parser.add_argument("--medium", choices=("air", "vacuum"), help="of tables of spectra that do not state it")
+    add_reading_arguments(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
@@ -93,7 +94,7 @@ def _read_xp(args: argparse.Namespace) -> XPSet:
 def _read_spectra(args: argparse.Namespace, model: SpectrumModel | None = None) -> Dataset:
     data = read_dataset(
         args.inputs, getattr(args, "labels", ()), grid=None if model is None else model.wave, velocity=args.velocity,
-        medium=args.medium, progress=True,
+        medium=args.medium, resolving_power=args.resolving_power, progress=True,
     )  # fmt: skip
     _tell(data.reasons, "spectra")
     return data

@@ -35,6 +35,7 @@ from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io.model_spectra import PACKED_FORMAT, PACKED_VERSION
+from phdlspec.resolution import ResolvingPower
 from phdlspec.spectrum import Spectrum
 
 LEAST_COVER = 0.5  # of the grid that a spectrum must have
@@ -161,6 +162,7 @@ def read_dataset(
     fits: str | Path | None = None,
     solar_scale: str | None = None,
     medium: str | None = None,
+    resolving_power: ResolvingPower | None = None,
     progress: bool = False,
 ) -> Dataset:
     """Read spectra into a data set.
@@ -174,6 +176,7 @@ def read_dataset(
     velocity : see `velocity_of`.
     fits : folder of `phdlspec fit`; a star with a result there gets its velocity and continuum.
     medium : of tables that do not state it.
+    resolving_power : in place of what the files say, see `phdlspec.read_spectrum`.
 
     A spectrum that cannot be read is a row with a reason. Raises `UserError` where none can.
     """
@@ -181,7 +184,7 @@ def read_dataset(
     if len(inputs) == 1 and not isinstance(inputs[0], Spectrum) and Path(inputs[0]).is_file() and is_dataset(inputs[0]):
         data = _check_grid(Dataset.read(inputs[0]), grid, str(inputs[0]))
     else:
-        data = _gather(inputs, grid, velocity, None if fits is None else Path(fits), medium, progress)
+        data = _gather(inputs, grid, velocity, None if fits is None else Path(fits), medium, resolving_power, progress)
     data = data.with_labels(tables) if tables else data
     return replace(data, stars=_joined_by_position(data))
 
@@ -201,6 +204,7 @@ def _gather(
     velocity: str,
     fits: Path | None,
     medium: str | None,
+    resolving_power: ResolvingPower | None,
     progress: bool,
 ) -> Dataset:
     sources: list[str | Spectrum] = [item for item in inputs if isinstance(item, Spectrum)]
@@ -211,7 +215,7 @@ def _gather(
     for source in tqdm(sources, desc="reading", unit="spectrum", disable=not progress):
         row = _Row(source if isinstance(source, str) else source.path)
         try:
-            spectrum = read_reference(source, medium) if isinstance(source, str) else source
+            spectrum = read_reference(source, medium, resolving_power) if isinstance(source, str) else source
             if grid is None:
                 grid = np.array(spectrum.wave)
             if power is None:

@@ -21,6 +21,7 @@ from phdlspec.errors import UserError, first_line
 from phdlspec.labels import GRID_LABELS, GRID_ROLES, STRUCTURE, LabelSet, Role
 from phdlspec.likelihood import ErrorFloor
 from phdlspec.lsf import NativeGrid, at_resolving_power, project, project_with_derivatives
+from phdlspec.resolution import ResolvingPower, resolving_power_at
 
 Outside = Literal["raise", "flag", "allow"]
 Labels = ArrayLike | Tensor | Mapping[str, float]
@@ -51,7 +52,7 @@ class Emulator:
     Attributes
     ----------
     labels : LabelSet (33): those of the network and VBROAD
-    wave, resolving_power : (P,) vacuum Å and R of `flux`
+    wave : (P,) vacuum Å, of `flux`; resolving_power : number or (P,), of `flux`
     native : grid on which the network predicts
     device : where it computes; metadata : of the checkpoint; checkpoint_hash : its SHA-256
     model_error : ModelError measured on held-out models
@@ -59,7 +60,7 @@ class Emulator:
     untrusted_labels : those whose derivatives are wrong by more than half
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, resolving_power: float, wave: ArrayLike):
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, resolving_power: ResolvingPower, wave: ArrayLike):
         self.metadata: dict[str, Any] = checkpoint.metadata
         self.checkpoint_hash = checkpoint.sha256
         self.device = device
@@ -74,10 +75,16 @@ class Emulator:
         except (KeyError, RuntimeError, TypeError) as error:
             what = first_line(error)
             raise UserError(f"the checkpoint's tensors do not fit its description ({what}); train it again") from error
-        self.resolving_power = float(resolving_power)
+        self._power = resolving_power
         self.wave: NDArray[np.float64] = np.asarray(wave, dtype=float)
+        _ = self.resolving_power  # what is wrong with it is said here
         self._lower = torch.as_tensor(self.labels.lower, dtype=torch.float32, device=device)
         self._upper = torch.as_tensor(self.labels.upper, dtype=torch.float32, device=device)
+
+    @property
+    def resolving_power(self) -> float | NDArray[np.float64]:
+        """R of `flux`, a number or one a pixel of `wave` (P,)."""
+        return resolving_power_at(self._power, self.wave)
 
     def _check_labels(self) -> None:
         stored = {row["name"]: (row["lower"], row["upper"]) for row in self.metadata["labels"]}
@@ -149,7 +156,7 @@ class Emulator:
         self,
         theta: Tensor,
         wave: Tensor,
-        resolving_power: Tensor | float,
+        resolving_power: Tensor | ArrayLike,
         rv: Tensor | float = 0.0,
     ) -> Tensor:
         """Flux (B, P) at observed pixels.
@@ -168,7 +175,7 @@ class Emulator:
         self,
         theta: Tensor,
         wave: Tensor,
-        resolving_power: Tensor | float,
+        resolving_power: Tensor | ArrayLike,
         rv: Tensor | float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Flux (B, P) and exact derivatives (B, P, 35): the labels, RV (per km/s) and ln(resolving power)."""
@@ -259,16 +266,17 @@ class Emulator:
     def spectrum(
         self,
         labels: Mapping[str, float],
-        resolving_power: float | None = None,
+        resolving_power: ResolvingPower | None = None,
         wave: ArrayLike | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Wavelengths (P,) in vacuum Å and normalised flux (P,) of one star.
 
-        Labels that are not given are scaled solar, with a VMIC that is typical of the star.
+        Labels that are not given are scaled solar, with a VMIC that is typical of the star. `resolving_power` is a
+        number, one a pixel with its wavelengths, a survey ("LAMOST") or a table.
         """
         theta = self._checked(self.labels.complete(labels)[None], "raise")
         pixels = np.asarray(self.wave if wave is None else wave, dtype=float)
-        power = self.resolving_power if resolving_power is None else resolving_power
+        power = resolving_power_at(self._power if resolving_power is None else resolving_power, pixels)
         with torch.no_grad():
             flux = self.observe(theta, torch.as_tensor(pixels, device=self.device), power)
         return pixels, flux[0].cpu().numpy()

@@ -9,9 +9,9 @@ from phdlspec.errors import UserError
 from phdlspec.fits_files import is_fits, open_fits
 from phdlspec.foreign import check_file, reading
 from phdlspec.io import desi, lamost, sdss, table
-from phdlspec.io.resolution import ResolvingPower, default_resolving_power
 from phdlspec.io.specutils_objects import from_specutils, to_specutils
 from phdlspec.io.writers import write_lamost
+from phdlspec.resolution import ResolvingPower, default_resolving_power
 from phdlspec.spectrum import Spectrum
 
 FORMATS = ("lamost", "sdss", "desi", "table")

@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from phdlspec.errors import UserError
 from phdlspec.fits_files import column_names
-from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
+from phdlspec.resolution import ResolvingPower, default_resolving_power, resolving_power_at
 from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
 
 FIBER_COLUMNS = {

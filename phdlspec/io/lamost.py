@@ -18,7 +18,7 @@ from astropy.io import fits
 
 from phdlspec.errors import UserError
 from phdlspec.fits_files import column, column_names, header_values, is_true
-from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
+from phdlspec.resolution import ResolvingPower, default_resolving_power, resolving_power_at
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
 

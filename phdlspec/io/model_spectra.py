@@ -6,7 +6,8 @@
 .ecsv                one pixel a row: wave, flux, err [ab_initio]; of many stars flux_0, flux_1 ...; labels in its meta
 .h5                  packed spectra (`phdlspec.catalog.inputs`); besides labels (N, L), label_names [ab_initio]
 ```
-The flux is over the continuum and without noise; ERR says the S/N that a fit shall assume.
+The flux is over the continuum and without noise; ERR says the S/N that a fit shall assume. A resolving power that is
+not the same everywhere has a column RESOLVING_POWER beside the flux.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class ModelSpectra:
     """Model spectra of N stars on the same pixels.
 
     wave : (P,) vacuum Å; flux : (N, P) over the continuum; names : (N,); labels : N rows, a column a label, RV (km/s)
-    among them; err : (P,) or number, of the flux; header : MEDIUM, RESPOWER and what made them; direct : (N, P) by
-    direct synthesis, or None.
+    among them; err : number, of the flux; resolving_power : number or (P,); header : MEDIUM and what made them;
+    direct : (N, P) by direct synthesis, or None.
     """
 
     wave: NDArray[np.float64]
@@ -42,6 +43,7 @@ class ModelSpectra:
     names: tuple[str, ...]
     labels: Table
     err: float
+    resolving_power: float | NDArray[np.float64]
     header: dict[str, Any]
     direct: NDArray[np.float32] | None = None
 
@@ -61,14 +63,23 @@ class ModelSpectra:
         found = {"FLUX": self.flux[star], "ERR": np.full(len(self.wave), self.err, dtype=np.float32)}
         return found if self.direct is None else found | {"AB_INITIO": self.direct[star]}
 
+    def _pixels(self) -> Table:
+        table = Table({"WAVE": self.wave}, units={"WAVE": "Angstrom"})
+        if np.ndim(self.resolving_power):
+            table["RESOLVING_POWER"] = self.resolving_power
+        return table
+
+    def _header(self) -> dict[str, Any]:
+        return self.header if np.ndim(self.resolving_power) else self.header | {"RESPOWER": self.resolving_power}
+
     def _by_pixel(self, case: Any = str) -> Table:
-        table = Table({case("WAVE"): self.wave})
-        table[case("WAVE")].unit = "Angstrom"
+        table = self._pixels()
+        table.rename_columns(table.colnames, [case(name) for name in table.colnames])
         for star in range(len(self.flux)):
             for name, values in self._columns(star).items():
                 table[case(name if len(self.flux) == 1 else f"{name}_{star}")] = values
         stars = [{name: float(row[name]) for name in self.labels.colnames} for row in self.labels]
-        table.meta = {case(key): value for key, value in self.header.items()}
+        table.meta = {case(key): value for key, value in self._header().items()}
         table.meta |= {case("NAMES"): list(self.names), case("LABELS"): stars}
         return table
 
@@ -86,14 +97,15 @@ class ModelSpectra:
             hdus[0].name = "SPECTRA"
         primary = fits.PrimaryHDU()
         for unit in (primary, hdus[0]):
-            unit.header.update(self.header)
+            unit.header.update(self._header())
         return fits.HDUList([primary, *hdus])
 
     def _by_star(self) -> Table:
         table = self.labels.copy()
         table.add_column(np.array(self.names, dtype=np.str_), name="NAME", index=0)
-        table["WAVE"] = np.broadcast_to(self.wave, self.flux.shape)
-        table["WAVE"].unit = "Angstrom"
+        for column in self._pixels().itercols():
+            table[column.name] = np.broadcast_to(column, self.flux.shape)
+            table[column.name].unit = column.unit
         for name in self._columns(0):
             table[name] = np.stack([self._columns(star)[name] for star in range(len(self.flux))])
         return table
@@ -101,14 +113,14 @@ class ModelSpectra:
     def _write_packed(self, path: Path) -> None:
         n, pixels = self.flux.shape
         with h5py.File(path, "w") as file:
-            file.attrs.update(self.header)
+            file.attrs.update(self._header())
             file.attrs.update(
                 format=PACKED_FORMAT, version=PACKED_VERSION, survey="", arms=[[self.wave[0], self.wave[-1]]]
             )
             file["wave"], file["flux"] = self.wave, self.flux
             file["ivar"] = np.full((n, pixels), self.err**-2, dtype=np.float32)
             file["mask"] = np.zeros((n, pixels), dtype=np.uint8)
-            file["resolving_power"] = np.full(pixels, self.header["RESPOWER"], dtype=np.float32)
+            file["resolving_power"] = np.full(pixels, self.resolving_power, dtype=np.float32)
             file["obsid"] = [name.encode() for name in self.names]
             file["ra"], file["dec"] = np.full((2, n), np.nan)
             file["labels"] = np.column_stack([self.labels[name] for name in self.labels.colnames])

@@ -6,7 +6,7 @@ import numpy as np
 from astropy.io import fits
 
 from phdlspec.fits_files import column, column_names, header_values
-from phdlspec.io.resolution import ResolvingPower, default_resolving_power, resolving_power_at
+from phdlspec.resolution import ResolvingPower, default_resolving_power, resolving_power_at
 from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
 
 ARMS = ((3500.0, 6000.0), (6000.0, 10500.0))  # Å; the dichroic

@@ -9,8 +9,8 @@ from astropy import units as u
 from astropy.nddata import InverseVariance
 
 from phdlspec.errors import UserError
-from phdlspec.io.resolution import ResolvingPower, resolving_power_at
 from phdlspec.io.table import MEDIA, wave_in_vacuum
+from phdlspec.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import Spectrum
 
 

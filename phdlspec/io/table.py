@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.fits_files import DAMAGED, is_true
-from phdlspec.io.resolution import ResolvingPower, resolving_power_at
+from phdlspec.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import Spectrum
 from phdlspec.tables import find_column
 from phdlspec.wavelength import air_to_vacuum

@@ -60,6 +60,29 @@ def test_one_star_in_every_format(options, tmp_path, capsys):
     assert "1 model spectra of phdlspec emulate" in capsys.readouterr().out
 
 
+def test_the_resolving_power_of_a_survey(options, tmp_path, capsys):
+    Table({"TEFF": [5000.0, 5200.0]}).write(tmp_path / "stars.csv")
+    for name in ("a.fits", "a.ecsv", "a.h5[0]"):
+        out = str(tmp_path / name.removesuffix("[0]"))
+        given = ["--set", "TEFF=5200", "--resolving-power", "lamost", "--out", out, *options]
+        assert main(["emulate", *given]) == 0
+        assert "at R = 10" in capsys.readouterr().out
+        spectrum = phdlspec.as_spectrum(str(tmp_path / name))
+        expected = phdlspec.default_resolving_power("LAMOST", spectrum.wave)
+        assert np.allclose(spectrum.resolving_power_by_pixel, expected, rtol=1e-6)
+    given = ["--labels", str(tmp_path / "stars.csv"), "--out", str(tmp_path / "s.fits"), *options]
+    assert main(["emulate", "--resolving-power", "LAMOST", *given]) == 0
+    second = phdlspec.as_spectrum(f"{tmp_path / 's.fits'}[1]")
+    assert np.allclose(second.resolving_power_by_pixel, expected, rtol=1e-6)
+    power = ([3000.0, 9500.0], [1200.0, 2000.0])
+    emulator = phdlspec.load_emulator(options[1], "cpu", power)
+    assert np.allclose(emulator.resolving_power, np.interp(emulator.wave, *power))
+    wave, flux = emulator.spectrum({"TEFF": 5200.0}, "LAMOST", spectrum.wave)
+    assert np.allclose(flux, spectrum.flux, atol=1e-6)
+    blunt, sharp = (emulator.spectrum({"TEFF": 5200.0}, r, wave)[1] for r in (1100.0, 2200.0))
+    assert np.ptp(blunt) < np.ptp(flux) < np.ptp(sharp)
+
+
 def test_a_table_of_stars(options, tmp_path, capsys):
     stars = {"Name": ["one", "two"], "Teff": [5000.0, 3601.0], "[Mg/Fe]": [0.2, 0.0], "RV": [0.0, 300.0]}
     Table(stars).write(tmp_path / "stars.ecsv")
@@ -113,6 +136,7 @@ def test_columns_that_only_come_near_a_label_are_not_dropped_in_silence(column, 
         (["--set", "TEFF=5000", "--resolving-power", "0"], "--resolving-power 0: expected at least 300"),
         (["--set", "TEFF=5000", "--resolving-power", "nan"], "--resolving-power nan: expected at least 300"),
         (["--set", "TEFF=5000", "--resolving-power", "inf"], "not a positive number"),
+        (["--set", "TEFF=5000", "--resolving-power", "LAMOT"], "LAMOT: neither a survey (LAMOST DESI SDSS MILES) nor"),
         (["--set", "TEFF=5000", "--plot", "{folder}/a.plot"], "a.plot: the plot cannot be written"),
         (["--set", "TEFF=5000", "--plot", "{folder}/words.csv/a.png"], "its folder cannot be made"),
         (["--labels", "{folder}/words.csv"], "words.csv: column LOGG holds text, expected numbers"),

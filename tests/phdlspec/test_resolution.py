@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from phdlspec.errors import UserError
-from phdlspec.io.resolution import DEFAULT_RESOLVING_POWER, default_resolving_power, resolving_power_at
+from phdlspec.resolution import DEFAULT_RESOLVING_POWER, default_resolving_power, resolving_power_at
 
 
 @pytest.mark.parametrize("survey", sorted(DEFAULT_RESOLVING_POWER))
