@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from phdlspec.foreign import content_of, reading
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
 MOST_BYTES = 4 << 30  # of what a table may unpack to
 _SENTINEL = -999.0  # surveys write -999, -9999 or -9999.99 for missing; no label reaches down there
+_DEX = " [dex]"  # after a description in FITS, which knows no such unit
 
 
 def read_any_table(path: str | Path) -> Table:
@@ -49,13 +51,19 @@ def read_any_table(path: str | Path) -> Table:
 
 
 def _plain(table: Table) -> Table:
-    """Byte strings as text, FITS comments of columns (TCOMMn) as their descriptions; names of FITS units that astropy
-    cannot parse are of no interest here."""
+    """Byte strings as text, columns described; names of FITS units that astropy cannot parse are of no interest here."""
     table.convert_bytestring_to_unicode()
+    return described(table)
+
+
+def described(table: Table) -> Table:
+    """FITS comments of columns (TCOMMn) made their descriptions, with the unit that only they could tell."""
     for number, name in enumerate(table.colnames, start=1):
         comment = table.meta.pop(f"TCOMM{number}", None)
         if comment:
-            table[name].info.description = comment
+            table[name].info.description = comment.removesuffix(_DEX)
+            if comment.endswith(_DEX) and table[name].unit is None:
+                table[name].unit = "dex"
     return table
 
 
@@ -108,13 +116,19 @@ def write_table(table: Table, out: Path) -> None:
 
 
 def table_hdu(table: Table, out: str | Path) -> fits.BinTableHDU:
-    """The FITS table, descriptions of columns as comments. Raises `UserError` where FITS cannot hold it."""
+    """The FITS table, descriptions of columns as comments. Raises `UserError` where FITS cannot hold it.
+
+    FITS knows no dex: such a unit would be lost, and stands at the end of the description.
+    """
     try:
-        unit = fits.table_to_hdu(table, character_as_bytes=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The unit 'dex' could not be saved")
+            unit = fits.table_to_hdu(table, character_as_bytes=True)
     except ValueError as error:
         raise UserError(f"{out}: cannot be written as FITS ({first_line(error)}); choose an --out in .ecsv") from error
     for number, name in enumerate(table.colnames, start=1):
         text = " ".join(str(table[name].info.description or "").split()).encode("ascii", "backslashreplace").decode()
+        text += _DEX if str(table[name].unit) == "dex" else ""
         if text:
             unit.header.comments[f"TTYPE{number}"] = text[:47]
             unit.header[f"TCOMM{number}"] = text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,9 +196,7 @@ def write_ages(table: Table, out: Path) -> None:
             told.meta["AFLAG"] = {int(bit): words for bit, words in AGE_WORDS.items()}
             told.write(part, format="ascii.ecsv", overwrite=True)
             return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The unit 'dex' could not be saved")
-            hdu = table_hdu(table, out)
+        hdu = table_hdu(table, out)
         hdu.name = "AGES"
         for bit, words in AGE_WORDS.items():
             hdu.header.add_comment(f"AFLAG {int(bit)}: {words}")

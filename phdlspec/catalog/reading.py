@@ -10,6 +10,7 @@ from phdlspec.catalog.formats import ENDINGS, read_also
 from phdlspec.errors import UserError
 from phdlspec.fits_files import check_fits
 from phdlspec.foreign import reading
+from phdlspec.tables import described
 
 
 def read_catalog(path: str | Path) -> Table:
@@ -25,6 +26,6 @@ def read_catalog(path: str | Path) -> Table:
             if path.suffix in ENDINGS.values():
                 return read_also(path)
             check_fits(path)
-            return Table.read(path, format="fits", hdu="CATALOG", memmap=True, mask_invalid=False)
+            return described(Table.read(path, format="fits", hdu="CATALOG", memmap=True, mask_invalid=False))
     except ImportError as error:
         raise UserError(f"{path}: Parquet needs pyarrow: pip install 'phdlspec[parquet]'") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from phdlspec.columns import ON_REQUEST, PARAMETER_UNITS, QUANTITIES, Column, Co
 from phdlspec.fitting.result import Fitted
 from phdlspec.flags import LABEL_WORDS, STAR_WORDS
 from phdlspec.labels import ELEMENTS, abundance_name
+from phdlspec.tables import table_hdu
 
 NAMES: tuple[str, ...] = tuple(PARAMETER_UNITS)
 _ABUNDANCES = tuple(abundance_name(element) for element in ELEMENTS)
@@ -164,13 +164,8 @@ def _table_hdu(
 ) -> fits.BinTableHDU:
     same = {name: a.astype(f"U{widths[name]}") if name in widths else a for name, a in arrays.items()}
     table = to_table(same, groups)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The unit 'dex' could not be saved")
-        rows = fits.table_to_hdu(table)
+    rows = table_hdu(table, "catalogue")
     rows.name = "CATALOG"
-    for i, name in enumerate(table.colnames, start=1):
-        rows.header.comments[f"TTYPE{i}"] = str(table[name].description)[:47]
-        rows.header[f"TCOMM{i}"] = str(table[name].description)
     for key, value in header.items():
         text = str(value)
         if len(key) > 8 or len(text) > 60:

@@ -278,7 +278,7 @@ class Emulator:
         pixels = np.asarray(self.wave if wave is None else wave, dtype=float)
         power = resolving_power_at(self._power if resolving_power is None else resolving_power, pixels)
         with torch.no_grad():
-            flux = self.observe(theta, torch.as_tensor(pixels, device=self.device), power)
+            flux = self.observe(theta, torch.tensor(pixels, device=self.device), power)
         return pixels, flux[0].cpu().numpy()
 
 

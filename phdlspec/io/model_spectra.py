@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
 from phdlspec.files import replacing
+from phdlspec.tables import table_hdu
 
 PACKED_FORMAT, PACKED_VERSION = "phdlspec-spectra", 1
 ENDINGS = (".fits", ".fits.gz", ".ecsv", ".h5", ".hdf5")
@@ -87,13 +88,13 @@ class ModelSpectra:
         if len(self.flux) == 1:
             pixels = self._by_pixel()
             pixels.meta = {}
-            first = fits.table_to_hdu(pixels)
+            first = table_hdu(pixels, "spectrum")
             first.name = "SPECTRUM"
-            of_stars = fits.table_to_hdu(self.labels)
+            of_stars = table_hdu(self.labels, "labels")
             of_stars.name = "LABELS"
             hdus = [first, of_stars]
         else:
-            hdus = [fits.table_to_hdu(self._by_star())]
+            hdus = [table_hdu(self._by_star(), "spectra")]
             hdus[0].name = "SPECTRA"
         primary = fits.PrimaryHDU()
         for unit in (primary, hdus[0]):

@@ -1,6 +1,10 @@
+import warnings
+
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.io import fits
+from astropy.table import Table
 
 from phdlspec.catalog.rows import to_arrays, to_table
 from phdlspec.columns import (
@@ -15,6 +19,7 @@ from phdlspec.columns import (
 )
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted
+from phdlspec.tables import read_any_table, write_table
 from scripts.document_columns import PAGE, with_table
 
 
@@ -78,3 +83,14 @@ def test_columns_on_request():
     assert (row["OBJECT"], row["GAIA_ID"]) == ("LAMOST J0", "3870726854751970688")
     with pytest.raises(UserError, match="no columns 'p16', expected some of percentiles, xh, flag-names"):
         columns_with(["p16"])
+
+
+def test_a_unit_that_fits_does_not_know_is_not_lost(tmp_path):
+    table = Table({"LOGG": [4.4]}, units={"LOGG": "dex"}, descriptions={"LOGG": "gravity"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_table(table, tmp_path / "a.fits")
+        again = read_any_table(tmp_path / "a.fits")
+        write_table(again, tmp_path / "b.fits")
+    assert fits.getheader(tmp_path / "b.fits", 1)["TCOMM1"] == "gravity [dex]"
+    assert (str(again["LOGG"].unit), again["LOGG"].description) == ("dex", "gravity")
