@@ -51,7 +51,7 @@ def read_any_table(path: str | Path) -> Table:
 
 
 def _plain(table: Table) -> Table:
-    """Byte strings as text, columns described; names of FITS units that astropy cannot parse are of no interest here."""
+    """Byte strings as text, columns described; what astropy says of foreign names of units is of no interest here."""
     table.convert_bytestring_to_unicode()
     return described(table)
 
