@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from calibration.pixel_influence import pixel_influence
 from phdlspec import load_emulator
@@ -31,7 +32,15 @@ from phdlspec.wavelength import LAMOST_WAVE, air_to_vacuum
 RESOLVING_POWER = 1800.0
 PULLED = ("TEFF", "LOGG", "FE_H", "SI_FE", "TI_FE", "NI_FE")
 WINDOW = 100.0  # Å
-BALMER = ((6564.6, 60.0), (4862.7, 60.0), (4341.7, 50.0), (4102.9, 40.0), (3971.2, 30.0))  # vacuum Å, half widths
+GAP = 1.0  # Å without flux, above which it is one and not a deep core of a line
+BALMER = (
+    (6564.6, 60.0),
+    (4862.7, 60.0),
+    (4341.7, 50.0),
+    (4102.9, 40.0),
+    (3971.2, 30.0),
+    (3890.2, 30.0),
+)  # vacuum Å, half widths
 REFERENCE = {
     "Sun": {"TEFF": 5772.0, "LOGG": 4.438, "VMIC": 1.0, "FE_H": 0.0} | {f"{e.upper()}_FE": 0.0 for e in ELEMENTS},
     "HD 140283": {"TEFF": 5788.0, "LOGG": 3.75, "FE_H": -2.36},
@@ -66,14 +75,14 @@ def mike(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 def as_lamost(wave: np.ndarray, flux: np.ndarray, teff: float, snr: float, seed: int, name: str) -> Spectrum:
     """The spectrum at R = 1800 on LAMOST's pixels with noise; pixels near a gap of the source are masked."""
     good = np.isfinite(flux)
-    seen = broaden(wave[good], flux[good], RESOLVING_POWER, LAMOST_WAVE)
-    nearest = wave[good][np.clip(np.searchsorted(wave[good], LAMOST_WAVE), 0, good.sum() - 1)]
-    bad = ~np.isfinite(seen) | (np.abs(nearest - LAMOST_WAVE) > 1.0) | (np.nan_to_num(seen) <= 0)
-    for edge in wave[:-1][np.diff(good.astype(int)) != 0]:
-        bad |= np.abs(LAMOST_WAVE - edge) < 10.0
-    level = np.where(bad, 1.0, seen)
-    from scipy.ndimage import maximum_filter1d, uniform_filter1d
-
+    scale = np.median(flux[good])
+    seen = broaden(wave[good], flux[good] / scale, RESOLVING_POWER, LAMOST_WAVE)
+    bad = ~np.isfinite(seen) | (np.nan_to_num(seen) <= 0)
+    ends = np.concatenate([[-np.inf], wave[good], [np.inf]])
+    for left, right in zip(ends[:-1], ends[1:]):
+        if right - left > GAP:
+            bad |= (left - 10.0 < LAMOST_WAVE) & (right + 10.0 > LAMOST_WAVE)
+    level = np.interp(LAMOST_WAVE, LAMOST_WAVE[~bad], seen[~bad])
     continuum = uniform_filter1d(maximum_filter1d(level, 150), 150)
     sigma = continuum / (relative_snr(teff, LAMOST_WAVE) * snr)
     noisy = level + sigma * np.random.default_rng(seed).normal(size=len(level))

@@ -5,15 +5,18 @@
     python scripts/bridge_study.py apply DATA --bridge BRIDGE --sets highres lamost [--emulator CKPT]
 
 `pack` writes DIR/miles.h5, DIR/stelib.h5 (S/N 100 assumed) and DIR/labels.ecsv: fundamental labels of the benchmark
-stars, of the literature for the others. `cross` deals the stars of MILES out in folds; each fold's bridge is learned
-from the others and the benchmark stars of the fold are fitted as `catalog` does by default, with it and without; the
-tables are those of `scripts/real_stars.py`. `apply` does so for other sets with one bridge.
+stars, for the others those of the literature, brought to the scale of the benchmark stars (`on_one_scale`): dwarfs of
+the literature are 50 to 80 K too cool, which the bridge would learn. `cross` deals the stars of MILES out in folds;
+each fold's bridge is learned from the others and the benchmark stars of the fold are fitted as `catalog` does by
+default, with it and without; the tables are those of `scripts/real_stars.py`. `apply` does so for other sets with one
+bridge.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -22,6 +25,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from real_stars import (
     FUNDAMENTAL,
+    LITERATURE,
     NOT_COUNTED,
     Star,
     abundances,
@@ -33,10 +37,11 @@ from real_stars import (
     one_by_one,
     stelib,
 )
+from scipy.optimize import least_squares
 from tqdm import tqdm
 
 from phdlspec import load_emulator
-from phdlspec.bridge.learn import learned, residuals_of
+from phdlspec.bridge.learn import learn
 from phdlspec.bridge.references import ReferenceStar
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.emulator.bridge import NONE, Bridge, BridgedEmulator
@@ -62,15 +67,44 @@ def usable(stars: Sequence[Star]) -> list[Star]:
     ]  # fmt: skip
 
 
+def on_one_scale(stars: Sequence[Star]) -> list[Star]:
+    """The stars, labels of the literature corrected by what it gives for those of them with fundamental labels.
+
+    The correction of each label is linear in 5040 K / Teff, log g and [Fe/H], robust against single stars, and kept
+    small by a prior of the literature's own errors.
+    """
+    anchors = [(s.literature, s.labels) for s in stars if s.errors == FUNDAMENTAL and s.literature is not None]
+    listed, right = (np.array(labels) for labels in zip(*((a, b) for a, b in anchors if np.isfinite(a).all())))
+    scatter = np.array(LITERATURE)
+    slopes = np.stack([_robust(_terms(listed), off) for off in ((listed - right) / scatter).T], axis=1)
+
+    def corrected(star: Star) -> Star:
+        if star.errors == FUNDAMENTAL:
+            return star
+        return replace(star, labels=star.labels - scatter * (_terms(star.labels[None])[0] @ slopes))
+
+    return [corrected(star) for star in stars]
+
+
+def _robust(terms: Array, values: Array) -> Array:
+    found = least_squares(lambda x: np.concatenate([values - terms @ x, x]), np.zeros(terms.shape[1]), loss="soft_l1")
+    return np.asarray(found.x)
+
+
+def _terms(labels: Array) -> Array:
+    teff, logg, fe_h = labels.T
+    return np.stack([np.ones(len(labels)), (5040.0 / teff - 0.95) / 0.15, (logg - 3.5), fe_h + 0.3], axis=1)
+
+
 def pack(data: Path, out: Path) -> None:
     """Spectra as packed HDF5 and one table of labels."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, found in (
-        ("miles", list(miles(data / "miles/miles_even.npz", True))),
-        ("stelib", list(stelib(data, True))),
-    ):
-        stars = usable(found)
+    found = {"miles": list(miles(data / "miles/miles_even.npz", True)), "stelib": list(stelib(data, True))}
+    together = on_one_scale([star for stars in found.values() for star in stars])
+    first = len(found["miles"])
+    for name, some in (("miles", together[:first]), ("stelib", together[first:])):
+        stars = usable(some)
         write_packed(stars, out / f"{name}.h5", name)
         for star in stars:
             row: dict[str, object] = {"OBSID": f"{name} {star.name}", "STAR": star.name}
@@ -138,14 +172,10 @@ def cross(data: Path, work: Path, folds: int, most: int | None, checkpoint: str 
     work.mkdir(parents=True, exist_ok=True)
     fold = grouped_folds([star.name for star in stars], folds)
     judged = [star for star in stars if star.errors == FUNDAMENTAL]
-    first = residuals_of([as_reference(star) for star in stars], emulator, SETTINGS, progress=True)
     crossed: dict[str, Fitted] = {}
     for number in range(folds):
-        learn_from = [as_reference(star) for star, f in zip(stars, fold) if f != number]
-        names = {star.name for star in learn_from}
-        bridge = learned(type(first)([r for r in first.residuals if r.name in names], []), emulator)
-        for _ in range(rounds - 1):
-            bridge = learned(residuals_of(learn_from, emulator, SETTINGS, bridge, progress=True), emulator)
+        learn_from = on_one_scale([star for star, f in zip(stars, fold) if f != number])
+        bridge = learn([as_reference(star) for star in learn_from], emulator, SETTINGS, rounds, progress=True)
         bridge.write(work / f"fold{number}.safetensors")
         held = [star for star, f in zip(stars, fold) if f == number and star.errors == FUNDAMENTAL]
         results = fitted(held, BridgedEmulator(emulator, bridge), f"fold {number}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from astropy.table import Table
-from benchmark_stars import as_lamost
+from benchmark_stars import as_lamost, without_balmer
 from numpy.typing import NDArray
 from reference_spectra import CLASSES, HIGH_RESOLUTION, kind_of, observed
 from tqdm import tqdm
@@ -47,6 +47,9 @@ LEFT_OUT = StarFlag.FAILED | StarFlag.NO_STAR | StarFlag.UNREADABLE | StarFlag.V
 EDGES = (3700, 3950, 4200, 4600, 5000, 5500, 6200, 6900, 7400)
 WINDOWS = tuple(zip(EDGES, EDGES[1:]))
 ELEMENTS = ("MG", "SI", "CA", "TI", "CR", "NI", "MN", "CO", "V", "SC")
+# Of H alpha to H 8 this spectrum has 0.62 to 0.78 of the equivalent width that the star's spectrum in MILES has (within
+# 20 Å): their wings went when it was normalised.
+NO_WINGS = ("HD 140283",)
 JOFRE = {  # names of `reference/benchmarks.yaml`
     "HD113226": "epsVir", "HD160691": "muAra", "HD107328": "HD107328", "HD122563": "HD122563", "HD023249": "delEri",
     "HD049933": "HD49933", "HD002151": "betHyi", "HD085503": "muLeo", "HD006582": "muCas", "HD103095": "Gmb1830",
@@ -60,12 +63,13 @@ JOFRE = {  # names of `reference/benchmarks.yaml`
 
 @dataclass(frozen=True)
 class Star:
-    """A spectrum and what is known of it: Teff (K), log g, [Fe/H] and their errors."""
+    """A spectrum and what is known of it: Teff (K), log g, [Fe/H] and their errors, and what the literature says."""
 
     name: str
     spectrum: Spectrum
     labels: Array
     errors: tuple[float, float, float]
+    literature: Array | None = None
 
     @property
     def kind(self) -> str:
@@ -90,7 +94,7 @@ def miles(file: Path, everything: bool) -> Iterator[Star]:
         known = _known(fundamental, literature, everything)
         if known is not None:
             label = " ".join(str(name).split())
-            yield Star(label, made(label, air, flux.astype(float), MILES_FWHM), *known)
+            yield Star(label, made(label, air, flux.astype(float), MILES_FWHM), *known, literature.astype(float))
 
 
 def stelib(data: Path, everything: bool) -> Iterator[Star]:
@@ -123,6 +127,8 @@ def highres(data: Path) -> Iterator[Star]:
         wave, flux, bad = observed(data, name)
         spectrum = as_lamost(wave, np.where(bad, np.nan, flux), known.labels[0], SNR, seed, name)
         yield Star(name, spectrum, np.array(known.labels), known.errors)
+        if name in NO_WINGS:
+            yield Star(f"{name}, no Balmer", without_balmer(spectrum), np.array(known.labels), known.errors)
 
 
 def lamost(data: Path) -> Iterator[Star]:
