@@ -157,7 +157,11 @@ def test_a_columnar_list_that_is_damaged_or_none(tmp_path):
     rows = columnar_rows()
     nanometres, words = rows.copy(), rows.astype([(n, "S8" if n == "loggf" else t) for n, t in rows.dtype.descr])
     nanometres["wl_air"] /= 10.0
-    bad = ((rows[:0], r"shape \(0,\)"), (nanometres, "in Å, not in nm"), (words, "'loggf' is of type"))
+    without_widths = rows[[name for name in rows.dtype.names if name != "log_gamrad"]]
+    bad = (
+        (rows[:0], r"shape \(0,\)"), (nanometres, "in Å, not in nm"), (words, "'loggf' is of type"),
+        (without_widths, "lacks the field 'log_gamrad'; expected wl_air"),
+    )  # fmt: skip
     for changed, message in bad:
         np.savez(tmp_path / "l.npz", lines=changed)
         with pytest.raises(UserError, match=message):
