@@ -24,7 +24,6 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 from real_stars import (
-    FUNDAMENTAL,
     LITERATURE,
     NOT_COUNTED,
     Star,
@@ -73,13 +72,13 @@ def on_one_scale(stars: Sequence[Star]) -> list[Star]:
     The correction of each label is linear in 5040 K / Teff, log g and [Fe/H], robust against single stars, and kept
     small by a prior of the literature's own errors.
     """
-    anchors = [(s.literature, s.labels) for s in stars if s.errors == FUNDAMENTAL and s.literature is not None]
+    anchors = [(s.literature, s.labels) for s in stars if s.fundamental and s.literature is not None]
     listed, right = (np.array(labels) for labels in zip(*((a, b) for a, b in anchors if np.isfinite(a).all())))
     scatter = np.array(LITERATURE)
     slopes = np.stack([_robust(_terms(listed), off) for off in ((listed - right) / scatter).T], axis=1)
 
     def corrected(star: Star) -> Star:
-        if star.errors == FUNDAMENTAL:
+        if star.fundamental:
             return star
         return replace(star, labels=star.labels - scatter * (_terms(star.labels[None])[0] @ slopes))
 
@@ -100,7 +99,7 @@ def pack(data: Path, out: Path) -> None:
     """Spectra as packed HDF5 and one table of labels."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    found = {"miles": list(miles(data / "miles/miles_even.npz", True)), "stelib": list(stelib(data, True))}
+    found = {"miles": list(miles(data, True)), "stelib": list(stelib(data, True))}
     together = on_one_scale([star for stars in found.values() for star in stars])
     first = len(found["miles"])
     for name, some in (("miles", together[:first]), ("stelib", together[first:])):
@@ -166,18 +165,18 @@ def tables(title: str, stars: Sequence[Star], results: Sequence[Fitted], data: P
 def cross(data: Path, work: Path, folds: int, most: int | None, checkpoint: str | None, rounds: int) -> None:
     """Benchmark stars of MILES with bridges that were learned without them, and without bridges."""
     emulator = load_emulator(checkpoint, "cpu")
-    stars = usable(list(miles(data / "miles/miles_even.npz", True)))
+    stars = usable(list(miles(data, True)))
     if most is not None:
         stars = [stars[i] for i in np.sort(np.random.default_rng(1).permutation(len(stars))[:most])]
     work.mkdir(parents=True, exist_ok=True)
     fold = grouped_folds([star.name for star in stars], folds)
-    judged = [star for star in stars if star.errors == FUNDAMENTAL]
+    judged = [star for star in stars if star.fundamental]
     crossed: dict[str, Fitted] = {}
     for number in range(folds):
         learn_from = on_one_scale([star for star, f in zip(stars, fold) if f != number])
         bridge = learn([as_reference(star) for star in learn_from], emulator, SETTINGS, rounds, progress=True)
         bridge.write(work / f"fold{number}.safetensors")
-        held = [star for star, f in zip(stars, fold) if f == number and star.errors == FUNDAMENTAL]
+        held = [star for star, f in zip(stars, fold) if f == number and star.fundamental]
         results = fitted(held, BridgedEmulator(emulator, bridge), f"fold {number}")
         crossed |= {star.name: result for star, result in zip(held, results)}
     tables("MILES without a bridge", judged, fitted(judged, emulator, "without"), data)
