@@ -6,9 +6,9 @@
 Every star is fitted as `phdlspec catalog` does by default, and fit minus label is printed by class: median and robust
 scatter, share of the stars within one and two errors (of fit and label together), chi2 a pixel with the stated noise.
 Labels are fundamental (Gaia FGK benchmark stars v3: angular diameters, parallaxes; their stated errors, but 45 K, 0.05
-and 0.06 dex at least) or, with --stars all and for
-LAMOST, of the literature and of LAMOST's own pipeline. Abundances are compared with Jofre et al. (2015) in the
-benchmark stars that it has. MILES has no errors of its own: S/N 100 is assumed; wavelengths are in air, FWHM 2.5 Å.
+and 0.06 dex at least) or, with --stars all and for LAMOST, of the literature and of LAMOST's own pipeline. Abundances
+are compared with Jofre et al. (2015) in the benchmark stars that it has. MILES has no errors of its own: S/N 100 is
+assumed; wavelengths are in air, FWHM 2.5 Å.
 Its spectrum of Arcturus (HD 124897) departs from any smooth shape and is shown, not counted.
 """
 
