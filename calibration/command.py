@@ -24,6 +24,7 @@ from calibration.store import Calibration
 from calibration.summary import summary
 from calibration.tables import check_output, write_like
 from phdlspec.aliases import renames
+from phdlspec.console import say
 from phdlspec.errors import UserError
 
 
@@ -94,10 +95,10 @@ def _learn(args: argparse.Namespace) -> int:
         progress=True,
     )
     calibration.write(args.out)
-    print(f"{args.out}: {len(calibration.labels)} labels calibrated, {len(calibration.skipped)} not")
-    print(summary(calibration))
+    say(f"{args.out}: {len(calibration.labels)} labels calibrated, {len(calibration.skipped)} not")
+    say(summary(calibration))
     for name, reason in calibration.skipped.items():
-        print(f"  {name}: {reason}")
+        say(f"  {name}: {reason}")
     return 0
 
 
@@ -117,9 +118,9 @@ def _apply(args: argparse.Namespace) -> int:
     check_applicable(catalog, calibration)
     calibrated = correct(catalog, calibration)
     left_out = write_like(args.catalog, calibrated.table, args.out)
-    print(f"{args.out}: {len(calibrated)} stars calibrated with {args.calibration} ({calibration.identity})")
+    say(f"{args.out}: {len(calibrated)} stars calibrated with {args.calibration} ({calibration.identity})")
     if left_out:
-        print(f"  ! left out, because ECSV holds one table only: {', '.join(left_out)}")
+        say(f"  ! left out, because ECSV holds one table only: {', '.join(left_out)}")
     return 0
 
 
@@ -127,5 +128,5 @@ def _report(args: argparse.Namespace) -> int:
     opinion = None
     if args.second_opinion:
         opinion = second_opinion(Calibration.read(args.calibration), args.second_opinion, args.catalog)
-    print(report(args.calibration, args.out, args.diagnostics, opinion))
+    say(report(args.calibration, args.out, args.diagnostics, opinion))
     return 0

@@ -30,6 +30,7 @@ from kurucz_grids.fetch import HOME, choose, default_cache, fetch
 from kurucz_grids.grid_writer import collect
 from kurucz_grids.importing import import_grid
 from kurucz_grids.synthesizers import KuruczFactory
+from phdlspec.console import say
 from phdlspec.errors import UserError, first_line
 from phdlspec.gridfile import Grid
 
@@ -156,19 +157,19 @@ def _run_fetch(args: argparse.Namespace) -> int:
     cache, base_url = args.cache or default_cache(), args.base_url or HOME
     sources = choose(args.names)
     if args.list:
-        print(f"{base_url} -> {cache}")
+        say(f"{base_url} -> {cache}")
         for source in sources:
             path = cache / source.folder / source.name
             state = f"{path.stat().st_size / 1e6:.1f} MB" if path.exists() else "-"
-            print(f"  {source.folder:12s} {source.name:18s} {state:>9s}  {source.what}")
+            say(f"  {source.folder:12s} {source.name:18s} {state:>9s}  {source.what}")
         return 0
     whole = True
     for outcome in fetch(sources, cache, base_url, progress=sys.stderr.isatty()):
         if outcome.problem:
             whole = False
-            print(outcome.problem, file=sys.stderr)
+            say(outcome.problem, file=sys.stderr)
         else:
-            print(f"{outcome.path}: {'downloaded' if outcome.downloaded else 'verified'}")
+            say(f"{outcome.path}: {'downloaded' if outcome.downloaded else 'verified'}")
     return 0 if whole else 1
 
 
@@ -179,7 +180,7 @@ def _run_build(args: argparse.Namespace) -> int:
     if args.collect:
         for path in outputs.values():
             with Grid(collect(path, keep_parts=True)) as grid:
-                print(f"{path}: {grid.n_done} of {len(grid)} models")
+                say(f"{path}: {grid.n_done} of {len(grid)} models")
         return 0
     for option, values in (("--atmospheres", [args.atmospheres]), ("--line-list", args.line_list or [None])):
         for value in values:
@@ -193,7 +194,7 @@ def _run_build(args: argparse.Namespace) -> int:
     workers = args.workers
     if workers is None:
         workers = 1 if args.device.startswith("cuda") else os.cpu_count() or 1
-    print("reading model atmospheres; what is finished is kept, also when this is stopped", file=sys.stderr)
+    say("reading model atmospheres; what is finished is kept, also when this is stopped", file=sys.stderr)
     report = build(
         outputs,
         args.n,
@@ -209,12 +210,12 @@ def _run_build(args: argparse.Namespace) -> int:
         teff_range=tuple(args.teff),
     )
     rate = f", {report.seconds / report.made:.2f} s a model" if report.made else ""
-    print(
+    say(
         f"{', '.join(str(p) for p in outputs.values())}: {report.total} models, {report.before} were there, "
         f"{report.made} made{rate}, {report.failed} failed"
     )
     if report.failed:
-        print("`phdlspec grid info` tells why models failed, --retry-failed tries them again")
+        say("`phdlspec grid info` tells why models failed, --retry-failed tries them again")
     return 0
 
 
@@ -238,10 +239,10 @@ def _run_import(args: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
     )
     with Grid(path) as grid:
-        print(f"{path}: {grid.n_done} of {len(grid)} spectra imported")
+        say(f"{path}: {grid.n_done} of {len(grid)} spectra imported")
         for i in range(len(grid)):
             if not grid.done[i]:
-                print(f"  row {i}: {grid.reason[i]}")
+                say(f"  row {i}: {grid.reason[i]}")
     return 0
 
 
@@ -252,7 +253,7 @@ def _run_check(args: argparse.Namespace) -> int:
     with Grid(args.grid) as grid:
         findings = check_grid(grid, contains, progress=sys.stderr.isatty())
     for finding in findings:
-        print(f"{finding.level:8s} {finding.check:22s} {finding.text}")
+        say(f"{finding.level:8s} {finding.check:22s} {finding.text}")
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
@@ -261,15 +262,15 @@ def _run_info(args: argparse.Namespace) -> int:
         state = "" if grid.finished else " (being made)"
         counts = ", ".join(f"{len(grid.rows(name))} {name}" for name in ("train", "validation", "test"))
         failed = sum(1 for i in range(len(grid)) if not grid.done[i] and grid.reason[i])
-        print(f"{args.grid}{state}")
-        print(f"  models       {grid.n_done} of {len(grid)} ({counts}), {failed} failed")
-        print(f"  wavelengths  {grid.wave[0]:.2f}-{grid.wave[-1]:.2f} Å vacuum, {len(grid.wave)} pixels")
+        say(f"{args.grid}{state}")
+        say(f"  models       {grid.n_done} of {len(grid)} ({counts}), {failed} failed")
+        say(f"  wavelengths  {grid.wave[0]:.2f}-{grid.wave[-1]:.2f} Å vacuum, {len(grid.wave)} pixels")
         derivatives = f"for {len(grid.label_names)} labels" if grid.has_jacobian else "none"
-        print(f"  derivatives  {derivatives}")
+        say(f"  derivatives  {derivatives}")
         for reason in sorted({grid.reason[i] for i in range(len(grid)) if not grid.done[i] and grid.reason[i]}):
-            print(f"  failed       {sum(grid.reason == reason)} because of: {reason}")
+            say(f"  failed       {sum(grid.reason == reason)} because of: {reason}")
         if grid.finished:
-            print(f"  size         {args.grid.stat().st_size / 1e6:.1f} MB")
+            say(f"  size         {args.grid.stat().st_size / 1e6:.1f} MB")
         for name, value in grid.attrs.items():
-            print(f"  {name:12s} {value}")
+            say(f"  {name:12s} {value}")
     return 0

@@ -193,6 +193,7 @@ _ALL: tuple[Column, ...] = (
         "FLAG_NAMES", "", "U", ColumnRole.FIT, "names of the bits of FLAG", key="flag_names", group=FLAG_NAMES
     ),
     _fit("REASON", "", "U", "reason", "why there is no result"),
+    _fit("WARNINGS", "", "U", "warnings", "what should be known of the spectrum and the fit, in words"),
     _fit("SECONDS", "s", "f4", "total_seconds", "share of the computing time"),
 )  # fmt: skip
 

@@ -37,6 +37,12 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines of text for whoever gave a command: what is in files, and what they are called, obeyed by no
+    terminal."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file or sys.stdout)
+
+
 def without_loudness(arguments: Sequence[str]) -> tuple[list[str], int]:
     """The arguments without --verbose and --quiet, and the level of the log that they ask for."""
     asked = [argument for argument in arguments if argument in LEVELS]

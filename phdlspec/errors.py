@@ -12,6 +12,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def ascii_text(text: str) -> str:
+    """A text as FITS can hold it, in printable ASCII: what is not that is written as Python escapes it."""
+    letters = text.replace("Å", "A")
+    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in letters)
+
+
 def plain(text: str, longest: int = LONGEST) -> str:
     """A text in one line, cut, and without control characters, for a terminal, a log or a table.
 

@@ -33,7 +33,7 @@ def digest(*what: bytes | str) -> str:
     """32 hexadecimal digits that stand for some texts or bytes."""
     found = hashlib.sha256()
     for piece in what:
-        content = piece.encode() if isinstance(piece, str) else piece
+        content = piece.encode(errors="surrogateescape") if isinstance(piece, str) else piece
         found.update(len(content).to_bytes(8, "big"))
         found.update(content)
     return found.hexdigest()[:32]

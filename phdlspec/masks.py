@@ -133,17 +133,17 @@ def wavelength_mask(
     wave: NDArray[np.float64],
     intervals: Iterable[MaskInterval] = DEFAULT_INTERVALS,
     survey: str = "",
-    rv_km_s: float = 0.0,
+    rv_km_s: float | None = None,
 ) -> NDArray[np.bool_]:
     """True (P,) at the vacuum wavelengths (P,) in Å that an interval covers; ends included.
 
-    `rv_km_s` moves the intervals whose frame is 'star'. Intervals of other surveys than `survey` are left
-    out.
+    `rv_km_s` moves the intervals whose frame is 'star'; while it is not known they are left out, as are intervals of
+    other surveys than `survey`.
     """
     bad = np.zeros(np.shape(wave), dtype=bool)
     for interval in intervals:
-        if interval.survey not in ("", survey):
+        if interval.survey not in ("", survey) or (interval.frame == "star" and rv_km_s is None):
             continue
-        shift = 1.0 + rv_km_s / SPEED_OF_LIGHT_KM_S if interval.frame == "star" else 1.0
+        shift = 1.0 + (rv_km_s or 0.0) / SPEED_OF_LIGHT_KM_S if interval.frame == "star" else 1.0
         bad |= (wave >= interval.low * shift) & (wave <= interval.high * shift)
     return bad

@@ -25,13 +25,15 @@ def write_ecsv(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) 
     path = Path(path)
     table = result.labels.copy()
     table["comment"] = ["; ".join(label_words(int(flag))) for flag in result.label_flag]
-    table.meta = {
+    told = {
         "file": result.path, "flag": result.flag, "flag_words": star_words(result.flag), "reason": result.reason,
         "mode": result.mode, "stop_reason": result.stop_reason, "chi2": result.chi2, "rchi2": result.rchi2,
         "npix": result.npix, "snr": result.snr,
+        "warnings": [str(words) for words in result.meta.get("WARNINGS", ())],
         "given": [str(given) for given in result.given], "diagnostics": dict(result.diagnostics),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()}, **provenance,
     }  # fmt: skip
+    table.meta = _writable(told)
     with replacing(path) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
 
@@ -73,6 +75,15 @@ def write_hdf5(result: Fitted, path: str | Path, provenance: Mapping[str, Any]) 
                     continue
                 kind = np.float64 if name == "wave" else np.bool_ if values.dtype == bool else np.float32
                 group.create_dataset(name, data=values.astype(kind), compression="gzip")
+
+
+def _writable(value: Any) -> Any:
+    # Names of files that are not in the system's encoding, and all else that UTF-8 cannot hold, escaped.
+    if isinstance(value, Mapping):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -17,9 +18,9 @@ from phdlspec.solar import SOLAR_SCALE
 
 
 def configuration(settings: FitSettings) -> dict[str, Any]:
-    """The settings as plain values; the masks by name and interval."""
+    """The settings as plain values; the masks by name, interval, frame and survey."""
     plain = asdict(settings)
-    plain["masks"] = [f"{m.name} {m.low:g}-{m.high:g}" for m in settings.masks]
+    plain["masks"] = [f"{m.name} {m.low:.10g}-{m.high:.10g} {m.frame} {m.survey}".rstrip() for m in settings.masks]
     return plain
 
 
@@ -34,6 +35,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as it can be given again: quoted as a shell needs it."""
+    return shlex.join(("phdlspec", *arguments))
+
+
 def provenance(emulator: Emulator, settings: FitSettings, arguments: Sequence[str]) -> dict[str, Any]:
     """For the header of a product."""
     return {
@@ -43,6 +49,6 @@ def provenance(emulator: Emulator, settings: FitSettings, arguments: Sequence[st
         "device": str(emulator.device),
         "solar_scale": SOLAR_SCALE,
         "configuration": configuration(settings),
-        "command": "phdlspec " + " ".join(arguments),
+        "command": command_line(arguments),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

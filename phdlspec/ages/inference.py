@@ -229,7 +229,7 @@ def _digest(job: AgeInference) -> str:
     if job.settings.photometry:
         what.append(_state(Path(job.settings.photometry)))
     what += [_points(grids.isochrones) for grids in (job.grids, job.second) if grids is not None]
-    return hashlib.sha256("\n".join(what).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(what).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _state(path: Path) -> str:

@@ -33,6 +33,7 @@ from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum
 from phdlspec.io.model_spectra import PACKED_FORMAT as FORMAT
 from phdlspec.io.model_spectra import PACKED_VERSION as VERSION
+from phdlspec.io.table import may_be_spectrum
 from phdlspec.resolution import ResolvingPower, resolving_power_at
 from phdlspec.spectrum import MAX_PIXELS, Spectrum
 
@@ -40,18 +41,21 @@ SPECTRUM_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fit.gz", ".ecsv", ".csv")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
-def expand_inputs(inputs: Sequence[str | Path]) -> list[str]:
+def expand_inputs(inputs: Sequence[str | Path], out: str | Path = "") -> list[str]:
     """One reference per spectrum, in a stable order and without repetition.
 
-    A folder stands for the spectra in it and below, sorted by name; a text file (.txt, .lst, .list) for the paths on
-    its lines; a pattern for the files that match it; a packed HDF5 for all its spectra. A path that does not exist is
-    kept:
-    it becomes a row with a reason.
+    A folder stands for the spectra in it and below, sorted by name; of tables in text for those with a wavelength and a
+    flux, so that results, labels and lists of stars that lie there are no spectra. A text file (.txt, .lst, .list)
+    stands for the paths on its lines; a pattern for the files that match it; a packed HDF5 for all its spectra. A path
+    that does not exist is kept: it becomes a row with a reason. out : the catalogue to write, which is no input.
     """
     found: dict[str, None] = {}
     for item in inputs:
         for reference in _expand(str(item)):
             found.setdefault(reference)
+    if out:
+        for reference in [name for name in found if os.path.abspath(name) == os.path.abspath(out)]:
+            del found[reference]
     if not found:
         named = ", ".join(map(str, inputs)) or "nothing"
         raise UserError(f"no spectra in {named}; expected FITS files, tables or folders")
@@ -61,8 +65,7 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[str]:
 def _expand(item: str) -> list[str]:
     path = Path(item)
     if path.is_dir():
-        # A pipe or a device is a row with a reason, as all that cannot be read.
-        return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SPECTRUM_SUFFIXES) and not p.is_dir())
+        return sorted(str(p) for p in path.rglob("*") if _is_meant(p))
     if path.suffix in LIST_SUFFIXES and path.is_file():
         # Paths in a list are relative to the list.
         names = [line for line in lines_of(path) if not line.startswith("#")]
@@ -73,6 +76,15 @@ def _expand(item: str) -> list[str]:
         matches = sorted(glob.glob(item, recursive=True))
         return [reference for match in matches for reference in _expand(match)] or [item]
     return [item]
+
+
+def _is_meant(path: Path) -> bool:
+    # A file of a folder that was named. A pipe or a device is a row with a reason, as all that cannot be read; hidden
+    # files are half-written or of the system.
+    name = path.name.lower()
+    if not name.endswith(SPECTRUM_SUFFIXES) or name.startswith(".") or path.is_dir():
+        return False
+    return not name.endswith((".csv", ".ecsv")) or not path.is_file() or may_be_spectrum(path)
 
 
 def read_reference(

@@ -14,6 +14,7 @@ from phdlspec.columns import columns_with
 from phdlspec.emulator.bridge import NONE
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
+from phdlspec.items import digest
 from phdlspec.provenance import configuration
 from phdlspec.resolution import ResolvingPower
 from phdlspec.spectrum import Spectrum
@@ -101,12 +102,13 @@ class CatalogJob:
 
     def identity(self, checkpoint: str, bridge: str = NONE) -> dict[str, Any]:
         """What must be the same when a stopped run goes on, by what a user would change to have it otherwise."""
-        inputs = hashlib.sha256("\n".join(self.references).encode()).hexdigest()
+        inputs = hashlib.sha256("\n".join(self.references).encode(errors="surrogateescape")).hexdigest()
         settings = {_OPTIONS.get(name, name): value for name, value in configuration(self.settings).items()}
         identity = {
             "version of phdlspec": __version__, "list of inputs": inputs, "--emulator": checkpoint,
             "--chunk": self.chunk, "--medium": self.medium, "--resolving-power": _with_content(self.resolving_power),
             "--anomaly": "" if self.judge is None else self.judge.identity, "--columns": sorted(self.columns),
+            "layout of catalogues": digest(*(column.name for column in columns_with(self.columns)))[:8],
             **settings, "--known": _with_content(self.settings.known_table), "--bridge": bridge,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))

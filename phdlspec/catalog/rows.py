@@ -13,6 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.columns import ON_REQUEST, PARAMETER_UNITS, QUANTITIES, Column, ColumnRole, Origin, columns_with
+from phdlspec.errors import ascii_text
 from phdlspec.fitting.result import Fitted
 from phdlspec.flags import LABEL_WORDS, STAR_WORDS
 from phdlspec.labels import ELEMENTS, abundance_name
@@ -76,9 +77,7 @@ def _found(column: Column, result: Fitted, reference: str) -> Any:
 
 
 def _text(values: Sequence[str]) -> NDArray[np.str_]:
-    # FITS tables hold ASCII alone; a file's name or a reason may not.
-    plain = [str(v).replace("Å", "A").encode("ascii", "backslashreplace").decode() for v in values]
-    return np.array(plain, dtype=np.str_)
+    return np.array([ascii_text(str(value)) for value in values], dtype=np.str_)
 
 
 def _number(value: Any) -> float:
@@ -167,11 +166,11 @@ def _table_hdu(
     rows = table_hdu(table, "catalogue")
     rows.name = "CATALOG"
     for key, value in header.items():
-        text = str(value)
+        text = ascii_text(str(value))  # FITS headers hold nothing else
         if len(key) > 8 or len(text) > 60:
             rows.header.add_history(f"{key}: {text}")
         else:
-            rows.header[key.upper()] = value
+            rows.header[key.upper()] = text if isinstance(value, str) else value
     for bit, text in STAR_WORDS.items():
         rows.header.add_comment(f"SFLAG {int(bit)}: {text}")
     for label_bit, text in LABEL_WORDS.items():

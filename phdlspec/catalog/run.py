@@ -29,6 +29,7 @@ from phdlspec.catalog.progress import StarBar, heard
 from phdlspec.catalog.reading import read_catalog
 from phdlspec.catalog.rows import write_fits
 from phdlspec.catalog.store import KEPT, ChunkStore, job_digest
+from phdlspec.console import say
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.bridge import bridged, told
 from phdlspec.emulator.emulator import Emulator
@@ -119,7 +120,7 @@ def make_catalog(
         if not store.begun and _is_finished(job.out, store.job, resume, overwrite):
             store.remove()  # what a run left that was killed while it cleared up
             if progress:
-                print(f"{job.out}: was finished before with the same inputs and settings, nothing is fitted")
+                say(f"{job.out}: was finished before with the same inputs and settings, nothing is fitted")
             return read_catalog(job.out)
         store.open(identity, resume)
         chunks = job.parts()

@@ -25,6 +25,7 @@ from phdlspec.ages.inference import AgeSettings, make_ages
 from phdlspec.ages.page import write_page
 from phdlspec.ages.priors import PRIORS
 from phdlspec.ages.readers import read_isochrones
+from phdlspec.console import say
 from phdlspec.errors import UserError
 
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Infer, or describe a set."""
     if args.catalog == "info":
-        print(describe(read_isochrones(args.isochrones)))
+        say(describe(read_isochrones(args.isochrones)))
         return 0
     if args.out is None:
         raise UserError("--out says where the table of ages is to be written; it is missing")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         write_page(table, page, read_isochrones(args.isochrones))
     flag = np.asarray(table["AGE_FLAG"])
     found = int(np.isfinite(np.asarray(table["AGE"])).sum())
-    print(
+    say(
         f"{args.out}: {len(table)} stars, {found} with an age, {int(np.asarray(table['SUBGIANT']).sum())} chosen as "
         f"subgiants, {int((flag == 0).sum())} without flags; labels: {table.meta['LABELS']}; isochrones: "
         f"{table.meta['ISOCHRON']}, {table.meta['MAGSFROM']}"

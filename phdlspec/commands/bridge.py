@@ -22,6 +22,7 @@ from phdlspec.bridge.check import write_check
 from phdlspec.bridge.learn import learn
 from phdlspec.bridge.references import ReferenceStar, read_references
 from phdlspec.commands.reading import add_reading_arguments
+from phdlspec.console import say
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.bridge import Bridge, described
 from phdlspec.emulator.emulator import Emulator
@@ -67,7 +68,7 @@ def _learn(args: argparse.Namespace) -> int:
         stars = _stars(args, emulator)
         bridge = learn(stars, emulator, FitSettings(mode="fast", seed=args.seed), args.rounds, progress=True)
         bridge.write(args.out)
-    print("\n  ".join([f"{args.out}:", *described(bridge.metadata)]))
+    say("\n  ".join([f"{args.out}:", *described(bridge.metadata)]))
     return 0
 
 
@@ -75,12 +76,12 @@ def _check(args: argparse.Namespace) -> int:
     bridge = Bridge.read(args.bridge)
     emulator = load_emulator(args.emulator, args.device)
     stars = _stars(args, emulator)
-    print(write_check(bridge, args.bridge, stars, emulator, FitSettings(mode="fast", seed=args.seed), args.out))
+    say(write_check(bridge, args.bridge, stars, emulator, FitSettings(mode="fast", seed=args.seed), args.out))
     return 0
 
 
 def _stars(args: argparse.Namespace, emulator: Emulator) -> list[ReferenceStar]:
     stars, left_out = read_references(args.spectra, args.labels, emulator.labels, args.medium, args.resolving_power)
     if left_out:
-        print(f"{len(left_out)} of {len(left_out) + len(stars)} spectra are not used; the first: {left_out[0]}")
+        say(f"{len(left_out)} of {len(left_out) + len(stars)} spectra are not used; the first: {left_out[0]}")
     return stars

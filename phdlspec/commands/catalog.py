@@ -29,9 +29,11 @@ from phdlspec.catalog.quality import write_quality
 from phdlspec.columns import ON_REQUEST
 from phdlspec.commands.catalog_reports import chosen_rows, write_reports
 from phdlspec.commands.fit import add_fit_arguments, settings_of
+from phdlspec.console import say
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.errors import UserError
 from phdlspec.flags import StarFlag, usable
+from phdlspec.provenance import command_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--workers and --chunk must be at least 1")
     _check_outputs(args)
     job = CatalogJob(
-        references=tuple(expand_inputs(args.inputs)), out=args.out, settings=settings_of(args), emulator=args.emulator,
-        device=args.device, medium=args.medium, resolving_power=args.resolving_power, chunk=args.chunk,
-        judge=None if args.anomaly is None else AnomalyJudge.of(args.anomaly),
+        references=tuple(expand_inputs(args.inputs, args.out)), out=args.out, settings=settings_of(args),
+        emulator=args.emulator, device=args.device, medium=args.medium, resolving_power=args.resolving_power,
+        chunk=args.chunk, judge=None if args.anomaly is None else AnomalyJudge.of(args.anomaly),
         columns=tuple(dict.fromkeys(args.columns)),
     )  # fmt: skip
     table = make_catalog(
         job, workers=args.workers, scheduler=args.scheduler, resume=args.resume, overwrite=args.overwrite,
-        command="phdlspec " + " ".join(sys.argv[1:]),
+        command=command_line(sys.argv[1:]),
     )  # fmt: skip
     for kind in args.also:
         write_also(table, args.out, kind)
@@ -78,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
     flag = np.asarray(table["FLAG"])
     missing = int(((flag & int(StarFlag.FAILED | StarFlag.UNREADABLE)) > 0).sum())
     good = int(usable(flag).sum())
-    print(f"{args.out}: {len(table)} stars, {good} that may be used, {missing} without a result (see REASON)")
+    remarks = sum(bool(str(words).strip()) for words in table["WARNINGS"])
+    say(
+        f"{args.out}: {len(table)} stars, {good} that may be used, {missing} without a result (see REASON), "
+        f"{remarks} with remarks (see WARNINGS)"
+    )
     return 0
 
 

@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from phdlspec.commands.reading import add_reading_arguments
+from phdlspec.console import say
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.desa import Desa, LightCurveSet, Settings, gather, read_light_curves, train
 from phdlspec.datadriven.desa.check import write_check
@@ -91,7 +92,7 @@ def _read(args: argparse.Namespace, model: Desa | None = None) -> tuple[Dataset 
     ):
         lost = [reason for reason in reasons if reason]
         if lost:
-            print(f"{len(lost)} of {len(reasons)} {kind} cannot be used; the first: {lost[0]}")
+            say(f"{len(lost)} of {len(reasons)} {kind} cannot be used; the first: {lost[0]}")
     return spectra, curves
 
 
@@ -115,7 +116,7 @@ def _train(args: argparse.Namespace) -> int:
         model = train(spectra, curves, args.pairs, args.labels, settings, parts=parts, progress=True)
         model.save(args.out)
     found = model.metadata
-    print(
+    say(
         f"{args.out}: {found['stars']} stars, {found['pairs']} pairs of them, {len(found['held_out'])} stars held out; "
         f"{found['training_seconds']:.0f} s"
     )
@@ -128,7 +129,7 @@ def _embed(args: argparse.Namespace) -> int:
     spectra, curves = _read(args, model)
     table = model.apply(gather(spectra, curves, args.pairs), spectra, curves)
     write_table(table, args.out)
-    print(f"{args.out}: {len(table)} stars, {int((table['FLAG'] == 0).sum())} with both modalities and no flag")
+    say(f"{args.out}: {len(table)} stars, {int((table['FLAG'] == 0).sum())} with both modalities and no flag")
     return 0
 
 
@@ -136,5 +137,5 @@ def _check(args: argparse.Namespace) -> int:
     model = Desa.load(args.model)
     spectra, curves = _read(args, model)
     stars = gather(spectra, curves, args.pairs)
-    print(write_check(model, stars, spectra, curves, args.labels, args.out, str(args.model)))
+    say(write_check(model, stars, spectra, curves, args.labels, args.out, str(args.model)))
     return 0

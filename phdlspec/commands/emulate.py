@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from phdlspec.aliases import IDENTIFIERS, label_columns, refuse_near, renamed, renames
 from phdlspec.columns import RV
 from phdlspec.commands.reading import RESOLVING_POWER_HELP, number_or_name
+from phdlspec.console import say
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.emulator import Emulator
@@ -90,15 +91,15 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(args.plot, emulator.wave, flux, direct)
     _spectra(emulator, stars, flux, direct, args.snr).write(args.out)
-    print(f"{args.out}: {len(flux)} spectra at R = {_told(emulator)}, {args.wave_min:g}-{args.wave_max:g} Å")
+    say(f"{args.out}: {len(flux)} spectra at R = {_told(emulator)}, {args.wave_min:g}-{args.wave_max:g} Å")
     outside = int((~emulator.trusted(stars.theta)).sum())
     if outside:
         reason = emulator.distrust or "they lie outside the range where the emulator is trusted (phdlspec info)"
-        print(f"  ! {outside} of them are not to be trusted: {reason}")
+        say(f"  ! {outside} of them are not to be trusted: {reason}")
     if direct is not None:
         for name, row in zip(stars.names, flux - direct):
             rms, most = np.sqrt((row**2).mean()), np.abs(row).max()
-            print(f"  {name}: emulator minus ab initio, rms {rms:.1e}, most {most:.1e}")
+            say(f"  {name}: emulator minus ab initio, rms {rms:.1e}, most {most:.1e}")
     return 0
 
 

@@ -22,10 +22,11 @@ from pathlib import Path
 
 from phdlspec.catalog.progress import StarBar
 from phdlspec.commands.reading import add_reading_arguments
+from phdlspec.console import say
 from phdlspec.default_emulator import load_emulator
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.bridge import DEFAULT, bridged
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, printable
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.known import Given, parse_fixed, parse_gaussian
 from phdlspec.fitting.known_table import read_known
@@ -131,13 +132,13 @@ def run(args: argparse.Namespace) -> int:
         _remove_earlier(out, stem)
         result.write(out / f"{stem}.ecsv")
         if result.reason:
-            print(f"phdlspec fit: {result.reason}", file=sys.stderr)
+            say(f"phdlspec fit: {result.reason}", file=sys.stderr)
             continue
         result.write(out / f"{stem}.h5")
         if not args.no_report:
             result.report(out / f"{stem}.html")
         bar.clear()
-        print(f"\n{path}\n{result}")
+        say(f"\n{printable(path)}\n{result}")
     bar.close()
     return 0
 

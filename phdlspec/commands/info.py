@@ -28,10 +28,11 @@ from safetensors import SafetensorError, safe_open
 from phdlspec.catalog.formats import ENDINGS
 from phdlspec.catalog.formats import TABLE as CATALOG_TABLE
 from phdlspec.catalog.reading import read_catalog
+from phdlspec.console import say
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.checkpoint import KIND, load_checkpoint
 from phdlspec.emulator.trust import distrust
-from phdlspec.errors import UserError, first_line, printable
+from phdlspec.errors import UserError, first_line
 from phdlspec.fits_files import DAMAGED, open_fits
 from phdlspec.flags import star_words, usable
 from phdlspec.foreign import one_sentence
@@ -70,13 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    print(_printable(installation() if args.file is None else describe(Path(args.file))))
+    say(installation() if args.file is None else describe(Path(args.file)))
     return 0
-
-
-def _printable(text: str) -> str:
-    # What files say must not steer the terminal.
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def installation() -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from phdlspec.commands.device import DEVICES, chosen_device
 from phdlspec.commands.reading import add_reading_arguments
+from phdlspec.console import say
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.lux import Lux, train
 from phdlspec.datadriven.lux.check import write_check
@@ -87,7 +88,7 @@ def _read(args: argparse.Namespace, model: Lux | None = None) -> Dataset:
     )  # fmt: skip
     lost = [reason for reason in data.reasons if reason]
     if lost:
-        print(f"{len(lost)} of {len(data)} spectra cannot be used; the first: {lost[0]}")
+        say(f"{len(lost)} of {len(data)} spectra cannot be used; the first: {lost[0]}")
     return data
 
 
@@ -108,9 +109,9 @@ def _train(args: argparse.Namespace) -> int:
         )  # fmt: skip
         model.save(args.out)
     count = model.metadata["settings"]["latents"]
-    print(f"{args.out}: {model.metadata['stars']} spectra, {count} latents; held-out stars:")
+    say(f"{args.out}: {model.metadata['stars']} spectra, {count} latents; held-out stars:")
     for row in model.metadata["held_out"]:
-        print(
+        say(
             f"  {row['set']} {row['label']:8s} scatter {row['scatter']:.4g}, over its error {row['pull']:.2f} "
             f"({row['stars']})"
         )
@@ -122,11 +123,11 @@ def _apply(args: argparse.Namespace) -> int:
     model = Lux.load(args.model)
     table = model.apply(_read(args, model), chosen_device(args.device))
     write_table(table, args.out)
-    print(f"{args.out}: {len(table)} spectra, {int((table['FLAG'] == 0).sum())} without flags")
+    say(f"{args.out}: {len(table)} spectra, {int((table['FLAG'] == 0).sum())} without flags")
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
     model = Lux.load(args.model)
-    print(write_check(model, _read(args, model), args.out, str(args.model)))
+    say(write_check(model, _read(args, model), args.out, str(args.model)))
     return 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
+from phdlspec.console import say
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.training import Trainer
 from phdlspec.emulator.training_settings import TrainingSettings
@@ -43,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     start = load_checkpoint(args.start) if args.start else None
     trainer = Trainer(grid, settings, args.device, rows, start)
     summary = trainer.train(args.out).summary()
-    print(f"{args.out}: trained on {len(trainer.rows)} models")
-    print(
+    say(f"{args.out}: trained on {len(trainer.rows)} models")
+    say(
         f"validation ({summary['models']} models, R = 1800, 3800-9000 Å): flux rms {summary['flux_rms_median']:.1e} "
         f"(median), {summary['flux_rms_p95']:.1e} (95%)"
     )
     errors = " ".join(f"{n} {100 * e:.0f}" for n, e in summary["derivative_error_median"].items())
-    print(f"relative error of the derivatives, per cent: {errors}")
+    say(f"relative error of the derivatives, per cent: {errors}")
     return 0

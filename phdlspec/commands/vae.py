@@ -25,6 +25,7 @@ from pathlib import Path
 
 from phdlspec.commands.device import DEVICES, chosen_device
 from phdlspec.commands.reading import add_reading_arguments
+from phdlspec.console import say
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.datadriven.scatter_vae import (
@@ -103,7 +104,7 @@ def _read_spectra(args: argparse.Namespace, model: SpectrumModel | None = None) 
 def _tell(reasons: tuple[str, ...], what: str) -> None:
     lost = [reason for reason in reasons if reason]
     if lost:
-        print(f"{len(lost)} of {len(reasons)} {what} cannot be used; the first: {lost[0]}")
+        say(f"{len(lost)} of {len(reasons)} {what} cannot be used; the first: {lost[0]}")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -127,7 +128,7 @@ def _train(args: argparse.Namespace) -> int:
             )  # fmt: skip
         model.save(args.out)
     told = {k: v for k, v in model.metadata.items() if k not in ("settings", "versions", "files")}
-    print(f"{args.out}: {', '.join(f'{k} {v}' for k, v in told.items())}")
+    say(f"{args.out}: {', '.join(f'{k} {v}' for k, v in told.items())}")
     return 0
 
 
@@ -137,7 +138,7 @@ def _apply(args: argparse.Namespace) -> int:
     table = model.apply(_read_xp(args)) if isinstance(model, XPModel) else model.apply(_read_spectra(args, model))
     write_table(table, args.out)
     strange = int((table["FLAG"] & 1).sum())
-    print(f"{args.out}: {len(table)} rows, {strange} strange, {sum(map(bool, table['REASON']))} without a result")
+    say(f"{args.out}: {len(table)} rows, {strange} strange, {sum(map(bool, table['REASON']))} without a result")
     return 0
 
 
@@ -145,7 +146,7 @@ def _check(args: argparse.Namespace) -> int:
     model = load_model(args.model).to(chosen_device(args.device))
     name = str(args.model)
     if isinstance(model, XPModel):
-        print(check_xp(model, _read_xp(args), args.out, name))
+        say(check_xp(model, _read_xp(args), args.out, name))
     else:
-        print(check_spectra(model, _read_spectra(args, model), args.out, name))
+        say(check_spectra(model, _read_spectra(args, model), args.out, name))
     return 0

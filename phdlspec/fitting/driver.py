@@ -29,7 +29,7 @@ from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, KnownStar, fixed_values
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
 from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
-from phdlspec.fitting.preparation import Prepared, groups, observations, prepare
+from phdlspec.fitting.preparation import Prepared, groups, masked_with_the_star, observations, prepare
 from phdlspec.fitting.priors import StatedPrior, select_priors
 from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.progress import portion, tell
@@ -153,6 +153,8 @@ def _fit_together(
     with clock.stage("velocity"):
         velocities = first_velocities(clean, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
+    moving = masked_with_the_star(first, settings.masks, rv)
+    data, clean = without(data, moving), without(clean, moving)
     told = known_stars([member.spectrum for member in members], settings)
     stars = [star.updated(member.known) for star, member in zip(told, members)]
     free = Coordinates.around(emulator.labels, rv, _resolution_width(first, settings))

@@ -113,6 +113,15 @@ def observations(prepared: Sequence[Prepared], device: torch.device) -> Observat
     )
 
 
+def masked_with_the_star(spectrum: Spectrum, intervals: Sequence[MaskInterval], rv_km_s: torch.Tensor) -> torch.Tensor:
+    """Pixels (S, P) in intervals that move with the stars, whose velocities (S,) are known by now; all stars have the
+    pixels of `spectrum`."""
+    moving = [interval for interval in intervals if interval.frame == "star"]
+    survey = str(spectrum.meta.get("SURVEY", ""))
+    rows = [wavelength_mask(spectrum.wave, moving, survey, float(rv)) for rv in rv_km_s]
+    return torch.as_tensor(np.stack(rows), device=rv_km_s.device)
+
+
 def groups(prepared: Sequence[Prepared | None]) -> list[list[int]]:
     """Indices of the spectra that share pixels, arms and resolving power, in order of first appearance."""
     found: dict[tuple[Any, ...], list[int]] = {}

@@ -31,7 +31,7 @@ class StarRandom:
         self.device = torch.device(device)
         self._generators = []
         for name in names:
-            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            digest = hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
             generator = torch.Generator()
             generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
             self._generators.append(generator)

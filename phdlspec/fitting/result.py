@@ -16,7 +16,7 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from phdlspec.columns import PARAMETER_SYMBOLS, PARAMETER_UNITS, QUANTITIES
-from phdlspec.errors import UserError
+from phdlspec.errors import UserError, printable
 from phdlspec.flags import LabelFlag, StarFlag, label_words, star_words
 from phdlspec.labels import ELEMENTS, abundance_name, label_of
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
@@ -280,9 +280,9 @@ class Fitted:
 
     def __repr__(self) -> str:
         if self.reason:
-            return f"{self.title}   no result: {self.reason}"
+            return printable(f"{self.title}   no result: {self.reason}")
         lines = [f"{self.title}   S/N {self.snr:.0f}   reduced chi2 {self.rchi2:.2f}   {self.mode}"]
-        lines += [f"  ! {words}" for words in (*self.flag_words, *self.meta.get("WARNINGS", ()))]
+        lines += [f"  ! {words}" for words in self._notes]
         lines += [f"  {given}" for given in self.given]
         lines.append(f"  {'label':14s}{'':12s}{'value':>10s}{'error':>9s}{'bound':>9s}  flag")
         lines += [self._line(i) for i in self._told()]
@@ -293,7 +293,17 @@ class Fitted:
                 lines.append(f"  {words}: {' '.join(names)}")
         set_bits = int(np.bitwise_or.reduce(self.label_flag[self._told()])) if self._told() else 0
         lines += [f"  flag {int(bit)}: {label_words(int(bit))[0]}" for bit in LabelFlag if set_bits & bit]
-        return "\n".join([*lines, *self._verified()])
+        return "\n".join(map(printable, [*lines, *self._verified()]))
+
+    @property
+    def _notes(self) -> list[str]:
+        # What a user should see before the numbers: flags, and what was said of the spectrum and the fit.
+        return [*self.flag_words, *map(str, self.meta.get("WARNINGS", ()))]
+
+    @property
+    def warnings(self) -> str:
+        """What was said of the spectrum and the fit, in sentences separated by semicolons."""
+        return "; ".join(map(str, self.meta.get("WARNINGS", ())))
 
     def _verified(self) -> list[str]:
         # What direct synthesis said, where it was asked.
@@ -321,7 +331,7 @@ class Fitted:
     def _repr_html_(self) -> str:
         if self.reason:
             return f"<p><b>{html.escape(self.title)}</b>: no result. {html.escape(self.reason)}</p>"
-        notes = "".join(f"<li>{html.escape(words)}</li>" for words in self.flag_words) or "<li>no flags</li>"
+        notes = "".join(f"<li>{html.escape(words)}</li>" for words in self._notes) or "<li>no flags</li>"
         rows = "".join(self._html_row(i) for i in range(len(self.names)))
         head = "".join(f"<th>{name}</th>" for name in ("", "label", "value", "error", "bound", "unit", "remarks"))
         return (

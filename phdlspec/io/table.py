@@ -7,7 +7,7 @@ Columns are recognised by name in any case:
     wavelength       wave, wavelength, lambda, lam, wave_vac, wave_air, ... ; loglam, log_wave for log10 of Å
     flux             flux, flam, f_lambda, norm_flux, normalized_flux, ...
     uncertainty      ivar, inverse_variance, or err, error, flux_err, sigma, uncertainty, ...
-    mask             mask (True = bad), optional
+    mask             mask (True = bad), optional; else quality, dq, pixel_flags, ... (not 0 = bad), which is told
     resolving power  resolving_power, optional
 
 The unit of the wavelength is that of the column; a column without one must hold Å. Whether wavelengths are in
@@ -17,6 +17,7 @@ air or in vacuum is never guessed: the column's name ends in _air or _vac, or th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,11 +42,17 @@ FLUX_NAMES = ("flux", "flam", "f_lambda", "flux_density", "norm_flux", "normaliz
 IVAR_NAMES = ("ivar", "inverse_variance", "flux_ivar", "invvar")
 ERROR_NAMES = ("err", "error", "flux_err", "flux_error", "e_flux", "sigma", "uncertainty", "flux_unc", "std")
 MASK_NAMES = ("mask", "bad")
+QUALITY_NAMES = (
+    "and_mask", "andmask", "dq", "qual", "quality", "pixel_flags", "pixel_flag", "pixmask", "bitmask", "flags", "flag",
+)  # fmt: skip
+_NOT_TAKEN = ("or_mask", "ormask", "good")  # bad in any exposure is most of a spectrum; of the other polarity
+_MOST_BAD = 0.5  # of the pixels; a column of quality that is not 0 in more is of another convention
 RESOLVING_POWER_NAMES = ("resolving_power",)
 MEDIA = ("air", "vacuum")
 _NAMELESS = ("wave", "flux", "err")
 _POWER_KEYS = ("RESOLVING_POWER", "RESPOWER")
 MAX_TEXT, MAX_LINE = 1 << 28, 1 << 20  # bytes of a table, characters of its first line
+_BEGIN = 1 << 16  # characters in which the names of columns stand
 _TRUTH = {"true": 1.0, "t": 1.0, "yes": 1.0, "1": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "0": 0.0}
 
 
@@ -92,6 +99,20 @@ def _plain_text(text: str, path: Path) -> Table:
         )
     separators = {"delimiter": ","} if kind == "csv" else {}
     return Table.read(lines, format="ascii.no_header", names=_NAMELESS, **separators)
+
+
+def may_be_spectrum(path: Path) -> bool:
+    """Whether the beginning of a text file names columns of wavelength and flux, or has no names; what cannot be read
+    may be one."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            begin = file.read(_BEGIN)
+    except OSError:
+        return True
+    first = next((line for line in begin.splitlines() if line.strip() and not line.startswith("#")), "")
+    words = {word.strip(" \"'").lower() for word in re.split(r"[,\s]+", first)}
+    named = _wave_name(words) is not None and bool(words & set(FLUX_NAMES))
+    return named or not first or all(map(_is_number, words - {""}))
 
 
 def _is_number(word: str) -> bool:
@@ -238,6 +259,29 @@ class _Columns:
             raise UserError(f"{self.where}: the column {name} holds {unknown!r}, expected True or False, or numbers")
         return np.asarray(np.array([_TRUTH[word] > 0 for word in words]) | np.ma.getmaskarray(column), dtype=bool)
 
+    def quality(self) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+        """`mask`, else the pixels (P,) where a column of quality is not 0, and what is to be told of such columns."""
+        asked = self.find(MASK_NAMES)
+        there = [self.names[name] for name in (*QUALITY_NAMES, *_NOT_TAKEN) if name in self.names]
+        bad, told = self.mask(), []
+        for name in there:
+            doubt = "there is another" if asked else self._doubt(name)
+            if doubt:
+                told.append(f"the column {name} is not used ({doubt}); a mask is a column named mask, True = bad")
+                continue
+            bad, asked = np.asarray(self.values(name) != 0), name
+            told.append(f"the column {name} is taken for the pixels' quality: {bad.sum()} that are not 0 are left out")
+        return bad, tuple(told)
+
+    def _doubt(self, name: str) -> str:
+        # Why a column of quality cannot be taken for a mask, "" for nothing.
+        if name.lower() in _NOT_TAKEN:
+            return "its meaning is another"
+        if np.asarray(self.table[name]).dtype.kind not in "biuf":
+            return "it does not hold numbers"
+        share = float(np.mean(self.values(name) != 0))
+        return f"it is not 0 in {100.0 * share:.0f} % of the pixels" if share > _MOST_BAD else ""
+
     def ivar(self) -> NDArray[np.float64]:
         """Inverse variances (P,), from the column of them or of errors."""
         name = self.find(IVAR_NAMES)
@@ -261,13 +305,13 @@ def from_table(
         raise UserError(f"{columns.where}: the table has no rows, expected one a pixel")
     wave = _wave(columns, wave_name, _medium(wave_name, table.meta, medium, columns.where))
     flux, ivar = columns.values(flux_name), columns.ivar()
-    mask = columns.mask()
+    mask, told = columns.quality()
     meta = {str(key).upper(): value for key, value in table.meta.items() if np.isscalar(value)}
     power = _resolving_power(columns, meta, wave, resolving_power)
     order = np.argsort(wave, kind="stable")
     if isinstance(power, np.ndarray):
         power = power[order]
-    meta["OBSID"] = str(meta.get("OBSID", ""))
+    meta |= {"OBSID": str(meta.get("OBSID", "")), "WARNINGS": told}
     return Spectrum(wave[order], flux[order], ivar[order], mask[order], power, meta, path)
 
 

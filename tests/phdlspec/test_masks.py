@@ -28,7 +28,8 @@ def test_survey_intervals_apply_to_their_survey_only():
 def test_switching_masks_off_and_adding_own():
     table = masks.mask_table(off=["telluric"], extra=[masks.MaskInterval("mine", 5000, 5010, "star")])
     wave = np.array([5005.0, 5021.0, 7650.0])
-    assert masks.wavelength_mask(wave, table).tolist() == [True, False, False]
+    assert masks.wavelength_mask(wave, table).tolist() == [False, False, False]  # the velocity is not known
+    assert masks.wavelength_mask(wave, table, rv_km_s=0.0).tolist() == [True, False, False]
     assert masks.wavelength_mask(wave, table, rv_km_s=900.0).tolist() == [False, True, False]
     assert masks.mask_table(off=["all"]) == ()
     with pytest.raises(UserError, match="unknown mask 'tellurics'"):

@@ -101,7 +101,7 @@ def _digest(spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Label
     for array in (spectra.wave, spectra.flux, spectra.ivar, curves.owner, curves.views.flux, stars.spectrum,
                   stars.light_curve, *(() if labels is None else (labels.values, labels.errors))):  # fmt: skip
         digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update("\n".join(stars.names).encode())
+    digest.update("\n".join(stars.names).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

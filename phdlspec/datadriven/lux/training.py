@@ -366,7 +366,7 @@ def _digest(data: Dataset, settings: TrainingSettings) -> str:
     found = hashlib.sha256(json.dumps(asdict(settings)).encode())
     for array in (data.wave, data.flux, data.ivar, data.values, data.errors):
         found.update(np.ascontiguousarray(array).tobytes())
-    found.update("\n".join(data.stars).encode())
+    found.update("\n".join(data.stars).encode(errors="surrogateescape"))
     return found.hexdigest()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +31,9 @@ from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid
+from phdlspec.masks import MaskInterval
 from phdlspec.mock import mock_lamost
+from phdlspec.tables import write_table
 
 GRID = NativeGrid(3690.0, 1.0 / 8750.0, 7909, 3500.0)
 
@@ -75,6 +80,10 @@ def job(folder, out, checkpoint, chunk=3) -> CatalogJob:
     return CatalogJob(references, str(out), FitSettings(mode="fast"), str(checkpoint), "cpu", chunk=chunk)
 
 
+def replace_meta(spectrum, **meta):
+    return replace(spectrum, meta={**spectrum.meta, **meta})
+
+
 def same(first: Table, second: Table) -> bool:
     names = [name for name in first.colnames if name != "SECONDS"]
     return all(np.array_equal(first[n], second[n], equal_nan=first[n].dtype.kind == "f") for n in names)
@@ -94,6 +103,21 @@ def test_inputs_are_found_once_and_in_order(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no spectra"):
         expand_inputs([tmp_path / "empty"])
+
+
+def test_a_folder_is_searched_for_spectra_alone(folder, tmp_path):
+    spectrum = read_reference(str(folder / "spec-000.fits.gz"))
+    pixels = Table({"wave_vac": spectrum.wave, "flux": spectrum.flux, "ivar": spectrum.ivar})
+    pixels.write(tmp_path / "spectrum.csv")
+    pixels.write(tmp_path / "spectrum.ecsv")
+    (tmp_path / "plain.csv").write_text("4000,1,1\n4001,2,1\n")
+    (tmp_path / "empty.csv").touch()  # told as a row
+    Table({"label": ["TEFF"], "value": [5000.0]}).write(tmp_path / "result.ecsv")  # as `phdlspec fit` writes them
+    Table({"OBSID": ["1"], "TEFF": [5000.0]}).write(tmp_path / "labels.csv")
+    for name in ("c.fits", ".part-1-c.fits", "d.fits"):
+        (tmp_path / name).touch()
+    found = [Path(name).name for name in expand_inputs([tmp_path], tmp_path / "c.fits")]
+    assert found == ["d.fits", "empty.csv", "plain.csv", "spectrum.csv", "spectrum.ecsv"]
 
 
 def test_packed_spectra_are_the_same(folder, tmp_path):
@@ -361,6 +385,71 @@ def test_names_and_reasons_beyond_ascii_are_written(quick, folder, toy_checkpoin
     table = Table.read(out, hdu="CATALOG")
     assert str(table["FILE"][2]).endswith("\\xe9 5000 A.fits")
     assert int(table["FLAG"][2]) == int(StarFlag.UNREADABLE)
+
+
+@pytest.mark.parametrize("name", ["恒星".encode(), "étoile".encode("latin-1"), b"\x1b[31mred\nline"])
+def test_folders_and_commands_in_any_encoding(quick, folder, toy_checkpoint, tmp_path, monkeypatch, capsys, name):
+    there = tmp_path / os.fsdecode(name)
+    there.mkdir()
+    for number in (0, 8):  # one that is read and one that is damaged
+        shutil.copy(folder / f"spec-{number:03d}.fits.gz", there / f"{there.name}-{number}.fits.gz")
+    out = there / f"{there.name}.fits"
+    command = ["catalog", str(there), "--out", str(out), "--emulator", str(toy_checkpoint), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["phdlspec", *command])
+    assert main(command) == 0
+    assert main([*command, "--resume"]) == 0
+    table = Table.read(out, hdu="CATALOG")
+    assert list(table["FLAG"]) == [0, int(StarFlag.UNREADABLE)]
+    for words in (*table["FILE"], *table["REASON"]):
+        assert str(words).isascii()
+        assert str(words).isprintable()
+    printed = "".join(capsys.readouterr())
+    assert "\x1b" not in printed
+
+
+def test_the_command_is_kept_as_it_can_be_given_again(quick, folder, toy_checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "with blank $HOME.fits"
+    command = ["catalog", str(folder), "--out", str(out), "--emulator", str(toy_checkpoint), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["phdlspec", *command])
+    assert main([*command, "--no-report"]) == 0
+    history = "".join(f"{line:72s}" for line in fits.getheader(out, "CATALOG")["HISTORY"])
+    assert shlex.split(re.search(r"COMMAND: (phdlspec.*?cpu)", history)[1]) == ["phdlspec", *command]
+
+
+def test_hostile_texts_are_texts(quick, folder, toy_checkpoint, tmp_path):
+    hostile = ("=cmd|' /C calc'!A0", "<script>alert(1)</script>", "\x1b]0;x\x07", "a\x00b", "</td>\n|x|")
+    spectra = [read_reference(str(folder / "spec-000.fits.gz")) for _ in hostile]
+    table = phdlspec.fit_many(
+        [replace_meta(s, OBSID=text, CLASS=text, OBJECT=text) for s, text in zip(spectra, hostile)],
+        load_emulator(toy_checkpoint, "cpu"),
+    )
+    assert list(table["OBSID"][:2]) == list(hostile[:2])
+    assert list(table["OBJECT"][2:]) == ["\\x1b]0;x\\x07", "a\\x00b", "</td>\\n|x|"]
+    write_table(table, tmp_path / "c.fits")
+    write_quality(table, tmp_path / "c.html")
+    assert "<script>alert" not in (tmp_path / "c.html").read_text()
+    assert list(Table.read(tmp_path / "c.fits")["CLASS"]) == list(table["CLASS"])
+
+
+def test_remarks_reach_the_catalogue_and_the_terminal(quick, folder, toy_checkpoint, tmp_path, capsys):
+    with fits.open(folder / "spec-001.fits.gz") as hdus:
+        hdus[0].header["CLASS"] = "QSO"
+        hdus.writeto(tmp_path / "qso.fits")
+    inputs = [str(tmp_path / "qso.fits"), str(folder / "spec-002.fits.gz")]
+    options = ["--emulator", str(toy_checkpoint), "--device", "cpu", "--no-report"]
+    assert main(["catalog", *inputs, "--out", str(tmp_path / "c.fits"), *options]) == 0
+    assert "1 with remarks (see WARNINGS)" in capsys.readouterr().out
+    told = Table.read(tmp_path / "c.fits", hdu="CATALOG")["WARNINGS"].filled("")
+    assert list(told) == ["the survey classified this spectrum as QSO, not as a star", ""]
+
+
+def test_masks_that_differ_in_their_frame_are_other_settings(folder, toy_checkpoint, tmp_path):
+    before = job(folder, tmp_path / "c.fits", toy_checkpoint)
+    identities = [
+        replace(before, settings=replace(before.settings, masks=(MaskInterval("a", 5000.0, 5001.0, frame),)))
+        for frame in ("star", "observed")
+    ]
+    assert identities[0].identity("0") != identities[1].identity("0")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from phdlspec.fitting.laplace import importance_sample
 from phdlspec.fitting.preparation import highest_fitted_power
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import LabelFlag, StarFlag
+from phdlspec.masks import MaskInterval, mask_table
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
 from tests.phdlspec import tiny
@@ -227,3 +228,12 @@ def test_a_resolving_power_beyond_the_models_is_told(toy_emulator, stars):
     sharp = replace(first, resolving_power=np.where(first.wave > 6000.0, 2.0, 0.9) * highest)
     told = fit_batch([sharp], toy_emulator, FAST)[0].meta["WARNINGS"]
     assert f"the models allow {highest:.0f}: sharper pixels were degraded to that" in told[0]
+
+
+def test_masks_in_the_frame_of_the_star_move_with_it(toy_emulator, stars):
+    masks = mask_table(off=["all"], extra=[MaskInterval("mine", 5000.0, 5040.0, "star")])
+    result = fit_batch(stars[:1], toy_emulator, replace(FAST, masks=masks), keep=True)[0]
+    wave = result.spectrum.wave[~result.spectrum.used & (np.abs(result.spectrum.wave - 5020.0) < 100.0)]
+    moved = 1.0 + result["RV"] / 299_792.458  # 55 km/s: 0.9 Å, most of a pixel
+    assert 5000.0 * moved <= wave.min() < 5001.2 * moved
+    assert 5038.8 * moved < wave.max() <= 5040.0 * moved + 1e-3

@@ -14,6 +14,7 @@ from astropy.table import Table
 from phdlspec.errors import UserError
 from phdlspec.io import from_specutils, read_spectrum, reading, to_specutils, write_lamost
 from phdlspec.io.desi import resolving_power_of_bands
+from phdlspec.io.table import from_table
 from phdlspec.spectrum import SIGMA_TO_FWHM, Spectrum
 from phdlspec.wavelength import LAMOST_WAVE, vacuum_to_air
 
@@ -379,3 +380,36 @@ def test_text_of_three_columns_with_the_medium_given(tmp_path):
     np.savetxt(path, np.column_stack([wave, flux]))
     with pytest.raises(UserError, match=r"star.txt: 2 columns without names, expected three"):
         read_spectrum(path, medium="vacuum", resolving_power=1800)
+
+
+QUALITY = ("dq", "QUAL", "pixel_flags", "and_mask", "flags")
+
+
+@pytest.mark.parametrize("name", QUALITY)
+def test_a_column_of_quality_is_used_and_told(tmp_path, name):
+    table = generic()
+    table[name] = np.where(np.arange(len(table)) % 10 == 0, 4, 0)
+    table.write(tmp_path / "a.ecsv")
+    got = read_spectrum(tmp_path / "a.ecsv", medium="vacuum", resolving_power=2000.0)
+    assert got.mask.sum() == 150
+    assert got.mask[::10].all()
+    assert got.warnings == (f"the column {name} is taken for the pixels' quality: 150 that are not 0 are left out",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "bad", "words"),
+    [
+        ({"dq": 1}, 0, "the column dq is not used (it is not 0 in 100 % of the pixels)"),
+        ({"dq": "fine"}, 0, "the column dq is not used (it does not hold numbers)"),
+        ({"or_mask": 1}, 0, "the column or_mask is not used (its meaning is another)"),
+        ({"mask": np.arange(1500) < 9, "dq": 0}, 9, "the column dq is not used (there is another)"),
+    ],
+)
+def test_a_column_of_quality_that_is_not_used_is_told(columns, bad, words):
+    table = generic()
+    for name, values in columns.items():
+        table[name] = values
+    table.meta["WARNINGS"] = "of the file"
+    got = from_table(table, medium="vacuum", resolving_power=2000.0)
+    assert got.mask.sum() == bad
+    assert words in got.warnings[0]
