@@ -311,8 +311,8 @@ def from_table(
     order = np.argsort(wave, kind="stable")
     if isinstance(power, np.ndarray):
         power = power[order]
-    meta |= {"OBSID": str(meta.get("OBSID", "")), "WARNINGS": told}
-    return Spectrum(wave[order], flux[order], ivar[order], mask[order], power, meta, path)
+    about: dict[str, object] = {**meta, "OBSID": str(meta.get("OBSID", "")), "WARNINGS": told}
+    return Spectrum(wave[order], flux[order], ivar[order], mask[order], power, about, path)
 
 
 def _wave(columns: _Columns, name: str, medium: str) -> NDArray[np.float64]:
