@@ -20,6 +20,7 @@ from calibration.external import MIN_ROWS, SnrBin, external_errors
 from calibration.model import robust_scatter
 from calibration.pixel_influence import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
+from phdlspec.columns import PARAMETER_SYMBOLS
 from phdlspec.errors import UserError
 from phdlspec.pages import Block, Details, Heading, Listing, Rows, new_figure, picture, text, write_page
 from phdlspec.tables import write_table
@@ -27,7 +28,7 @@ from phdlspec.tables import write_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "logg", "FE_H": "[Fe/H]"}
+_AXIS_NAMES = {"TEFF": "Teff (K)", "LOGG": "log g", "FE_H": "[Fe/H]"}
 _MAX_POINTS = 3000
 DPI = 72
 _SNR_TICKS = (5, 10, 20, 50, 100, 200, 500)
@@ -82,7 +83,7 @@ def _head(calibration: Calibration) -> list[Block]:
     lines = []
     for name, label in calibration.labels.items():
         held = [f"{after:.3g} ({before:.3g})" for after, before in label.held_out.values()]
-        lines.append((name, sum(s.rows for s in label.sets), f"{label.scatter:.3g}", ", ".join(held),
+        lines.append((_called(name), sum(s.rows for s in label.sets), f"{label.scatter:.3g}", ", ".join(held),
                       "yes" if label.has_zero_point else "no: differences only"))  # fmt: skip
     overview = Rows(
         ("label", "rows", "external scatter", "held-out scatter after (before), by set", "zero point known"), lines
@@ -98,8 +99,18 @@ def _head(calibration: Calibration) -> list[Block]:
         overview,
     ]
     if calibration.skipped:
-        blocks += [text("Not calibrated:"), Listing([f"{k}: {v}" for k, v in calibration.skipped.items()])]
+        blocks += [text("Not calibrated:"), Listing([f"{_called(k)}: {v}" for k, v in calibration.skipped.items()])]
     return blocks
+
+
+def _symbol(name: str) -> str:
+    """A label as people write it: [Mg/Fe] for MG_FE."""
+    return PARAMETER_SYMBOLS.get(name, name)
+
+
+def _called(name: str) -> str:
+    """A label as people write it, with its column."""
+    return f"{_symbol(name)} ({name})" if name in PARAMETER_SYMBOLS else name
 
 
 def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> Details:
@@ -111,10 +122,14 @@ def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> 
     shown = {k: v for k, v in label.nuisance.items() if "depletion" not in k}
     nuisance = "; ".join(f"{k} {v:+.3f} ± {e:.3f}" for k, (v, e) in shown.items())
     blocks = [
-        sets, text(nuisance), picture(_trend_figure(calibration, label, rows), DPI),
+        sets, text(nuisance),
+        text("Ours minus the reference against Teff, log g and [Fe/H]: above before, with the bias that was fitted "
+             "(line, band its error; the other two at their median), below after. What is left below should be flat."),
+        picture(_trend_figure(calibration, label, rows), DPI),
+        text("Each reference set by itself, before and after."),
         picture(_set_figure(rows, label.label), DPI), *_external_section(rows, label),
     ]  # fmt: skip
-    return Details(label.label, blocks)
+    return Details(_called(label.label), blocks)
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
@@ -158,7 +173,7 @@ def _trend_figure(calibration: Calibration, label: LabelCalibration, rows: Table
         line, error = label.bias(calibration.basis.design(grid))
         axes[0, i].plot(grid[:, i], line, "k-", lw=1.2)
         axes[0, i].fill_between(grid[:, i], line - error, line + error, color="k", alpha=0.2, lw=0)
-    axes[0, 0].set_ylabel(f"{label.label}: before")
+    axes[0, 0].set_ylabel(f"{_symbol(label.label)}: before")
     axes[1, 0].set_ylabel("after")
     axes[1, 0].legend(fontsize=7, markerscale=4)
     return figure
@@ -202,7 +217,7 @@ def _set_figure(rows: Table, name: str) -> Figure:
             panel.plot(reference, raw[at] - fitted[at], ".", ms=2, label="after")
             ends = np.nanpercentile(reference, [0.5, 99.5]) if len(at) else np.array([0, 1])
             panel.plot(ends, ends, "k-", lw=0.8)
-            panel.set_xlabel(f"{one}: {name}")
+            panel.set_xlabel(f"{one}: {_symbol(name)}")
             panel.set_ylabel("ours")
             panel.legend(fontsize=7, markerscale=4)
         column += 1
@@ -245,7 +260,7 @@ def _external_figure(bins: list[SnrBin], label: LabelCalibration) -> Figure:
         panel.set_xlim(snr.min() / 1.2, snr.max() * 1.2)
         panel.set_ylim(bottom=0)
         panel.set_xlabel(f"{name}: SNR")
-    axes[0, 0].set_ylabel(f"error of {label.label}")
+    axes[0, 0].set_ylabel(f"error of {_symbol(label.label)}")
     axes[0, 0].legend(fontsize=7)
     return figure
 
@@ -262,10 +277,10 @@ def _influence_section(found: Diagnostics) -> list[Block]:
         figure, axes = _figure(1, 1, (13, 2.6))
         axes[0, 0].bar(centre, total[:, i], width=20)
         axes[0, 0].set_xlabel("vacuum wavelength (Angstrom)")
-        axes[0, 0].set_ylabel(name)
+        axes[0, 0].set_ylabel(_symbol(name))
         strongest = np.argsort(-np.abs(total[:, i]))[:6]
         rows = [(f"{centre[k]:.0f}", f"{total[k, i]:+.3g}") for k in strongest]
-        summary = f"{name}: {total[:, i].sum():+.3g} in all"
+        summary = f"{_called(name)}: {total[:, i].sum():+.3g} in all"
         blocks.append(Details(summary, [picture(figure, DPI), Rows(("window", "influence"), rows)]))
     return blocks
 
@@ -275,14 +290,14 @@ def _opinion_section(opinion: Table) -> list[Block]:
     names = np.asarray(opinion["LABEL"]).astype(str)
     usable = (np.asarray(opinion["LUX_FLAG"]) == 0) & np.isfinite(np.asarray(opinion["PULL"]))
     rows = []
-    unfolded: list[Block] = []
+    sections: list[Block] = []
     for name in dict.fromkeys(names):
         part = opinion[(names == name) & usable]
         if len(part) == 0:
-            rows.append((name, 0, "", "", ""))
+            rows.append((_called(name), 0, "", "", ""))
             continue
         difference, pull = np.asarray(part["DIFFERENCE"]), np.asarray(part["PULL"])
-        rows.append((name, len(part), f"{np.median(difference):+.3g}", f"{robust_scatter(difference):.3g}",
+        rows.append((_called(name), len(part), f"{np.median(difference):+.3g}", f"{robust_scatter(difference):.3g}",
                      f"{robust_scatter(pull):.2f}"))  # fmt: skip
         figure, axes = _figure(1, 1, (6, 3.2))
         at = _thin(len(part))
@@ -290,17 +305,17 @@ def _opinion_section(opinion: Table) -> list[Block]:
             part["DATA"][at], difference[at], np.hypot(part["PHYSICS_ERR"], part["DATA_ERR"])[at], fmt=".", ms=3, lw=0.5
         )
         axes[0, 0].axhline(0, color="k", lw=0.6)
-        axes[0, 0].set_xlabel(f"{name} from data")
+        axes[0, 0].set_xlabel(f"{_symbol(name)} from data")
         axes[0, 0].set_ylabel("physics minus data")
         worst = part[np.argsort(-np.abs(pull))[:10]]
         listed = Rows(
             ("star", "physics", "data", "difference / error"),
             [(row["FILE"], f"{row['PHYSICS']:.4g}", f"{row['DATA']:.4g}", f"{row['PULL']:+.1f}") for row in worst],
         )
-        unfolded.append(Details(name, [picture(figure, DPI), listed]))
+        sections.append(Details(_called(name), [picture(figure, DPI), listed]))
     said = (
         "Calibrated labels minus those of a model learned from data, for the stars that the model does not flag; all "
         "of them are in second_opinion.ecsv."
     )
     head = Rows(("label", "stars", "median difference", "scatter", "scatter / error"), rows)
-    return [Heading("Second opinion"), text(said), head, *unfolded]
+    return [Heading("Second opinion"), text(said), head, *sections]

@@ -1,6 +1,6 @@
 """Every column of a catalogue, declared once: name, unit, type, role and comment.
 
-The FITS table, a star's ECSV, the quality page, the calibration's reader and the table in docs/catalogues.md are made
+The FITS table, a star's ECSV, the quality page, the calibration's reader and the page of columns in the documentation are made
 from it. The columns of parameters follow from the label table and from what is told of each parameter (`QUANTITIES`).
 """
 

@@ -80,7 +80,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that a click unfolds."""
+    """Blocks in sight that a click folds away."""
 
     kind: ClassVar[str] = "details"
     summary: str

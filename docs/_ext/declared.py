@@ -16,17 +16,19 @@ import phdlspec
 from phdlspec.ages.flags import AGE_WORDS
 from phdlspec.aliases import CLUSTERS, DECLINATIONS, IDENTIFIERS, MEMBERSHIPS, RIGHT_ASCENSIONS
 from phdlspec.cli import COMMANDS, build_parser
-from phdlspec.columns import QUANTITIES
+from phdlspec.columns import COLUMNS, ON_REQUEST, QUANTITIES, Column, ColumnRole, calibration_columns
 from phdlspec.datadriven.desa.flags import DESA_WORDS
 from phdlspec.datadriven.lux.flags import LUX_WORDS
 from phdlspec.datadriven.scatter_vae.flags import VAE_WORDS
 from phdlspec.fitting.priors import PRIORS
 from phdlspec.flags import LABEL_WORDS, NOTES, STAR_WORDS
-from phdlspec.labels import LABELS
+from phdlspec.labels import ELEMENTS, LABELS, abundance_name
 from phdlspec.masks import DEFAULT_INTERVALS
 from phdlspec.resolution import DEFAULT_RESOLVING_POWER
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
-from scripts.document_columns import table as columns_table
+
+_TYPES = {"U": "text", "f4": "float32", "f8": "float64", "i2": "int16", "i4": "int32", "u1": "uint8"}
+_EXAMPLE = "MG_FE"  # stands for all abundances
 
 _FORMATS = {
     "Spectra that are read": ("phdlspec.io.lamost", "phdlspec.io.sdss", "phdlspec.io.desi", "phdlspec.io.table"),
@@ -84,9 +86,32 @@ def columns() -> str:
     """Columns of catalogues and of the table of one star."""
     of_star = [(f"`{q.name}`", q.comment) for q in QUANTITIES]
     return (
-        "# Columns\n\n## Of a catalogue\n\n" + columns_table() + "\n## Of the table of one star\n\n"
+        "# Columns\n\n## Of a catalogue\n\n" + _catalogue_columns() + "\n## Of the table of one star\n\n"
         "One row a label: `label`, and\n\n" + _table(("column", "meaning"), of_star) + "\nand `unit`.\n"
     )
+
+
+def _catalogue_columns() -> str:
+    """One line a column of the star, of RV, a label that is no abundance and one abundance for all."""
+    others = [name for name in map(abundance_name, ELEMENTS) if name != _EXAMPLE]
+    rows: list[Sequence[object]] = []
+    for column in COLUMNS:
+        if column.parameter not in others:
+            rows.append(_column(column))
+        if column.parameter == _EXAMPLE and column.role is ColumnRole.FLAG:
+            rows.append(("…", "", "", "the same for " + ", ".join(f"`{name}`" for name in others)))
+    head = ("column", "unit", "type", "comment")
+    return (
+        _table(head, rows)
+        + "\nOn request (`--columns NAME …`, in Python `fit_many(..., columns=[...])`):\n\n"
+        + _table(("name", "columns"), [(f"`{name}`", words) for name, words in ON_REQUEST.items()])
+        + "\nA calibration adds, for each label that it knows:\n\n"
+        + _table(head, map(_column, calibration_columns(_EXAMPLE).values()))
+    )
+
+
+def _column(column: Column) -> Sequence[object]:
+    return f"`{column.name}`", column.unit, _TYPES[column.dtype], column.comment
 
 
 def names() -> str:

@@ -189,6 +189,8 @@ def test_commands(files):
     assert "http" not in page
     assert page.count("External error by SNR</h3>") == 3
     assert page.count("<td>survey1</td><td>30-50</td>") == 3
+    assert "<details open><summary>[Fe/H] (FE_H)" in page  # figures in sight, under the names that people use
+    assert "<details>" not in page
     with pytest.raises(UserError, match="catalog.fits: cannot be made"):
         _run(*reporting, "--out", files / "catalog.fits")
     evidence_path(files / "cal.json").unlink()
