@@ -51,6 +51,14 @@ def learn(
     match, radius_arcsec, id_column : how the stars are found, see `Matcher`.
 
     Raises `UserError` for what cannot be read, and where too few stars constrain anything.
+
+    >>> pairs, clusters = survey.pairs, survey.clusters
+    >>> settings = calibration.LearnSettings(labels=("FE_H",))
+    >>> learned = calibration.learn(
+    ...     catalogue, references=[reference], wide_binaries=pairs, clusters=clusters, settings=settings
+    ... )
+    >>> sorted(learned.labels)
+    ['FE_H']
     """
     known = _catalog(catalog)
     members = [
@@ -77,6 +85,10 @@ def apply(catalog: CatalogLike, calibration: CalibrationLike) -> Table:
     """The calibrated catalogue, a new table: raw values and errors stay in `_RAW` columns, see `correction`.
 
     Raises `UserError` where the calibration was learned for another emulator checkpoint or solar scale.
+
+    >>> calibrated = calibration.apply(catalogue, learned)
+    >>> "MG_FE_RAW" in calibrated.colnames, len(calibrated) == len(catalogue)
+    (True, True)
     """
     raw = Catalog.from_table(catalog.copy()) if isinstance(catalog, Table) else _catalog(catalog)
     return correct(raw, _calibration(calibration)).table
@@ -91,6 +103,9 @@ def report(
     """Write one HTML page of what was learned; its path.
 
     diagnostics : HDF5 of `pixel_influence.Diagnostics`. opinion : table of `second_opinion.second_opinion`.
+
+    >>> calibration.report(learned, "report").name
+    'calibration.html'
     """
     return write_report(_calibration(calibration), folder, diagnostics, opinion)
 

@@ -32,6 +32,9 @@ class Catalog:
     path : where it came from, for messages.
     table : astropy Table, one row a star.
     emulator_hash : of the checkpoint that made it.
+
+    >>> len(calibration.Catalog.from_table(catalogue).table) == len(catalogue)
+    True
     """
 
     path: Path

@@ -43,6 +43,9 @@ class LearnSettings:
     anchor : name of the set of labels that sets the scale; the default is the first that has the label.
     labels : labels to calibrate; the default is all that a reference constrains.
     seed : of the cross-validation.
+
+    >>> calibration.LearnSettings(labels=("TEFF", "MG_FE"), exclude=frozenset({("M67", "NA_FE")})).seed
+    0
     """
 
     diffusion: Diffusion = field(default_factory=Diffusion)

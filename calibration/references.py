@@ -43,6 +43,10 @@ class Stars:
     ----------
     ids : (n,) str, '' where unknown, or None
     ra, dec : (n,) degrees, NaN where unknown, or None
+
+    >>> stars = calibration.Stars(ra=np.array([132.8, 132.9]), dec=np.array([11.8, 11.9]))
+    >>> stars.ids is None
+    True
     """
 
     ids: NDArray[np.str_] | None = None
@@ -66,7 +70,12 @@ class Stars:
 @dataclass(frozen=True)
 class PairTable:
     """Wide binaries. `probability` (n,) is that of a true pair; `difference[label]` the known (value, error),
-    1 - 2."""
+    1 - 2.
+
+    >>> first, second = calibration.Stars(ids=np.array(["1"])), calibration.Stars(ids=np.array(["2"]))
+    >>> calibration.PairTable("wide pairs", first, second, probability=np.array([0.95])).name
+    'wide pairs'
+    """
 
     name: str
     first: Stars
@@ -82,7 +91,12 @@ class PairTable:
 
 @dataclass(frozen=True)
 class ClusterTable:
-    """Members of one cluster. `probability` (n,) is that of membership."""
+    """Members of one cluster. `probability` (n,) is that of membership.
+
+    >>> stars = calibration.Stars(ids=np.array(["1", "2"]))
+    >>> calibration.ClusterTable("M67", stars, probability=np.array([0.99, 0.8])).name
+    'M67'
+    """
 
     name: str
     stars: Stars
@@ -97,6 +111,11 @@ class LabelTable:
     """Labels from elsewhere: `values[label] = (value, error)`, each (n,), NaN where missing or flagged.
 
     `solar_scale` may be None only if there is no abundance among the labels.
+
+    >>> stars = calibration.Stars(ids=np.array(["1", "2"]))
+    >>> values = {"FE_H": (np.array([0.02, -0.3]), np.array([0.05, 0.05]))}
+    >>> calibration.LabelTable("survey", stars, values, solar_scale="Asplund2009").solar_scale
+    'Asplund2009'
     """
 
     name: str

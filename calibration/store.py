@@ -134,7 +134,13 @@ class LabelCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """All labels of one calibration, bound to the checkpoint that made the catalogue."""
+    """All labels of one calibration, bound to the checkpoint that made the catalogue.
+
+    >>> learned.write("calibration.json").name
+    'calibration.json'
+    >>> sorted(calibration.Calibration.read("calibration.json").labels)
+    ['MG_FE']
+    """
 
     emulator_hash: str
     solar_scale: str

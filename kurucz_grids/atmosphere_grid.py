@@ -51,6 +51,9 @@ class AtmosphereGrid:
         params, structure, titles: as above, complete models only, sorted by [M/H], Teff, logg.
         axes: the distinct values of Teff, logg and [M/H].
         checksum: sha256 over parameters and structures; the same after saving and loading.
+
+    >>> float(atmospheres.interpolate(5100.0, 3.7, 0.1).teff)
+    5100.0
     """
 
     def __init__(

@@ -53,6 +53,17 @@ def check_grid(grid: Grid, contains: Contains | None = None, progress: bool = Fa
     """All checks of a grid, in the order of the table that `phdlspec grid check` prints.
 
     `contains(teff, logg, fe_h)` tells where atmospheres exist: empty regions outside are no holes.
+
+    >>> from phdlspec.gridfile import Grid
+    >>> from phdlspec.wavelength import log_grid
+    >>> wave = log_grid(3680.0, 9130.0, 1 / 40_000)
+    >>> np.savez("flat.npz", wave=wave, flux=np.ones((2, wave.size)), label_names=["TEFF", "LOGG", "FE_H"],
+    ...          labels=[[5777.0, 4.4, 0.0], [4500.0, 2.0, -1.0]])
+    >>> made = kurucz_grids.import_grid("flat.npz", "flat.h5", medium="vacuum", resolving_power=np.inf,
+    ...                                 origin="an example", progress=False)
+    >>> with Grid(made) as grid:  # two stars with one spectrum: twins
+    ...     "error" in [found.level for found in kurucz_grids.check_grid(grid)]
+    True
     """
     findings = [_completeness(grid), _bounds(grid)]
     rows = grid.rows()

@@ -54,7 +54,11 @@ class NativeSynthesis:
 
 class Synthesized(NamedTuple):
     """A spectrum on the fine grid: wave (P,) vacuum Å, flux (P,) over continuum, jacobian (32, P) of the flux by each
-    label of `phdlspec.labels.GRID_LABELS`, per label unit."""
+    label of `phdlspec.labels.GRID_LABELS`, per label unit.
+
+    >>> star = kurucz_grids.Synthesized(np.array([5000.0]), np.ones(1), np.zeros((32, 1)))
+    >>> wave, flux, jacobian = star
+    """
 
     wave: NDArray[np.float64]
     flux: NDArray[np.float32]
@@ -82,6 +86,14 @@ def synthesize(
 
     The last files that were given stay in memory, so that further spectra of them cost the synthesis alone.
     Raises `UserError` for labels without an atmosphere, for files that cannot be read, and without the extra [grids].
+
+    >>> from kurucz_grids.synthesis import Settings
+    >>> settings = Settings(wave_min=5150.0, wave_max=5156.0, compiled=False)
+    >>> star = kurucz_grids.synthesize(
+    ...     {"TEFF": 5000.0, "LOGG": 3.4}, atmospheres=atmospheres, line_list=lines, settings=settings
+    ... )
+    >>> star.jacobian.shape == (32, star.wave.size)
+    True
     """
     if isinstance(atmospheres, (str, Path)) and not isinstance(line_list, LineList):
         files = (line_list,) if isinstance(line_list, (str, Path)) else tuple(line_list)

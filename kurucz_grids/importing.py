@@ -104,6 +104,14 @@ def import_grid(
 
     Raises `UserError`, one sentence, for input that does not fit. A spectrum that fails (not finite, too
     short) becomes a row with a reason. What an interrupted import has done is kept for the next call.
+
+    >>> from phdlspec.wavelength import log_grid
+    >>> wave = log_grid(3680.0, 9130.0, 1 / 40_000)
+    >>> np.savez("spectra.npz", wave=wave, flux=np.ones((2, wave.size)), label_names=["TEFF", "LOGG", "FE_H"],
+    ...          labels=[[5777.0, 4.4, 0.0], [4500.0, 2.0, -1.0]])
+    >>> kurucz_grids.import_grid("spectra.npz", "imported.h5", medium="vacuum", resolving_power=np.inf,
+    ...                          origin="an example", progress=False).name
+    'imported.h5'
     """
     source, out = Path(source), Path(out)
     if medium not in ("air", "vacuum"):

@@ -56,6 +56,9 @@ def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Ar
 
     `contains(teff, logg, fe_h)` tells whether a model atmosphere exists there; by default all do. The first
     rows of a longer set with the same seed and atmospheres are these rows.
+
+    >>> kurucz_grids.sample_labels(4, seed=1).shape
+    (4, 32)
     """
     if n < 1:
         raise UserError(f"a grid of {n} models was asked for, expected at least one")

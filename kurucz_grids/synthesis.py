@@ -107,6 +107,13 @@ class Synthesizer:
     atmospheres : may be None if only `prepare_atmosphere` is used
     line_list : vacuum wavelengths, isotope fractions applied
     device : "cpu" or "cuda": where lines and transfer are computed; the chemistry always runs on the CPU
+
+    >>> from kurucz_grids.synthesis import Settings
+    >>> settings = Settings(wave_min=5150.0, wave_max=5156.0, compiled=False)
+    >>> synthesizer = kurucz_grids.Synthesizer(atmospheres, lines, settings)
+    >>> spectrum = synthesizer.synthesize({"TEFF": 5000.0, "LOGG": 3.4})
+    >>> bool(spectrum.flux.min() < 0.9)
+    True
     """
 
     def __init__(

@@ -50,6 +50,10 @@ def as_spectrum(source: Any, medium: str | None = None, resolving_power: Resolvi
     Raises
     ------
     UserError : for anything else, and for a spectrum that cannot be fitted.
+
+    >>> star = phdlspec.as_spectrum(path, resolving_power="LAMOST")
+    >>> phdlspec.as_spectrum(star) is star
+    True
     """
     if isinstance(source, Spectrum):
         if resolving_power is None:
@@ -98,6 +102,10 @@ def fit(
     Raises
     ------
     UserError : where the spectrum cannot be read or fitted, or an argument is none.
+
+    >>> known = phdlspec.fit(path, mode="fast", known={"TEFF": 4810.0, "FE_H": (0.0, 0.3)})
+    >>> known["TEFF"].err < result["TEFF"].err
+    True
     """
     chosen = _settings(mode, seed, settings)
     model = _emulator(emulator)
@@ -129,6 +137,10 @@ def fit_many(
 
     The other parameters are those of `fit`. A spectrum that cannot be read or fitted is a row with FLAG and REASON.
     For surveys the command `phdlspec catalog` stores what is finished and resumes.
+
+    >>> catalogue = phdlspec.fit_many([spectrum, path], emulator, columns=["xh"])
+    >>> len(catalogue), catalogue["MG_H"].unit == "dex"
+    (2, True)
     """
     columns_with(columns)  # those that there are not are refused before the work
     chosen = _settings(mode, seed, settings)

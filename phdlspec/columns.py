@@ -1,7 +1,7 @@
 """Every column of a catalogue, declared once: name, unit, type, role and comment.
 
-The FITS table, a star's ECSV, the quality page, the calibration's reader and the page of columns in the documentation are made
-from it. The columns of parameters follow from the label table and from what is told of each parameter (`QUANTITIES`).
+The FITS table, a star's ECSV, the quality page, the calibration's reader and the documentation's page of columns are
+made from it. The columns of parameters follow from the label table and from what is told of each (`QUANTITIES`).
 """
 
 from __future__ import annotations

@@ -30,6 +30,10 @@ def load_emulator(
         default LAMOST's (vacuum Å).
 
     Raises `UserError` for a missing, damaged or foreign checkpoint and for a device that is not there.
+
+    >>> emulator = phdlspec.load_emulator(device="cpu", resolving_power="LAMOST")
+    >>> emulator.wave.shape == emulator.resolving_power.shape
+    True
     """
     if path is None:
         path = Path(str(resources.files("phdlspec") / "data" / "default.safetensors"))

@@ -38,6 +38,13 @@ def load_direct_synthesis(
 
     `made_with` are the attributes of the grid that the emulator learned from: a warning tells where these files are
     others. Raises `UserError` where something is missing.
+
+    With model atmospheres and a line list (those of the examples of `kurucz_grids`):
+
+    >>> atmospheres.save("atmospheres.npz")
+    >>> direct = phdlspec.load_direct_synthesis("atmospheres.npz", ["lines.txt"], {})
+    >>> callable(direct.native_flux)
+    True
     """
     if not atmospheres or not line_list:
         raise UserError(

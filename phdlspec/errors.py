@@ -28,7 +28,14 @@ def plain(text: str, longest: int = LONGEST) -> str:
 
 
 class UserError(Exception):
-    """A mistake in the input that one sentence explains: see `plain`."""
+    """A mistake in the input that one sentence explains: see `plain`.
+
+    >>> try:
+    ...     result["Tef"]
+    ... except phdlspec.UserError as error:
+    ...     print("did you mean" in str(error))
+    True
+    """
 
     def __init__(self, message: str):
         super().__init__(plain(message))

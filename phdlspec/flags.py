@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 
 class LabelFlag(IntFlag):
-    """Bits of the flag of one label; 0 is good."""
+    """Bits of the flag of one label; 0 is good.
+
+    >>> phdlspec.LabelFlag(6)
+    <LabelFlag.PRIOR_DOMINATED|BELOW_BOUND: 6>
+    >>> phdlspec.LabelFlag.NOT_CONVERGED in result["TEFF"].flag
+    False
+    """
 
     AT_BOUND = 1
     PRIOR_DOMINATED = 2
@@ -21,7 +27,13 @@ class LabelFlag(IntFlag):
 
 
 class StarFlag(IntFlag):
-    """Bits of the flag of one star; 0 is good. Those in `NOTES` say something of a star that may be used."""
+    """Bits of the flag of one star; 0 is good. Those in `NOTES` say something of a star that may be used.
+
+    >>> phdlspec.StarFlag.FELL_BACK in phdlspec.StarFlag(130)
+    True
+    >>> phdlspec.StarFlag.POOR_FIT in phdlspec.StarFlag(result.flag)
+    False
+    """
 
     LOW_SNR = 1
     POOR_FIT = 2

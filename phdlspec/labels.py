@@ -1,6 +1,11 @@
 """The labels of a star: one table declares name, unit, bounds and meaning; everything else is made from it.
 
 Radial velocity and resolving power belong to the observation, not to the star's model, and are not in this table.
+
+`LABELS` is the table:
+
+>>> [label.name for label in phdlspec.LABELS[:4]], len(phdlspec.LABELS)
+(['TEFF', 'LOGG', 'VMIC', 'FE_H'], 33)
 """
 
 from __future__ import annotations
@@ -112,6 +117,12 @@ class LabelSet:
     ----------
     names : tuple of str
     lower, upper : ndarray (L,)
+
+    >>> labels = phdlspec.LabelSet()
+    >>> labels["[Mg/Fe]"].upper
+    0.5
+    >>> labels.complete({"Teff": 5777, "log g": 4.44}).shape  # the others scaled solar
+    (33,)
     """
 
     def __init__(self, labels: tuple[Label, ...] = LABELS):

@@ -5,6 +5,11 @@ Earth's atmosphere (up to the heliocentric correction of 30 km/s, a third of a r
 margins allow for) and the instrument. Interstellar features have the velocity of the gas, not of the star:
 within about 100 km/s of the Sun for most stars, so their intervals, too, are fixed in the heliocentric frame
 and wide enough for that.
+
+`DEFAULT_INTERVALS` are those that a fit leaves out:
+
+>>> sorted({interval.name for interval in phdlspec.DEFAULT_INTERVALS})
+['arms_join', 'dib', 'interstellar_na', 'sky', 'survey_edge', 'telluric']
 """
 
 from __future__ import annotations
@@ -34,6 +39,9 @@ class MaskInterval:
     frame : 'observed' (heliocentric) or 'star' (shifted by the star's velocity)
     survey : the survey it applies to; empty for all
     reason : why
+
+    >>> phdlspec.MaskInterval("CH band", 4290, 4325, reason="to see what it carries").name
+    'CH band'
     """
 
     name: str
@@ -103,7 +111,12 @@ def mask_table(
     intervals: tuple[MaskInterval, ...] = DEFAULT_INTERVALS,
 ) -> tuple[MaskInterval, ...]:
     """The intervals to use: `intervals` without the groups named in `off` ('all' for every one), and `extra`
-    ones."""
+    ones.
+
+    >>> masks = phdlspec.mask_table(off=["dib"], extra=[phdlspec.MaskInterval("CH band", 4290, 4325)])
+    >>> len(masks) - len(phdlspec.DEFAULT_INTERVALS)  # two less, one more
+    -1
+    """
     off = set(off)
     known = {interval.name for interval in intervals} | {"all"}
     unknown = sorted(off - known)

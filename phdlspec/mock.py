@@ -116,6 +116,12 @@ def mock_lamost(
     Returns
     -------
     Spectrum on LAMOST's pixels; pixels beyond the native grid are masked.
+
+    >>> sun = torch.as_tensor(emulator.labels.complete({"TEFF": 5777, "LOGG": 4.44}), dtype=torch.float32)
+    >>> native = emulator.native_flux(sun[None])
+    >>> mock = phdlspec.mock_lamost(native[0], emulator.native, teff=5777, snr=50, seed=1, rv=30.0)
+    >>> mock.wave.size
+    3909
     """
     random = np.random.default_rng(seed)
     wave = LAMOST_WAVE

@@ -46,7 +46,11 @@ ResolvingPower = float | str | Path | tuple[ArrayLike, ArrayLike]
 
 
 def default_resolving_power(survey: str, wave: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The survey's typical resolving power (P,) at vacuum wavelengths (P,) in Å."""
+    """The survey's typical resolving power (P,) at vacuum wavelengths (P,) in Å.
+
+    >>> phdlspec.default_resolving_power("LAMOST", np.array([5000.0, 5500.0]))
+    array([1680., 1760.])
+    """
     if survey not in DEFAULT_RESOLVING_POWER:
         known = " ".join(sorted(DEFAULT_RESOLVING_POWER))
         raise UserError(f"no default resolving power is known for {survey!r} (only for {known}): give one")

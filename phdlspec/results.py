@@ -23,9 +23,13 @@ class FitResult(Fitted):
     Printed, it is a table; `result["MG_FE"]` is one parameter with its error, unit and flag; `labels`, `abundances()`
     and `covariance()` are tables and arrays of all. `provenance` says what made it: versions, checkpoint, settings.
 
-    >>> result = phdlspec.fit("spec.fits.gz", mode="fast")  # doctest: +SKIP
-    >>> result["MG_FE"].err, result["[Mg/Fe]"].flag  # doctest: +SKIP
-    >>> result.write("spec.h5")  # doctest: +SKIP
+    >>> magnesium = result["[Mg/Fe]"]  # or result["MG_FE"]
+    >>> magnesium.name, magnesium.unit, 0.01 < magnesium.err < 0.1, int(magnesium.flag)
+    ('MG_FE', 'dex', True, 0)
+    >>> result.write("star.h5").name
+    'star.h5'
+    >>> phdlspec.FitResult.read("star.h5")["TEFF"] == result["TEFF"]
+    True
     """
 
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -54,7 +54,11 @@ def _values(given: Any, what: str, unit: u.UnitBase | None = None) -> tuple[NDAr
 class Spectrum:
     """An observed spectrum. Making one checks it; a spectrum that cannot be fitted raises `UserError`.
 
-    >>> Spectrum(wave * u.nm, flux, err=err, resolving_power=1800)  # doctest: +SKIP
+    >>> from astropy import units as u
+    >>> wave = np.arange(400.0, 880.0, 0.1) * u.nm
+    >>> flux = np.random.default_rng(1).normal(1.0, 0.02, wave.size)
+    >>> phdlspec.Spectrum(wave, flux, err=np.full(wave.size, 0.02), resolving_power=1800)
+    <Spectrum in memory: 4800 pixels, 4000.0-8799.0 Å, 4800 good, S/N 50.0, R 1800>
 
     Arrays may be Quantities (wave of any unit of length; err and ivar in units of the flux), masked arrays or lists.
     `err` (P,), the standard deviation, may be given in the place of `ivar`.

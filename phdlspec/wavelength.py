@@ -18,13 +18,21 @@ def _refractive_index(wave_vacuum: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def vacuum_to_air(wave: ArrayLike) -> NDArray[np.float64]:
-    """Vacuum to standard-air wavelengths, both in Å (Morton 2000); meant for 2000 Å and longer."""
+    """Vacuum to standard-air wavelengths, both in Å (Morton 2000); meant for 2000 Å and longer.
+
+    >>> round(float(phdlspec.vacuum_to_air(6564.60)), 2)
+    6562.79
+    """
     wave = np.asarray(wave, dtype=float)
     return wave / _refractive_index(wave)
 
 
 def air_to_vacuum(wave: ArrayLike) -> NDArray[np.float64]:
-    """Standard-air to vacuum wavelengths in Å: the inverse of `vacuum_to_air` to 1e-9 Å."""
+    """Standard-air to vacuum wavelengths in Å: the inverse of `vacuum_to_air` to 1e-9 Å.
+
+    >>> round(float(phdlspec.air_to_vacuum(6562.79)), 2)
+    6564.6
+    """
     air = np.asarray(wave, dtype=float)
     vacuum = air
     for _ in range(4):

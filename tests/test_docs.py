@@ -55,6 +55,25 @@ def test_every_public_name_is_used_in_a_tutorial_that_is_run():
     assert not missing
 
 
+def _listed(page: Path) -> list[str]:
+    """What the tables of contents of a page list."""
+    trees = re.findall(r"```{toctree}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+
+
+def test_pages_of_users_and_studies_are_apart():
+    """Every page is listed once, either for users or among the studies; what users read asks for no study."""
+    docs = ROOT / "docs"
+    for_users, studies = _listed(docs / "guide" / "index.md"), _listed(docs / "measured.md")
+    assert _listed(docs / "index.md") == ["guide/index", "reference/index", "measured"]
+    assert sorted(["index", *for_users]) == sorted(page.stem for page in (docs / "guide").glob("*.md"))
+    beside = ["index", "measured", "model_card"]  # the model card is listed with what the package declares
+    assert sorted([*beside, *studies]) == sorted(page.stem for page in docs.glob("*.md"))
+    for name in for_users:
+        text = (docs / "guide" / f"{name}.md").read_text(encoding="utf-8")
+        assert "scripts/" not in text, f"{name}: commands of studies belong to a study"
+
+
 def test_the_reference_pages_are_made_from_the_declarations(monkeypatch):
     pytest.importorskip("myst_nb")
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))

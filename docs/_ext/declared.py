@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from phdlspec.resolution import DEFAULT_RESOLVING_POWER
 from phdlspec.solar import SOLAR_ABUNDANCES, SOLAR_SCALE
 
 _TYPES = {"U": "text", "f4": "float32", "f8": "float64", "i2": "int16", "i4": "int32", "u1": "uint8"}
+_ITEM = re.compile(r"[\w, *]+ : ")  # of a section, as `wave : (P,) Å`
+_CONSTANTS = {
+    "LABELS": ("Labels", "labels.md"), "PRIORS": ("Priors", "priors.md"), "DEFAULT_INTERVALS": ("Masks", "masks.md"),
+}  # fmt: skip
 _EXAMPLE = "MG_FE"  # stands for all abundances
 
 _FORMATS = {
@@ -188,10 +193,10 @@ def commands() -> str:
 def api() -> str:
     """Every public name of the three packages."""
     text = "# Python\n\nEverything here is at the top of its package, as `phdlspec.fit`. Mistakes of input raise "
-    text += "`phdlspec.UserError` with one sentence.\n"
+    text += "`phdlspec.UserError` with one sentence. Every example is run by the tests.\n"
     for package in ("phdlspec", "calibration", "kurucz_grids"):
         module = importlib.import_module(package)
-        text += f"\n## {package}\n\n"
+        text += f"\n## {package}\n\n```{{eval-rst}}\n{inspect.getdoc(module)}\n```\n\n"
         for name in sorted(set(module.__all__) - {"__version__"}):
             text += f"\n### {package}.{name}\n\n" + _documented(package, name, getattr(module, name))
     return text
@@ -203,15 +208,22 @@ def _documented(package: str, name: str, found: Any) -> str:
     elif callable(found):
         directive = "autofunction"
     elif inspect.ismodule(found):
-        return f"```text\n{inspect.getdoc(found)}\n```\n"
+        return f"```{{eval-rst}}\n{inspect.getdoc(found)}\n```\n"
     else:
-        return f"A {type(found).__name__} of {len(found)}, see the pages of what the package declares.\n"
+        title, page = _CONSTANTS[name]
+        return f"A {type(found).__name__} of {len(found)}: [{title}]({page}).\n"
     return f"```{{eval-rst}}\n.. {directive}:: {package}.{name}\n```\n"
 
 
+def index() -> str:
+    """The list of these pages."""
+    pages = "\n".join(name for name in PAGES if name != "index")
+    return f"# Look up\n\n```{{toctree}}\n:maxdepth: 1\n\n{pages}\n../model_card\n```\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
-    "labels": labels, "flags": flags, "columns": columns, "names": names, "masks": masks, "priors": priors,
-    "resolving_powers": resolving_powers, "formats": formats, "commands": commands, "api": api,
+    "index": index, "commands": commands, "api": api, "labels": labels, "columns": columns, "flags": flags,
+    "names": names, "masks": masks, "priors": priors, "resolving_powers": resolving_powers, "formats": formats,
 }  # fmt: skip
 
 
@@ -224,7 +236,16 @@ def write_pages(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def _end_of_sections(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
+    """Two blank lines where a paragraph follows a section (Parameters ...): what napoleon takes for its end."""
+    for i in reversed(range(1, len(lines) - 2)):
+        begins = lines[i] == "" and lines[i + 1][:1].strip()
+        if begins and not _ITEM.match(lines[i + 1]) and not lines[i + 2].startswith("---"):
+            lines.insert(i, "")
+
+
 def setup(app: Any) -> dict[str, Any]:
     """The extension of Sphinx."""
+    app.connect("autodoc-process-docstring", _end_of_sections, priority=400)  # before napoleon reads them
     app.connect("config-inited", lambda application, config: write_pages(Path(application.srcdir) / "reference"))
     return {"version": phdlspec.__version__, "parallel_read_safe": True}

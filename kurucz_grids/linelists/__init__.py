@@ -36,6 +36,9 @@ def read_line_list(
     whose title names no medium, need it.
     Raises `UserError` where a file does not exist, cannot be read, is of no known format, in the other medium, or named
     twice.
+
+    >>> kurucz_grids.read_line_list("lines.txt").medium
+    'air'
     """
     if medium not in (None, "air", "vacuum"):
         raise UserError(f"the medium of a line list is {medium!r}, expected 'air' or 'vacuum'")

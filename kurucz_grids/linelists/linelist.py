@@ -51,6 +51,9 @@ class LineList:
 
     Raises:
         UserError: unequal columns, values that are not finite, wavelengths that are not positive.
+
+    >>> lines.species_names, lines.wave_vacuum.size
+    (('Fe',), 2)
     """
 
     wave_vacuum: NDArray[np.float64]

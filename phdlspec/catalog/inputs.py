@@ -169,7 +169,12 @@ def _packed(path: str, modified: int) -> _Packed:
 
 
 def write_packed(path: str | Path, spectra: Sequence[Spectrum]) -> None:
-    """Write spectra that share their pixels into one HDF5; see the layout above."""
+    """Write spectra that share their pixels into one HDF5; see the layout above.
+
+    >>> phdlspec.write_packed("many.h5", [spectrum, spectrum])
+    >>> bool(np.allclose(phdlspec.as_spectrum("many.h5[1]").flux, spectrum.flux))
+    True
+    """
     first = spectra[0]
     for spectrum in spectra:
         if not np.array_equal(spectrum.wave, first.wave):

@@ -17,6 +17,12 @@ def read_catalog(path: str | Path) -> Table:
     """The table of a catalogue (FITS, or what `phdlspec catalog --also` writes beside it).
 
     The numbers of a FITS catalogue are left on disk until they are used. Raises `UserError` for any other file.
+
+    >>> from phdlspec.catalog import CatalogJob, make_catalog
+    >>> job = CatalogJob((str(path),), "catalogue.fits", phdlspec.FitSettings(mode="fast"))
+    >>> made = make_catalog(job, progress=False)
+    >>> phdlspec.read_catalog("catalogue.fits")["TEFF"].unit
+    Unit("K")
     """
     path = Path(path)
     if not path.is_file():

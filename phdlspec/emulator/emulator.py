@@ -58,6 +58,15 @@ class Emulator:
     model_error : ModelError measured on held-out models
     distrust : why it is not to be trusted at all, by its errors on held-out models; empty where it is
     untrusted_labels : those whose derivatives are wrong by more than half
+
+    >>> emulator.flux({"TEFF": 5777, "LOGG": 4.44}).shape  # on LAMOST's pixels
+    torch.Size([1, 3909])
+    >>> flux, jacobian = emulator.flux_and_jacobian({"Teff": 4800, "log g": 2.5, "[Mg/Fe]": 0.2})
+    >>> jacobian.shape  # the derivative by each label
+    torch.Size([1, 3909, 33])
+    >>> wave, flux = emulator.spectrum({"TEFF": 4800}, resolving_power="SDSS", wave=np.arange(4000.0, 9000.0, 2.0))
+    >>> flux.shape
+    (2500,)
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, resolving_power: ResolvingPower, wave: ArrayLike):

@@ -2,6 +2,11 @@
 
 Each prior is a set of residuals rho(labels), ln pi = -|rho|^2 / 2, so that optimisers can expand it. They are simple
 on purpose: wide statements that any star of the sort obeys, not a model of the Galaxy.
+
+`PRIORS` has them by name:
+
+>>> list(phdlspec.PRIORS)
+['vmic', 'abundances', 'alpha', 'kiel', 'rotation']
 """
 
 from __future__ import annotations

@@ -80,6 +80,12 @@ class Measurement(float):
     value, err : posterior mean and standard deviation; p16, p50, p84 : percentiles
     crlb : Cramer-Rao bound, all else marginalised; inf where the spectrum says nothing
     flag : `LabelFlag`; 0 is good
+
+    >>> teff = result["Teff"]
+    >>> teff.name, teff.unit, teff.p16 < teff < teff.p84
+    ('TEFF', 'K', True)
+    >>> teff + 100.0 == teff.value + 100.0
+    True
     """
 
     name: str

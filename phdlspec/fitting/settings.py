@@ -31,6 +31,11 @@ class FitSettings:
         most. known : what is known of all stars from elsewhere, by name, as `KnownStar.of` takes it: {"TEFF": 5772.0,
         "FE_H": (-0.5, 0.1)}. known_table : of what is known of each star, see `phdlspec.fitting.known_table`. bridge :
         "default" (the shipped one), "none", or a file of `phdlspec bridge learn`.
+
+    >>> masks = [*phdlspec.DEFAULT_INTERVALS, (4300, 4320)]
+    >>> settings = phdlspec.FitSettings(mode="fast", priors=("vmic",), masks=masks)
+    >>> settings.masks[-1].low
+    4300.0
     """
 
     mode: str = "full"

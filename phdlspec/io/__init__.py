@@ -50,6 +50,9 @@ def read_spectrum(
     Raises
     ------
     UserError : one sentence, for anything that is not a spectrum that can be fitted.
+
+    >>> phdlspec.read_spectrum(path).wave.size
+    3909
     """
     if format is not None and format not in FORMATS:
         raise UserError(f"unknown format {format!r}, expected one of {' '.join(FORMATS)}")

@@ -27,6 +27,9 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower | None = None,
 
     `medium` is 'air' or 'vacuum'; `resolving_power` is a number, a pair of arrays or a survey's name. Both may stand in
     the object's meta (MEDIUM, RESOLVING_POWER), as `to_specutils` writes them. The object needs an uncertainty.
+
+    >>> phdlspec.from_specutils(phdlspec.to_specutils(spectrum)).wave.size == spectrum.wave.size
+    True
     """
     stated = {str(key).upper(): value for key, value in spectrum.meta.items()}
     medium = stated.get("MEDIUM") if medium is None else medium
@@ -53,7 +56,11 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower | None = None,
 
 
 def to_specutils(spectrum: Spectrum) -> Any:
-    """The same spectrum as a `specutils.Spectrum`, vacuum Å, inverse variance, mask True = bad."""
+    """The same spectrum as a `specutils.Spectrum`, vacuum Å, inverse variance, mask True = bad.
+
+    >>> type(phdlspec.to_specutils(spectrum)).__name__.startswith("Spectrum")
+    True
+    """
     specutils = _specutils()
     kind = specutils.Spectrum if hasattr(specutils, "Spectrum") else specutils.Spectrum1D
     return kind(

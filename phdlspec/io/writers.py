@@ -21,6 +21,10 @@ def write_lamost(spectrum: Spectrum, path: str | Path) -> None:
     The wavelengths must be log-uniform with a step of 1e-4 in log10, as LAMOST's are. NORMALIZATION is the
     flux over its median. Masked pixels are set in both masks. Gzipped when the name ends in .gz. The file
     appears under its name only when it is complete.
+
+    >>> phdlspec.write_lamost(spectrum, "again.fits.gz")
+    >>> phdlspec.read_spectrum("again.fits.gz").wave.size
+    3909
     """
     path = Path(path)
     log_wave = np.log10(spectrum.wave)
