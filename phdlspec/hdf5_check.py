@@ -11,8 +11,10 @@ from pathlib import Path
 from phdlspec.errors import UserError
 
 LONGEST = 60.0  # s that a look may take
-_MEMORY = 4 << 30  # bytes
-# Everything that is read of a file before its numbers: the tree, attributes, shapes, where the chunks lie.
+_MEMORY = 1 << 30  # bytes that the child may take
+MOST_TEXTS = 10_000_000  # in one array; each is read, for a damaged one may claim gigabytes
+# Everything that is read of a file before its numbers: the tree, attributes, shapes, where the chunks lie, texts of any
+# length.
 _LOOK = f"""
 import sys
 path, sys.path[:] = sys.argv[1], sys.argv[2:]
@@ -28,6 +30,10 @@ def look(name, item):
         item.shape, item.dtype, item.id.get_storage_size()
         if item.chunks:
             item.id.get_num_chunks()
+        if item.dtype.hasobject:
+            if item.size > {MOST_TEXTS}:
+                raise ValueError(name + " tells of too many texts")
+            item[()]
 try:
     with h5py.File(path, "r") as file:
         look("/", file)
@@ -51,8 +57,11 @@ def check_hdf5(path: str | Path) -> None:
 @lru_cache(maxsize=64)
 def _problem(path: str, modified: int, size: int) -> str:
     command = [sys.executable, "-c", _LOOK, os.path.abspath(path), *sys.path]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each would reserve memory
     try:
-        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST, check=False)
+        child = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST, check=False, env=one_thread
+        )
     except subprocess.TimeoutExpired:
         return f"the HDF5 library does not come to an end with it in {LONGEST:.0f} s"
     if child.returncode < 0:

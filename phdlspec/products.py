@@ -15,6 +15,7 @@ from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 from phdlspec.fitting.result import Fitted, Given, ModelSpectrum
 from phdlspec.flags import label_words, star_words
+from phdlspec.hdf5_check import check_hdf5
 
 FORMAT = "phdlspec-fit"
 ARRAYS = ("value", "err", "p16", "p50", "p84", "crlb", "label_flag")
@@ -97,6 +98,7 @@ def read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{path}: expected the .h5 of a fit, which has all of it; QTable.read reads its .ecsv")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file, expected the .h5 of a fit")
+    check_hdf5(path)
     try:
         with h5py.File(path) as file:
             attrs = dict(file.attrs)

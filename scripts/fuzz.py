@@ -33,6 +33,7 @@ from pebble import ProcessExpired, ProcessPool
 from phdlspec.errors import UserError, plain
 
 LIMIT = 60.0  # s for one input
+RIGHT = ("read", "refused", "made again")  # what may become of an input
 _MEMORY = 8 << 30  # bytes of a child
 
 
@@ -137,7 +138,7 @@ def fuzz(kind: Kind, count: int, seed: int, pool: ProcessPool) -> Tally:
         except ProcessExpired as error:
             outcome = Outcome("traceback", f"the process died: {error}")
         tally.add(outcome)
-        if outcome.what not in ("read", "refused", "made again"):
+        if outcome.what not in RIGHT:
             print(f"--- {kind.name} {number}: {outcome.what}\n{outcome.told}", flush=True)
     return tally
 

@@ -206,8 +206,10 @@ class Trainer:
         every = max(settings.steps // settings.evaluations, 1)
         errors = _RecentErrors()
         saved = time.monotonic()
-        done = settings.steps
-        bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, unit="step", disable=not progress)
+        done = (
+            first if averaged.stale >= settings.patience else settings.steps
+        )  # stopped when all but the file was done
+        bar = tqdm(range(first, done), initial=first, total=settings.steps, unit="step", disable=not progress)
         for step in bar:
             errors.add(*self._step(step, state))
             averaged.add(self.network, step)
@@ -318,7 +320,9 @@ class Trainer:
     def _identity(self) -> str:
         begun = self.start.sha256 if self.start else ""
         rows = [int(i) for i in self.rows]
-        return digest(json.dumps([asdict(self.settings), rows, str(self.grid.attrs.get("created")), begun]))
+        return digest(
+            json.dumps([asdict(self.settings), rows, str(self.grid.attrs.get("created")), begun, __version__])
+        )
 
 
 class _RecentErrors:

@@ -135,8 +135,8 @@ class TrainingState:
             raise UserError(f"{path}: no whole state of a training ({first_line(error)}); remove it") from error
         if header.identity != identity:
             raise UserError(
-                f"{path}: was left by a run with other settings or another state of the grid; give those again, or "
-                "remove it to start anew"
+                f"{path}: was left by a run with other settings, another state of the grid or another version; "
+                "give those again, or remove it to start anew"
             )
         self._refuse_other_shapes(path, found.tensors)
         self._take(found.tensors, header)

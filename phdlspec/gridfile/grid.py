@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError, first_line
-from phdlspec.gridfile.layout import FORMAT, SPLITS, VERSION
+from phdlspec.gridfile.layout import FORMAT, SPLITS, VERSION, check_layout
 from phdlspec.gridfile.parts import Parts
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.labels import LabelSet
 
 
@@ -41,6 +42,7 @@ class Grid:
             raise UserError(f"{self.path}: there is no such grid; `phdlspec grid build --out` makes one")
 
     def _open_file(self) -> None:
+        check_hdf5(self.path)
         try:
             file = h5py.File(self.path, "r")
         except OSError as error:
@@ -57,6 +59,7 @@ class Grid:
                 raise UserError(
                     f"{self.path}: grid layout {self.attrs['version']}, this program knows {VERSION}; update phdlspec"
                 )
+            check_layout(file)
             self.wave = file["wave"][:]
             self.continuum_wave = file["continuum_wave"][:]
             self.label_names = tuple(name.decode() for name in file["label_names"][:])
@@ -66,8 +69,6 @@ class Grid:
             self.done = file["done"][:].astype(bool)
             self.reason = np.array([text.decode() for text in file["reason"][:]], dtype=object)
             self.has_jacobian = "jacobian" in file
-            by_row = ["flux", "continuum", "done", "split", "reason", *(["jacobian_scale"] * self.has_jacobian)]
-            sizes = {len(self.labels), *(len(file[name]) for name in by_row)}
         except (KeyError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
             self.close()
             why = first_line(error)
@@ -75,9 +76,6 @@ class Grid:
         except UserError:
             self.close()
             raise
-        if len(sizes) != 1 or file["flux"].shape[1] != len(self.wave):
-            self.close()
-            raise UserError(f"{self.path}: a damaged grid (arrays differ in length); make or copy it again")
 
     def _open_parts(self, parts: Parts) -> None:
         self._parts = parts

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +37,15 @@ FORMAT, VERSION = "phdlspec-grid", 1
 WAVE_MIN, WAVE_MAX = 3690.0, 9110.0  # vacuum Å
 CONTINUUM_WAVE: NDArray[np.float64] = np.geomspace(WAVE_MIN, WAVE_MAX, 272)
 SPLITS = {"train": 0, "validation": 1, "test": 2}
+# Letters of the drawing above by dataset, kinds of numpy, and the most that is believed of each letter.
+_ARRAYS = {
+    "wave": ("P", "f"), "label_names": ("L", "SO"), "label_units": ("L", "SO"), "labels": ("NL", "f"),
+    "flux": ("NP", "f"), "continuum": ("NC", "f"), "continuum_wave": ("C", "f"), "done": ("N", "ui"),
+    "reason": ("N", "SO"), "split": ("N", "ui"),
+}  # fmt: skip
+_DERIVATIVES = {"jacobian": ("NLP", "i"), "jacobian_scale": ("NL", "f")}
+_MOST = {"N": 1_000_000, "P": 200_000, "C": 10_000, "L": 200}
+_MOST_CHUNK = 1 << 28  # bytes that are unpacked at once
 
 
 @dataclass(frozen=True)
@@ -57,3 +67,20 @@ FORMS: dict[str, Form] = {
     "full": Form("full", 12_000.0, 1 / 30_000),
     "survey": Form("survey", 3_500.0, 1 / 8_750),
 }
+
+
+def check_layout(file: h5py.File) -> None:
+    """Raise `ValueError` where an array of a grid is of another kind or shape, or tells of more than can be, before any
+    of it is read."""
+    sizes: dict[str, int] = {}
+    for name, (letters, kinds) in (_ARRAYS | (_DERIVATIVES if "jacobian" in file else {})).items():
+        item = file[name]
+        if not isinstance(item, h5py.Dataset) or item.ndim != len(letters) or item.dtype.kind not in kinds:
+            raise ValueError(f"{name} is of another kind")
+        for letter, size in zip(letters, item.shape):
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError("arrays differ in length")
+            if size > _MOST[letter]:
+                raise ValueError(f"{name} tells of {size}, expected at most {_MOST[letter]}")
+        if item.chunks and math.prod(item.chunks) * item.dtype.itemsize > _MOST_CHUNK:
+            raise ValueError(f"{name} is stored in too large pieces")

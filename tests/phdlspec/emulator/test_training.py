@@ -72,6 +72,17 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(toy_grid, tmp_path, monk
     assert resumed.read_bytes() == whole.read_bytes()
 
 
+def test_stopped_when_all_but_the_file_was_done_no_step_is_added(toy_grid, tmp_path, monkeypatch):
+    settings = replace(SHORT, steps=36, evaluations=36, patience=2, learning_rate=1e-9)  # nothing gets better
+    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    Trainer(toy_grid, settings, "cpu").train(whole, progress=False)
+    steps = load_checkpoint(whole).metadata["training"]["steps_done"]
+    assert steps < 36
+    assert train_until_saved(toy_grid, resumed, monkeypatch, settings, steps) == steps
+    Trainer(toy_grid, settings, "cpu").train(resumed, progress=False)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
 def test_a_checkpoint_is_trained_on(toy_grid, toy_checkpoint, tmp_path):
     start = load_checkpoint(toy_checkpoint)
     trainer = Trainer(toy_grid, SHORT, "cpu", start=start)
