@@ -24,7 +24,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
-from phdlspec.foreign import MOST_SHORT, content_of
+from phdlspec.foreign import MOST_SHORT, content_of, reading
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
 
@@ -130,15 +130,16 @@ def read_intervals(path: str | Path) -> tuple[MaskInterval, ...]:
     """A user's own intervals from an ECSV or CSV table: columns low, high (vacuum Å), optional name and
     frame."""
     try:
-        table = Table.read(content_of(path, MOST_SHORT).decode(), format="ascii")
-        columns = {name: table[name] for name in ("low", "high")}
-        names = table["name"] if "name" in table.colnames else ["user"] * len(table)
-        frames = table["frame"] if "frame" in table.colnames else ["observed"] * len(table)
-        return tuple(
-            MaskInterval(str(name), float(low), float(high), str(frame))
-            for name, low, high, frame in zip(names, columns["low"], columns["high"], frames)
-        )
-    except (UserError, OSError, ValueError, KeyError) as error:
+        with reading(path, "cannot be read"):
+            table = Table.read(content_of(path, MOST_SHORT).decode(), format="ascii")
+            columns = {name: table[name] for name in ("low", "high")}
+            names = table["name"] if "name" in table.colnames else ["user"] * len(table)
+            frames = table["frame"] if "frame" in table.colnames else ["observed"] * len(table)
+            return tuple(
+                MaskInterval(str(name), float(low), float(high), str(frame))
+                for name, low, high, frame in zip(names, columns["low"], columns["high"], frames)
+            )
+    except UserError as error:
         raise UserError(f"{path}: not a table of intervals with the columns low and high ({error})") from error
 
 

@@ -13,7 +13,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
-from phdlspec.foreign import MOST_SHORT, content_of
+from phdlspec.foreign import MOST_SHORT, content_of, reading
 
 # wave (vacuum Å), resolving power; linear in between, constant outside, a pair of equal wavelengths is a
 # jump.
@@ -69,9 +69,10 @@ def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDAr
         return default_resolving_power(given.upper(), wave)
     if isinstance(given, (str, Path)):
         try:
-            table = Table.read(content_of(given, MOST_SHORT).decode(), format="ascii")
-            given = (np.array(table["wave"], dtype=float), np.array(table["resolving_power"], dtype=float))
-        except (UserError, OSError, ValueError, KeyError) as error:
+            with reading(given):
+                table = Table.read(content_of(given, MOST_SHORT).decode(), format="ascii")
+                given = (np.array(table["wave"], dtype=float), np.array(table["resolving_power"], dtype=float))
+        except UserError as error:
             raise UserError(
                 f"{given}: neither a survey ({' '.join(DEFAULT_RESOLVING_POWER)}) nor a table with the columns 'wave' "
                 f"(vacuum Å) and 'resolving_power' ({error})"

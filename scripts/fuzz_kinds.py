@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from astropy.io import fits
 from astropy.table import Table
+from fuzz_more import MORE
 
 from calibration.catalog import Catalog
 from calibration.learning import learn_corrections
@@ -36,6 +37,7 @@ from phdlspec.commands.info import describe
 from phdlspec.datadriven.desa.light_curve import read_segment
 from phdlspec.datadriven.kept_training import keep, restore
 from phdlspec.datadriven.label_table import read_label_table
+from phdlspec.datadriven.rest_frame import read_physics_fit
 from phdlspec.datadriven.scatter_vae.storage import read_model, write_model
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.network import Architecture, Network
@@ -144,7 +146,10 @@ def _text(name: str) -> Callable[[Path], Path]:
 
 
 def _read_spectrum(path: Path) -> object:
-    return len(read_spectrum(path, resolving_power=1800.0, row=0 if path.name.startswith("coadd") else None))
+    found = read_spectrum(path, resolving_power=1800.0, row=0 if path.name.startswith("coadd") else None)
+    assert np.isfinite(found.flux).all()
+    assert np.isfinite(found.ivar).all()
+    return len(found)
 
 
 def _packed(folder: Path) -> Path:
@@ -437,6 +442,8 @@ def kinds() -> list[Kind]:
         Kind("grid", _grid, _read_grid, cost=20),
         Kind("fit: HDF5", _fit_hdf5, _read_fit_hdf5, cost=20),
         Kind("fit: ECSV", _fit_ecsv, describe),
+        Kind("velocity from a fit: HDF5", _fit_hdf5, read_physics_fit, cost=20),
+        *(Kind(name, make, read, cost=cost) for name, make, read, cost in MORE),
         Kind("reasons of failed models", _grid_parts("failed_0000002.txt"), _read_failures),
         Kind("state: chunk of a catalogue", _chunks, _read_chunks, state=True),
         Kind("state: job of a catalogue", _job, _read_job, state=True),

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import fuzz
 from fuzz_kinds import kinds
 
-EXAMPLES = 24  # of a kind whose inputs are cheap
+EXAMPLES = 40  # of a kind whose inputs are cheap
 MOST_MEMORY, MOST_TIME = 1000.0, 60.0  # MB, s: of one input, the second with the look of a child process at it
 
 
@@ -29,7 +29,7 @@ def test_whatever_changes_in_a_file_of_any_kind(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     @settings(
-        max_examples=max(1, EXAMPLES // kind.cost), deadline=None, database=None, suppress_health_check=HealthCheck,
+        max_examples=max(2, EXAMPLES // kind.cost), deadline=None, database=None, suppress_health_check=HealthCheck,
         phases=(Phase.generate,),
     )  # fmt: skip
     @given(st.integers(0, 2**32 - 1))

@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.silicon_hydride import BAND, silicon_hydride
 from kurucz_grids.linelists.veil import bins, veil
-from phdlspec.errors import UserError, first_line
+from phdlspec.errors import UserError
 from phdlspec.files import replacing
+from phdlspec.fits_files import open_fits
+from phdlspec.foreign import reading
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +63,11 @@ class StarCalibration:
         """Read a table, by default the shipped one. Raises `UserError` where the file is none or lacks a column."""
         path = Path(str(resources.files("kurucz_grids") / "data" / "lines.fits.gz")) if path is None else Path(path)
         try:
-            with fits.open(path) as file:
+            with reading(path), open_fits(path) as file:
                 parts = [Table.read(file, hdu=name) for name in PARTS if name in file]
                 made = {card.keyword: str(card.value) for card in file[0].header.cards if card.keyword.startswith("X")}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a table of corrections to lines ({first_line(error)})") from error
+        except UserError as error:
+            raise UserError(f"{path}: not a table of corrections to lines ({error})") from error
         for part, (name, columns) in zip(parts, PARTS.items()):
             missing = [column for column in columns if column not in part.colnames]
             if missing:

@@ -111,7 +111,7 @@ _NAMES = {"object": "OBJECT", "gaia_id": "GAIA_ID"}  # may be there
 
 class _Packed:
     def __init__(self, path: str):
-        check_hdf5(path)
+        check_hdf5(path, whole=False)
         try:
             self._file = h5py.File(path, "r")
             if self._file.attrs.get("format") != FORMAT:

@@ -156,7 +156,7 @@ def _training(path: Path) -> str:
 
 
 def _hdf5(path: Path) -> str:
-    check_hdf5(path)
+    check_hdf5(path, whole=False)
     try:
         with h5py.File(path) as file:
             attrs, names = dict(file.attrs), set(file)

@@ -22,6 +22,7 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.errors import UserError, first_line
 from phdlspec.fitting.lookup import velocity_templates
 from phdlspec.fitting.preparation import highest_fitted_power
+from phdlspec.hdf5_check import check_hdf5
 from phdlspec.lsf import NativeGrid
 from phdlspec.masks import DEFAULT_INTERVALS, wavelength_mask
 from phdlspec.radial_velocity import radial_velocity
@@ -50,6 +51,7 @@ def read_physics_fit(path: str | Path) -> PhysicsFit | None:
 
     Raises `UserError` for a file that is something else.
     """
+    check_hdf5(path)
     try:
         with h5py.File(path) as file:
             if "spectrum" not in file:

@@ -42,7 +42,7 @@ class Grid:
             raise UserError(f"{self.path}: there is no such grid; `phdlspec grid build --out` makes one")
 
     def _open_file(self) -> None:
-        check_hdf5(self.path)
+        check_hdf5(self.path, whole=False)
         try:
             file = h5py.File(self.path, "r")
         except OSError as error:

@@ -12,6 +12,7 @@ from phdlspec.ages.isochrones import Isochrones, build
 from phdlspec.ages.readers import lachesis, mist, parsec, yrec
 from phdlspec.ages.rows import Rows, join
 from phdlspec.errors import UserError
+from phdlspec.foreign import check_file, one_sentence
 
 NAMES: tuple[str, ...] = tuple(lachesis.FACTS)
 _BY_HEAD: tuple[tuple[Callable[[str], bool], Callable[[Path], Rows]], ...] = (
@@ -50,12 +51,14 @@ def read_isochrones(name: str | Path) -> Isochrones:
     return build(_without_repetition(parts, files), str(path))
 
 
+@one_sentence
 def read_file(path: Path) -> Rows:
     """The rows of one file, whatever its format."""
     if path.suffix == ".npz":
         return lachesis.read_npz(path)
     if path.suffix in (".h5", ".hdf5"):
         return lachesis.read_hdf5(path)
+    check_file(path)
     with path.open("rb") as file:
         head = file.read(_HEAD).decode("utf-8", errors="replace")
     for known, read in _BY_HEAD:

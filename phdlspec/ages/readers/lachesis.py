@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from phdlspec.ages.rows import Rows, SetFacts
 from phdlspec.errors import UserError, first_line
+from phdlspec.hdf5_check import check_hdf5
 
 Array = NDArray[np.float64]
 
@@ -59,6 +60,7 @@ def read_installed(name: str) -> Rows:
 def read_hdf5(path: str | Path, name: str | None = None) -> Rows:
     """The rows of a set in the package's HDF5 layout."""
     path = Path(path)
+    check_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("storage") != "sparse_v1" or len(file["offsets"]) != len(file["feh_values"]) * len(

@@ -26,6 +26,7 @@ from phdlspec.datadriven.desa.views import Views, join, no_views, views_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 from phdlspec.foreign import lines_of
+from phdlspec.hdf5_check import check_hdf5
 
 FORMAT, VERSION = "phdlspec-light-curves", 1
 ENDINGS = (".fits", ".fits.gz", ".fit", ".ecsv", ".csv", ".txt", ".dat", ".dat.gz", ".csv.gz")
@@ -90,6 +91,7 @@ class LightCurveSet:
     @classmethod
     def read(cls, path: str | Path) -> LightCurveSet:
         """Read what `write` wrote. Raises `UserError` for anything else."""
+        check_hdf5(path)
         try:
             with h5py.File(path) as file:
                 texts: dict[str, Any] = {n: tuple(text.decode() for text in file[n][()]) for n in _TEXTS}

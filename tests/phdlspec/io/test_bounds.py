@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
 import time
@@ -10,9 +9,6 @@ import time
 import h5py
 import numpy as np
 import pytest
-from astropy.io import fits
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from phdlspec import hdf5_check
 from phdlspec.catalog.inputs import expand_inputs, read_reference, write_packed
@@ -168,34 +164,3 @@ def test_an_hdf5_on_which_the_library_hangs_or_crashes(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=reason):
             expand_inputs([path])
     hdf5_check._problem.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory) -> list:
-    folder = tmp_path_factory.mktemp("originals")
-    spectrum = a_spectrum()
-    write_lamost(spectrum, folder / "a.fits")
-    write_lamost(spectrum, folder / "a.fits.gz")
-    image = np.array([spectrum.flux, spectrum.ivar, spectrum.wave, spectrum.mask, spectrum.mask], dtype=np.float32)
-    old = fits.PrimaryHDU(image)
-    old.header["TELESCOP"] = "LAMOST"
-    old.writeto(folder / "b.fits")
-    lines = [f"{w:.3f},{f:.3f},1" for w, f in zip(spectrum.wave[:200], spectrum.flux)]
-    (folder / "c.csv").write_text("wave_vac,flux,err\n" + "\n".join(lines))
-    return sorted(folder.iterdir())
-
-
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_whatever_changes_in_a_file_it_is_read_or_one_sentence(originals, data):
-    path = data.draw(st.sampled_from(originals))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        # Headers are where most harm is done.
-        at = data.draw(st.integers(0, min(len(content), 12_000) - 1) | st.integers(0, len(content) - 1))
-        piece = data.draw(st.binary(min_size=1, max_size=4) | st.sampled_from([b"9" * 19, b"-", b"\0", b"END     "]))
-        content[at : at + len(piece)] = piece
-    changed = path.with_name(f"changed-{path.name}")
-    changed.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
-    with contextlib.suppress(UserError):
-        assert np.isfinite(read_spectrum(changed, resolving_power=1800.0).flux).all()
