@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -304,7 +305,7 @@ class AtmosphereGrid:
         size = len(x)
 
         def secant(i: int, j: int) -> NDArray[np.float64]:
-            return (f[j] - f[i]) / (x[j] - x[i])
+            return np.asarray((f[j] - f[i]) / (x[j] - x[i]))
 
         for i in range(size):
             left = exists[i - 1] if i > 0 else np.zeros_like(exists[0])
@@ -338,7 +339,9 @@ def from_logs(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     return structure
 
 
-def _in_order(arrays: dict[str, NDArray], name: str, names_of: str, wanted: tuple[str, ...], path: Path) -> NDArray:
+def _in_order(
+    arrays: dict[str, NDArray[Any]], name: str, names_of: str, wanted: tuple[str, ...], path: Path
+) -> NDArray[Any]:
     """An array of an npz with its last axis in the order wanted, as the file names it."""
     values, names = arrays[name], [str(n) for n in np.atleast_1d(arrays.get(names_of, wanted))]
     if sorted(names) != sorted(wanted):

@@ -102,7 +102,9 @@ class Atmosphere:
         """(D,) Rosseland optical depth by the trapezoidal rule, with the first layer's opacity above the
         top."""
         mean = 0.5 * (self.rosseland[1:] + self.rosseland[:-1])
-        return self.rosseland[0] * self.rhox[0] + np.concatenate([[0.0], np.cumsum(mean * np.diff(self.rhox))])
+        return np.asarray(
+            self.rosseland[0] * self.rhox[0] + np.concatenate([[0.0], np.cumsum(mean * np.diff(self.rhox))])
+        )
 
 
 @one_sentence

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -395,7 +395,7 @@ def _sme_line_list(
     import pandas as pd
     from pysme.linelist.linelist import LineList
 
-    rows: list[tuple] = []
+    rows: list[tuple[Any, ...]] = []
     for line in hydrogen:
         # Principal quantum numbers stand in the Stark and van der Waals columns (the convention of VALD).
         air = float(vacuum_to_air(line.wave_vacuum))

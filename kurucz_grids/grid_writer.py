@@ -169,7 +169,7 @@ class _Disk(io.RawIOBase):
         self._raw.flush()
 
 
-def _create(file: h5py.File, manifest: Mapping[str, Any], labels: NDArray, split: NDArray) -> None:
+def _create(file: h5py.File, manifest: Mapping[str, Any], labels: NDArray[Any], split: NDArray[Any]) -> None:
     file.attrs.update(manifest["attrs"])
     n, n_labels = labels.shape
     n_wave, n_continuum = len(manifest["wave"]), len(manifest["continuum_wave"])
@@ -192,7 +192,7 @@ def _create(file: h5py.File, manifest: Mapping[str, Any], labels: NDArray, split
         file["jacobian_scale"] = np.zeros((n, n_labels), dtype=np.float32)
 
 
-def _put(file: h5py.File, i: int, row: Mapping[str, NDArray]) -> None:
+def _put(file: h5py.File, i: int, row: Mapping[str, NDArray[Any]]) -> None:
     for name in ("flux", "continuum", "jacobian", "jacobian_scale"):
         if name in row:
             file[name][i] = row[name]

@@ -29,7 +29,7 @@ def _radial(n: int, ell: int, r: NDArray[np.float64]) -> NDArray[np.float64]:
     # Hydrogen radial function R_nl(r), r in Bohr radii.
     rho = 2.0 * r / n
     log_norm = 0.5 * (3 * np.log(2.0 / n) + gammaln(n - ell) - np.log(2.0 * n) - gammaln(n + ell + 1))
-    return np.exp(log_norm - rho / 2) * rho**ell * eval_genlaguerre(n - ell - 1, 2 * ell + 1, rho)
+    return np.asarray(np.exp(log_norm - rho / 2) * rho**ell * eval_genlaguerre(n - ell - 1, 2 * ell + 1, rho))
 
 
 @cache
@@ -80,7 +80,7 @@ def sampling_nodes(lines: tuple[HydrogenLine, ...], wave_min: float, wave_max: f
     merged = np.unique(np.concatenate(nodes))
     merged = merged[(merged >= wave_min) & (merged <= wave_max)]
     keep = np.concatenate([[True], np.diff(merged) > 0.05])
-    return merged[keep]
+    return np.asarray(merged[keep])
 
 
 CORE = 0.25  # Å, half width of the Doppler core

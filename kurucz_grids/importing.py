@@ -179,7 +179,7 @@ def _same_import(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def _convert(
     spectrum: _Spectrum, medium: str, resolving_power: float, form: Form
-) -> tuple[NDArray, NDArray, NDArray | None]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     wave = air_to_vacuum(spectrum.wave) if medium == "air" else spectrum.wave
     flux = spectrum.flux
     if not (np.isfinite(wave).all() and np.isfinite(flux).all()):

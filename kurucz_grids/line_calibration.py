@@ -232,7 +232,7 @@ class Calibration:
 
 
 def _largest(responses: list[csr_array]) -> Array:
-    return np.max([np.asarray(abs(r).max(axis=1).todense()).ravel() for r in responses], axis=0)
+    return np.asarray(np.max([np.asarray(abs(r).max(axis=1).todense()).ravel() for r in responses], axis=0))
 
 
 def _blocks(shared: csr_array, own: csr_array, star: int, count: int) -> list[csr_array | None]:

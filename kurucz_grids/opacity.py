@@ -16,10 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kurucz_grids.linelists.linelist import LineList
@@ -91,7 +92,7 @@ class LineData:
     """The line list on a device, with the position of each line on the fine grid."""
 
     def __init__(self, lines: LineList, grid: FineGrid, device: torch.device):
-        def put(x, dtype=torch.float32):
+        def put(x: NDArray[Any], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.as_tensor(np.ascontiguousarray(x)).to(device=device, dtype=dtype)
 
         self.grid = grid
@@ -157,7 +158,8 @@ def central_opacity(data: LineData, layers: Layers, continuum: Tensor, reference
 
 def _nearest(data: LineData, continuum: Tensor) -> Tensor:
     # The continuum's wavelengths nearest to the lines.
-    return (data.centre.clamp(0, data.grid.size - 1) * (continuum.shape[0] - 1)) // (data.grid.size - 1)
+    answer: Tensor = (data.centre.clamp(0, data.grid.size - 1) * (continuum.shape[0] - 1)) // (data.grid.size - 1)
+    return answer
 
 
 def select_lines(
@@ -225,7 +227,10 @@ def _core_profile(off: Tensor, inverse: Tensor, damping: Tensor, strength: Tenso
     return voigt(damping[:, None, :].expand_as(v), v) * strength[:, None, :]
 
 
-def _faint_response(off, inverse, damping, strength, adjoint, d_strength, d_damping, d_inverse):
+def _faint_response(
+    off: Tensor, inverse: Tensor, damping: Tensor, strength: Tensor, adjoint: Tensor, d_strength: Tensor,
+    d_damping: Tensor, d_inverse: Tensor,
+) -> Tensor:  # fmt: skip
     v = off[:, :, None] * inverse[:, None, :]
     h = torch.exp(-v * v) * strength[:, None, :] * adjoint
     stretch = -2 * v * v * h
@@ -234,7 +239,10 @@ def _faint_response(off, inverse, damping, strength, adjoint, d_strength, d_damp
     )
 
 
-def _core_response(off, inverse, damping, strength, adjoint, d_strength, d_damping, d_inverse):
+def _core_response(
+    off: Tensor, inverse: Tensor, damping: Tensor, strength: Tensor, adjoint: Tensor, d_strength: Tensor,
+    d_damping: Tensor, d_inverse: Tensor,
+) -> Tensor:  # fmt: skip
     v = off[:, :, None] * inverse[:, None, :]
     a = damping[:, None, :].expand_as(v)
     h, ell = faddeeva(a, v)
@@ -255,7 +263,7 @@ class Profiles:
     """The four kernels, compiled once a process where that is possible."""
 
     def __init__(self, compiled: bool):
-        def wrap(function: Callable) -> Callable:
+        def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
             return torch.compile(function, dynamic=True) if compiled else function
 
         if compiled:

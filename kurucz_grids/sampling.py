@@ -136,7 +136,7 @@ def _redraw(seed: int, i: int, contains: Contains | None) -> Array:
     for _ in range(_MAX_REDRAWS):
         star = _stellar(generator.uniform(1e-9, 1 - 1e-9, (1, _STRUCTURE)))
         if _allowed(star, contains)[0]:
-            return star[0]
+            return np.asarray(star[0])
     raise UserError(
         f"no label set for model {i}: {_MAX_REDRAWS} draws found no atmosphere, expected a grid that covers "
         "the range of the labels; check --atmospheres"
@@ -215,4 +215,4 @@ def _mixture(u: Array, centre: Array, scatter: float, lower: float, upper: float
         gaussian = (ndtr((middle - centre) / scatter) - low_tail) / (high_tail - low_tail)
         below = (1 - uniform_fraction) * gaussian + uniform_fraction * (middle - lower) / (upper - lower) < u
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return 0.5 * (low + high)
+    return np.asarray(0.5 * (low + high))

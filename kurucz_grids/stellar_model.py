@@ -312,7 +312,7 @@ class ModelMaker:
             change = np.einsum("kid,id->kd", direction, answer)
             for neighbour in neighbours:
                 change[neighbour.direction] = neighbour.change(here(neighbour.gas), here(base))
-            return change
+            return np.asarray(change)
 
         d_density = along(response.density, lambda gas: gas.density)
         d_electrons = along(response.electrons, lambda gas: gas.electron_density)
@@ -353,7 +353,7 @@ class ModelMaker:
                 mine = order[(nearest == line)[order] & side[order]]
                 left[mine] = np.minimum.accumulate(left[mine], axis=0)
         ratio = base.number["H"] * np.exp(constant[:, None] + slope[:, None] * np.log(base.temperature))
-        return left * in_wing[:, None] * ratio / (1.0 + ratio)
+        return np.asarray(left * in_wing[:, None] * ratio / (1.0 + ratio))
 
     def _background_tangents(
         self, model: StellarModel, direction: Array, neighbours: Sequence[_Neighbour], sparse: Array
@@ -366,15 +366,17 @@ class ModelMaker:
 
         def product(species: tuple[str, ...]) -> Array:
             rows = [response.electrons if s == "e" else response.species[s] for s in species]
-            return np.einsum("kid,id->kd", direction, sum(rows))
+            return np.asarray(np.einsum("kid,id->kd", direction, sum(rows)))
 
-        def change(parts, total: Array, here: Callable[[Continuum], Array]) -> Array:
+        def change(
+            parts: Sequence[tuple[tuple[str, ...], Array]], total: Array, here: Callable[[Continuum], Array]
+        ) -> Array:
             answer = -total * density[:, None]
             for species, part in parts:
                 answer = answer + part * product(species)[:, None]
             for neighbour in neighbours:
                 answer[neighbour.direction] = total * neighbour.change(here(neighbour.continuum), total)
-            return answer
+            return np.asarray(answer)
 
         position = np.searchsorted(nodes, sparse)
         by_label = [self._spread(nodes, sparse, n.change(n.hydrogen, hydrogen[position])) for n in neighbours]

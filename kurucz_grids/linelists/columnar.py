@@ -18,6 +18,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -109,23 +110,23 @@ def read_columnar(path: str | Path) -> LineList:
     )
 
 
-def _load(path: str | Path) -> NDArray:
+def _load(path: str | Path) -> NDArray[Any]:
     if h5py.is_hdf5(path):
         check_hdf5(path)
         with h5py.File(path, "r") as file:
             if not isinstance(file["lines"], h5py.Dataset):
                 raise ValueError("'lines' is a group of arrays, not one array")
-            return file["lines"][()]
+            return np.asarray(file["lines"][()])
     with np.load(path, allow_pickle=False) as archive:
-        return archive["lines"]
+        return np.asarray(archive["lines"])
 
 
-def _species(rows: NDArray) -> tuple[list[str | None], NDArray[np.intp]]:
+def _species(rows: NDArray[Any]) -> tuple[list[str | None], NDArray[np.intp]]:
     codes, kind = np.unique(np.stack([rows["z1"], rows["z2"], rows["ion"]], axis=1), axis=0, return_inverse=True)
     return [species_name(int(a), int(b), int(c)) for a, b, c in codes], kind.ravel()
 
 
-def _isotope_fractions(rows: NDArray, path: str) -> NDArray[np.float64]:
+def _isotope_fractions(rows: NDArray[Any], path: str) -> NDArray[np.float64]:
     source = rows["src"].astype(str)
     pure = np.char.startswith(source, "LM") | np.char.startswith(source, "SHAH")
     isotopic = pure & (rows["iso"] > 0)
@@ -148,7 +149,7 @@ def _isotope_fractions(rows: NDArray, path: str) -> NDArray[np.float64]:
     return fraction
 
 
-def _radiative(rows: NDArray, wave: NDArray[np.float64]) -> NDArray[np.float64]:
+def _radiative(rows: NDArray[Any], wave: NDArray[np.float64]) -> NDArray[np.float64]:
     # Some rows of GALAH state the width itself instead of its logarithm; Turbospectrum's 1e5 means unknown.
     given = rows["log_gamrad"].astype(float)
     logarithm = np.where(given > 15, np.log10(np.maximum(given, 1.0)), given)
@@ -163,7 +164,7 @@ def _radiative(rows: NDArray, wave: NDArray[np.float64]) -> NDArray[np.float64]:
     return answer
 
 
-def _stark(rows: NDArray, wave: NDArray[np.float64]) -> NDArray[np.float64]:
+def _stark(rows: NDArray[Any], wave: NDArray[np.float64]) -> NDArray[np.float64]:
     given = rows["log_gamstark"].astype(float)
     known = np.isfinite(given) & (given < -3)
     z, charge = rows["z1"].astype(int), rows["ion"].astype(int)
@@ -172,7 +173,7 @@ def _stark(rows: NDArray, wave: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(known, 10.0 ** np.where(known, given, -30.0), estimate)
 
 
-def _van_der_waals(rows: NDArray, wave: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _van_der_waals(rows: NDArray[Any], wave: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     z, charge, lower = rows["z1"].astype(int), rows["ion"].astype(int), rows["elow_ev"].astype(float)
     width = unsold_vdw(z, charge, lower, upper_level_ev(wave, lower))
     given = rows["vdw"].astype(float)

@@ -131,7 +131,7 @@ def _median_of_nearest(
     place, values = place[order], values[order]
     count = min(count, len(place))
     first = np.clip(np.searchsorted(place, wanted) - count // 2, 0, len(place) - count)
-    return np.median(values[first[:, None] + np.arange(count)], axis=1)
+    return np.asarray(np.median(values[first[:, None] + np.arange(count)], axis=1))
 
 
 def unsold_vdw(

@@ -119,7 +119,7 @@ def _of_late_type_stars(table: NDArray[np.float64], path: str) -> NDArray[np.boo
     keep = (charge <= 1) & ~((z == 1) & (charge == 0))
     if not keep.all():
         log.info("%s: %d lines of higher ions and of hydrogen are left out", path, (~keep).sum())
-    return keep
+    return np.asarray(keep)
 
 
 def _measured(columns: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
@@ -146,4 +146,4 @@ def _levels_agree(
             off.sum(),
             number_of[off][0],
         )
-    return ~off
+    return np.asarray(~off)

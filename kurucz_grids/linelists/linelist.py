@@ -137,23 +137,23 @@ class LineList:
     @property
     def z1(self) -> NDArray[np.int16]:
         """(N,) atomic number, of the lighter atom for a molecule."""
-        return self.atoms[self.species_index, 0]
+        return np.asarray(self.atoms[self.species_index, 0])
 
     @property
     def z2(self) -> NDArray[np.int16]:
         """(N,) atomic number of the heavier atom of a molecule, 0 for atoms and ions."""
-        return self.atoms[self.species_index, 1]
+        return np.asarray(self.atoms[self.species_index, 1])
 
     @property
     def charge(self) -> NDArray[np.int16]:
         """(N,) 0 for neutral, 1 for singly ionised …"""
-        return self.atoms[self.species_index, 2]
+        return np.asarray(self.atoms[self.species_index, 2])
 
     @property
     def mass(self) -> NDArray[np.float64]:
         """(N,) mass of the particle (amu), of the mean isotopic mixture."""
         weight = np.where(np.arange(len(ATOMIC_WEIGHT)) > 0, ATOMIC_WEIGHT, 0.0)
-        return weight[self.atoms[:, :2]].sum(axis=1)[self.species_index]
+        return np.asarray(weight[self.atoms[:, :2]].sum(axis=1)[self.species_index])
 
     @cached_property
     def checksum(self) -> str:

@@ -117,4 +117,4 @@ def _abo_width(packed: np.ndarray, species: np.ndarray) -> np.ndarray:
     sigma, alpha = np.floor(packed) * 2.80028e-17, packed % 1.0
     speed = 1.4527e6 * np.sqrt(1.0 / 1.008 + 1.0 / ATOMIC_WEIGHT[z])
     shape = 2.0 * (4.0 / np.pi) ** (alpha / 2.0) * gamma(2.0 - alpha / 2.0)
-    return shape * 1e6 * sigma * (speed / 1e6) ** (1.0 - alpha)
+    return np.asarray(shape * 1e6 * sigma * (speed / 1e6) ** (1.0 - alpha))

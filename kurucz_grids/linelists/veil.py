@@ -52,7 +52,7 @@ def veil(change: Array | None = None) -> LineList:
 def classes(lines: LineList) -> NDArray[np.intp]:
     """Class and bin (N,) of each line of `veil`, as class x bins() + bin."""
     which = np.abs(lines.elow_ev[:, None].astype(float) - np.array(EXCITATION)).argmin(axis=1)
-    return which * bins() + _bin(lines.wave_vacuum)
+    return np.asarray(which * bins() + _bin(lines.wave_vacuum))
 
 
 def _bin(wave: Array) -> NDArray[np.intp]:

@@ -157,7 +157,7 @@ class AgeCatalogue:
     def _covariance(self, part: Table, start: int, stop: int, names: list[str], errors: Array) -> Array:
         variances = np.einsum("ni,ij->nij", errors**2, np.eye(len(names)))
         if self._triangles is None:
-            return variances
+            return np.asarray(variances)
         # A calibration adds to the errors what is not correlated: the correlations belong to the errors before it.
         before = errors.copy()
         for k, name in enumerate(names):
@@ -170,7 +170,7 @@ class AgeCatalogue:
                 i, j = max(place[a], place[b]), min(place[a], place[b])
                 variances[:, a, b] = stored[:, i * (i - 1) // 2 + j] * before[:, a] * before[:, b]
                 variances[:, b, a] = variances[:, a, b]
-        return variances
+        return np.asarray(variances)
 
     def _metallicity(self, part: Table, values: Array, covariance: Array) -> tuple[Array, Array, Array]:
         """Labels (n, 3) with [M/H] in place of [Fe/H], their covariance, and [alpha/Fe] (n,), NaN where unknown."""

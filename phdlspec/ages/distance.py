@@ -262,12 +262,14 @@ def _kernel_spectrum(sigma: torch.Tensor, modulus: torch.Tensor) -> torch.Tensor
     step = (modulus[:, 1] - modulus[:, 0])[:, None]
     edge = (torch.arange(-N_MODULUS, N_MODULUS + 1, device=sigma.device)[None, :] - 0.5) * step
     mass = torch.diff(_normal_cdf(edge / sigma[:, None]), dim=1)
-    return torch.fft.rfft(torch.fft.ifftshift(mass, dim=1), dim=1)
+    answer: torch.Tensor = torch.fft.rfft(torch.fft.ifftshift(mass, dim=1), dim=1)
+    return answer
 
 
 def _convolve(values: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
     padded = torch.fft.rfft(values, n=2 * N_MODULUS, dim=1)
-    return torch.fft.irfft(padded * spectrum, n=2 * N_MODULUS, dim=1)[:, :N_MODULUS].clamp(min=0)
+    answer: torch.Tensor = torch.fft.irfft(padded * spectrum, n=2 * N_MODULUS, dim=1)[:, :N_MODULUS].clamp(min=0)
+    return answer
 
 
 def _averaged(

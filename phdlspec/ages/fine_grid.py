@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ def _eep_axis(isochrones: Isochrones, wanted: int) -> Array:
     return eep
 
 
-def _columns(slab: Isochrones, prior: Prior, age_mass: Array, bands: tuple[str, ...]) -> dict[str, NDArray]:
+def _columns(slab: Isochrones, prior: Prior, age_mass: Array, bands: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """The columns of `FineGrid` of the points of a slab, unsorted."""
     q = slab.quantities
     teff = 10.0 ** q["log_teff"]
@@ -220,12 +221,12 @@ def _mass_steps(mass: Array) -> Array:
     step = np.diff(mass, axis=2)
     step = np.where(np.isfinite(step) & (step > 0), step, 0.0)
     zero = np.zeros((*mass.shape[:2], 1))
-    return 0.5 * (np.concatenate([zero, step], axis=2) + np.concatenate([step, zero], axis=2))
+    return np.asarray(0.5 * (np.concatenate([zero, step], axis=2) + np.concatenate([step, zero], axis=2)))
 
 
 def _sorted(
-    columns: dict[str, NDArray],
-) -> tuple[dict[str, NDArray], NDArray, tuple[int, int, int], tuple[float, float, float]]:
+    columns: dict[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], NDArray[Any], tuple[int, int, int], tuple[float, float, float]]:
     """Columns in the order of the cells, the first point of each cell, the number of cells, their lower corner."""
     teff, logg, mh = columns["labels"]
     origin = (float(np.floor(mh.min() / _CELL_MH) * _CELL_MH), LOGG_RANGE[0], TEFF_RANGE[0])

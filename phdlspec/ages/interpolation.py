@@ -91,7 +91,7 @@ def interpolate(isochrones: Isochrones, mh: Array, log_age: Array, eep: Array) -
 
 def _nearest(values: Array, nodes: Array, targets: Array, axis: int) -> Array:
     near = np.abs(nodes[:, None] - targets[None, :]).argmin(axis=0)
-    return np.take(values, near, axis=axis)
+    return np.asarray(np.take(values, near, axis=axis))
 
 
 @dataclass(frozen=True)

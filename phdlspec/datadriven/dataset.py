@@ -79,7 +79,7 @@ class Dataset:
         """(N,) True where there is a spectrum."""
         return np.array([not reason for reason in self.reasons], dtype=bool)
 
-    def take(self, rows: NDArray) -> Dataset:
+    def take(self, rows: NDArray[Any]) -> Dataset:
         """Some of its spectra, by index or mask."""
         rows = np.arange(len(self))[rows]
         changes: dict[str, Any] = {

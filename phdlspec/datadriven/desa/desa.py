@@ -314,7 +314,7 @@ def _encode_spectra(
     )
     if spectra is None:
         return tokens, vector, quantiles
-    for part in torch.as_tensor(np.flatnonzero(have)).split(_BATCH):
+    for part in torch.as_tensor(np.flatnonzero(have)).split(_BATCH):  # type: ignore[no-untyped-call]
         chosen = rows[part.numpy()]
         flux, ivar = (torch.as_tensor(x[chosen]) for x in (spectra.flux, spectra.ivar))
         found = encoder(*encoder.standardised(flux, ivar))
@@ -332,7 +332,7 @@ def _encode_curves(
         return tokens, vector
     stretches = torch.zeros(len(curves), count, width)
     summary = torch.zeros(len(curves), size)
-    for part in torch.arange(len(curves.owner)).split(_BATCH):
+    for part in torch.arange(len(curves.owner)).split(_BATCH):  # type: ignore[no-untyped-call]
         found = encoder(*tensors_of(curves.views.take(part.numpy())))
         owner = torch.as_tensor(curves.owner[part.numpy()])
         stretches.index_add_(0, owner, pooled(found))
@@ -349,7 +349,7 @@ def run_dual(dual_former: DualFormer, tokens: Tokens) -> Array:
     """Embeddings (N, 2 K), NaN where a star has neither modality."""
     parts = [
         dual_former(tokens.spectrum[rows], tokens.curve[rows], tokens.have[rows])
-        for rows in torch.arange(len(tokens.have)).split(_BATCH)
+        for rows in torch.arange(len(tokens.have)).split(_BATCH)  # type: ignore[no-untyped-call]
     ]
     embedding = torch.cat(parts).double().numpy()
     embedding[~tokens.have.any(dim=1).numpy()] = np.nan

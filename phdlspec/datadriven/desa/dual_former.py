@@ -42,7 +42,8 @@ class _Layer(nn.Module):
         if self.other is not None:
             y = self.norms[1](y)
             x = x + self.other(self.norms[2](x), y, y, need_weights=False)[0]
-        return x + self.network(self.norms[3](x))
+        answer: Tensor = x + self.network(self.norms[3](x))
+        return answer
 
 
 class DualFormer(nn.Module):
@@ -81,12 +82,14 @@ class DualFormer(nn.Module):
     @property
     def matrix(self) -> Tensor:
         """W (K, K), of Frobenius norm √K."""
-        return self.raw_matrix * (self.size**0.5 / self.raw_matrix.norm())
+        answer: Tensor = self.raw_matrix * (self.size**0.5 / self.raw_matrix.norm())
+        return answer
 
     def axes(self) -> Tensor:
         """Eigenvectors (K, K), in columns, of the symmetric part of W, the largest absolute eigenvalue first."""
         values, vectors = torch.linalg.eigh((0.5 * (self.matrix + self.matrix.mT)).double())
-        return vectors[:, values.abs().argsort(descending=True)].to(self.matrix.dtype)
+        answer: Tensor = vectors[:, values.abs().argsort(descending=True)].to(self.matrix.dtype)
+        return answer
 
     def set_tokens(self, spectrum: Tensor, curve: Tensor) -> None:
         """Standardise tokens by those of the training pairs: what all stars share is most of a token."""
@@ -97,7 +100,8 @@ class DualFormer(nn.Module):
     def standard_tokens(self, tokens: Tensor, which: int) -> Tensor:
         """Tokens (B, T, D) of the spectrum (0) or the light curve (1) in units of their scatter among stars."""
         mean, scale = getattr(self, f"mean_{which}"), getattr(self, f"scale_{which}")
-        return ((tokens - mean) / scale).clamp(-_CLIP, _CLIP)
+        answer: Tensor = ((tokens - mean) / scale).clamp(-_CLIP, _CLIP)
+        return answer
 
     def raw(self, spectrum: Tensor, curve: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:
         """e1, e2 (B, K) before they are standardised. have : (B, 2) which modality is there."""
@@ -107,7 +111,7 @@ class DualFormer(nn.Module):
         )
         for one, other in zip(*self.towers):
             x, y = one(x, y), other(y, x)
-        return tuple(head(features(z)) for head, z in zip(self.heads, (x, y)))  # type: ignore[return-value]
+        return tuple(head(features(z)) for head, z in zip(self.heads, (x, y)))
 
     def standardised(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
         """e1, e2 with mean 0 and scatter 1 over pairs of the training set."""
@@ -115,7 +119,7 @@ class DualFormer(nn.Module):
 
     def note(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
         """Standardise over these pairs, and remember how; the gradient goes through mean and scatter too."""
-        means, scatters = ([f(e) for e in (e1, e2)] for f in (lambda e: e.mean(0), lambda e: (e.var(0) + 1e-4).sqrt()))
+        means, scatters = ([f(e) for e in (e1, e2)] for f in (lambda e: e.mean(0), lambda e: (e.var(0) + 1e-4).sqrt()))  # type: ignore[no-untyped-call]
         self.centre, self.spread = torch.stack(means).detach(), torch.stack(scatters).detach()
         return (e1 - means[0]) / scatters[0], (e2 - means[1]) / scatters[1]
 

@@ -97,11 +97,13 @@ class SpectrumEncoder(nn.Module):
         patches = self.stem(nn.functional.pad(channels, (0, padding)))[..., : self.tokens].mT + self.position
         filled = self.pixels / good.sum(dim=1, keepdim=True).clamp(min=1)
         whole = self.whole(flux @ self.components.mT * filled)[:, None]
-        return self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), whole, patches], dim=1))
+        answer: Tensor = self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), whole, patches], dim=1))
+        return answer
 
     def pixels_of(self, tokens: Tensor) -> Tensor:
         """Standardised flux (B, P) from tokens."""
-        return self.pixel_head(tokens[:, LEADING:]).flatten(1)[:, : self.pixels]
+        answer: Tensor = self.pixel_head(tokens[:, LEADING:]).flatten(1)[:, : self.pixels]
+        return answer
 
     def quantiles(self, tokens: Tensor) -> Tensor:
         """(B, L, 3) quantiles of the standardised labels, in order."""
@@ -140,4 +142,5 @@ class LightCurveEncoder(nn.Module):
         ]
         tokens = torch.cat(parts, dim=1) + self.position
         scalar = self.scalar_stem(scalars)[:, None]
-        return self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), scalar, tokens], dim=1))
+        answer: Tensor = self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), scalar, tokens], dim=1))
+        return answer

@@ -108,7 +108,8 @@ def _lightkurve() -> ModuleType:
         raise UserError(
             'files of Kepler, K2 and TESS need lightkurve: pip install "phdlspec[light-curves]"; tables do not'
         ) from error
-    return lightkurve
+    found: ModuleType = lightkurve
+    return found
 
 
 def _from_mission(path: Path) -> Segment:

@@ -66,7 +66,7 @@ class LightCurveSet:
         """(N,) True where there is a light curve."""
         return np.array([not reason for reason in self.reasons], dtype=bool)
 
-    def take(self, rows: NDArray) -> LightCurveSet:
+    def take(self, rows: NDArray[Any]) -> LightCurveSet:
         """Some of the stars, each at most once, with their stretches; by index or mask."""
         rows = np.arange(len(self))[rows]
         place = np.full(len(self), -1, dtype=np.int64)

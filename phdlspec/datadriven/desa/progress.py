@@ -101,7 +101,7 @@ def run_epochs(
                 )
             optimiser.zero_grad()
             loss = loss_of(chosen, generator)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             losses.append(float(loss.detach()))

@@ -37,7 +37,7 @@ class Stars:
         """(N,) where there are a spectrum and a light curve."""
         return (self.spectrum >= 0) & (self.light_curve >= 0)
 
-    def take(self, rows: NDArray) -> Stars:
+    def take(self, rows: NDArray[Any]) -> Stars:
         """Some of them, by index or mask."""
         rows = np.arange(len(self))[rows]
         return Stars(tuple(self.names[i] for i in rows), self.spectrum[rows], self.light_curve[rows])

@@ -148,7 +148,8 @@ def _train_curves(model: Desa, curves: LightCurveSet, stars: Stars, rows: Mask, 
     siamese = Siamese(model.curve_encoder, settings.width)
 
     def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
-        return siamese(*pairs.draw(batch, generator))
+        answer: Tensor = siamese(*pairs.draw(batch, generator))
+        return answer
 
     return run_epochs(
         "curve", siamese, loss_of, len(pairs), epochs=settings.curve_epochs, batch=settings.batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Views:
     def __len__(self) -> int:
         return len(self.flux)
 
-    def take(self, rows: NDArray) -> Views:
+    def take(self, rows: NDArray[Any]) -> Views:
         """Some of the stretches."""
         return Views(*(getattr(self, field.name)[rows] for field in fields(self)))
 
@@ -94,7 +95,7 @@ def _power(centred: NDArray[np.float64], filled: float) -> Views32:
     return ((np.log10(mean + 1e-6) - _POWER_SHIFT) / _POWER_SCALE).astype(np.float32)
 
 
-def _means(values: NDArray, place: NDArray, edges: NDArray) -> NDArray[np.float64]:
+def _means(values: NDArray[Any], place: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
     """Mean (B,) of values (n,) at increasing places (n,) between edges (B + 1,); interpolated where none is inside."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     low, high = np.searchsorted(place, edges[:-1]), np.searchsorted(place, edges[1:])

@@ -143,7 +143,7 @@ class Pairs:
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(n, K, K)."""
-        return packed[:, self.index.flatten()].unflatten(1, (self.size, self.size))
+        return packed[:, self.index.flatten()].reshape(-1, self.size, self.size)
 
 
 class Evaluator:

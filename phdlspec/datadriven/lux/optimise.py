@@ -127,7 +127,7 @@ def _quasi_newton(stars: Stars, state: State) -> State:
         return value / unit
 
     before = gradient(state.parameters, stars)[0] if not state.values else state.values[-1]
-    steps.step(closure)  # type: ignore[arg-type]
+    steps.step(closure)  # type: ignore[no-untyped-call]
     value, point = best[0]
     parameters = _shaped(point / scales, state.parameters)
     done = state.step + 1 >= BLOCKS or before - value < PATIENCE * BLOCK * len(stars)

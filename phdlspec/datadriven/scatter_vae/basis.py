@@ -59,7 +59,8 @@ def _coefficients(flux: Tensor, weight: Tensor, mean: Tensor, basis: Tensor) -> 
     matrix = normal_matrices(weight, basis)
     matrix.diagonal(dim1=1, dim2=2).add_(_RIDGE)
     pull = (weight * (flux - mean)) @ basis
-    return torch.linalg.solve(matrix, pull[..., None])[..., 0]
+    answer: Tensor = torch.linalg.solve(matrix, pull[..., None])[..., 0]
+    return answer
 
 
 def _components(flux: Tensor, weight: Tensor, coefficients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

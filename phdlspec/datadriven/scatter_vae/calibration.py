@@ -8,6 +8,7 @@ In each bin of wavelength, v = n sigma^2 + c s^2 with the n, c of the highest li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ def _ordinary(held: HeldOut) -> NDArray[np.bool_]:
     return np.asarray(misfit <= np.quantile(misfit, ORDINARY))
 
 
-def _factors(held: HeldOut, ordinary: NDArray[np.bool_], columns: NDArray) -> Array:
+def _factors(held: HeldOut, ordinary: NDArray[np.bool_], columns: NDArray[Any]) -> Array:
     squared, noise, scatter = (x[ordinary][:, columns] for x in (held.squared, held.noise, held.scatter))
     good = held.good[ordinary][:, columns] & (squared < _MOST_DEVIATION**2 * (noise + scatter))
     if good.sum() < 10:

@@ -69,7 +69,8 @@ class _State:
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         diagonal += 1.0 + damping[:, None] * diagonal
         pull = (slope.mT @ ((weight * self.residual) @ self.network.basis)[..., None])[..., 0] - self.z
-        return self.z + torch.linalg.solve(matrix, pull[..., None])[..., 0]
+        answer: Tensor = self.z + torch.linalg.solve(matrix, pull[..., None])[..., 0]
+        return answer
 
 
 def _slopes(network: SpectrumNetwork, z: Tensor) -> Tensor:
@@ -77,4 +78,5 @@ def _slopes(network: SpectrumNetwork, z: Tensor) -> Tensor:
     unit = torch.eye(z.shape[1]).expand(len(z), -1, -1).flatten(0, 1)
     repeated = z.repeat_interleave(z.shape[1], 0)
     change = torch.func.jvp(network.coefficients, (repeated,), (unit,))[1]
-    return change.unflatten(0, (len(z), -1)).mT
+    answer: Tensor = change.unflatten(0, (len(z), -1)).mT
+    return answer

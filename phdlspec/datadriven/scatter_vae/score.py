@@ -115,7 +115,7 @@ def _shift(left: Residuals) -> Array:
     # How much of the derivative of the model is in the deviations, in each part of the spectrum.
     slope = np.gradient(left.model, axis=1) / left.sigma * left.good
     parts = zip(*(np.array_split(x, PARTS, axis=1) for x in (left.deviation, slope)))
-    return np.max([np.abs(_amount(d, s, _USUAL_SHIFT)) for d, s in parts], axis=0)
+    return np.asarray(np.max([np.abs(_amount(d, s, _USUAL_SHIFT)) for d, s in parts], axis=0))
 
 
 def _amount(deviation: Array, template: Array, usual: float) -> Array:

@@ -97,12 +97,14 @@ class SpectrumNetwork(nn.Module):
 
     def coefficients(self, z: Tensor) -> Tensor:
         """h (B, R) of latents (B, K)."""
-        return self.curved(z) + self.linear(z)
+        answer: Tensor = self.curved(z) + self.linear(z)
+        return answer
 
     def scatter(self, z: Tensor) -> Tensor:
         """Scatter s (B, P) of latents, calibrated, between its floor and its ceiling."""
         ln = self.ln_scatter + self.spread(z) @ self.spread_basis.T
-        return (0.5 * (ln + self.ln_calibration)).exp().clamp(LEAST_SCATTER, MOST_SCATTER)
+        answer: Tensor = (0.5 * (ln + self.ln_calibration)).exp().clamp(LEAST_SCATTER, MOST_SCATTER)
+        return answer
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Flux and scatter (B, P) of latents (B, K)."""

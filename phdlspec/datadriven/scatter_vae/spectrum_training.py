@@ -72,7 +72,7 @@ class _Spectra:
     flux: Tensor
     ivar: Tensor
 
-    def take(self, rows: NDArray) -> _Spectra:
+    def take(self, rows: NDArray[Any]) -> _Spectra:
         index = torch.as_tensor(rows, device=self.flux.device)
         return _Spectra(self.flux[index], self.ivar[index])
 
@@ -173,7 +173,7 @@ class _Training:
             self._began[latents] = network
         return deepcopy(self._began[latents]).requires_grad_(True)
 
-    def tuned(self, latents: int, rows: NDArray, key: str) -> SpectrumNetwork:
+    def tuned(self, latents: int, rows: NDArray[Any], key: str) -> SpectrumNetwork:
         """A network that has seen these real stars."""
         network = self.begun(latents)
         epochs = self.settings.epochs
@@ -220,8 +220,8 @@ class _Training:
         return HeldOut((flux - model) ** 2, np.concatenate([f.noise for f in folds]), scatter**2, good)
 
     def reference(
-        self, folds: list[_Fold], ln_noise: NDArray, ln_scatter: NDArray
-    ) -> tuple[Reference, NDArray, dict[str, Any]]:
+        self, folds: list[_Fold], ln_noise: NDArray[Any], ln_scatter: NDArray[Any]
+    ) -> tuple[Reference, NDArray[Any], dict[str, Any]]:
         """The reference of ordinary stars, usual deviations, and what the held-out stars say of the model."""
         parts = [self._deviations(f, f.explained, ln_noise, ln_scatter) for f in folds]
         usual = usual_deviation(np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts]))
@@ -237,7 +237,11 @@ class _Training:
         return learn_reference(np.concatenate(signs), self.data.snr[rows], SPECTRUM_SIGNS), usual, told
 
     def _residuals(
-        self, fold: _Fold, explained: Explained, part: tuple[NDArray, NDArray, NDArray], usual: NDArray
+        self,
+        fold: _Fold,
+        explained: Explained,
+        part: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+        usual: NDArray[Any],
     ) -> Residuals:
         deviation, sigma, good = part
         return Residuals(
@@ -246,8 +250,8 @@ class _Training:
         )  # fmt: skip
 
     def _deviations(
-        self, fold: _Fold, explained: Explained, ln_noise: NDArray, ln_scatter: NDArray
-    ) -> tuple[NDArray, NDArray, NDArray]:
+        self, fold: _Fold, explained: Explained, ln_noise: NDArray[Any], ln_scatter: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Deviations of a fold's held-out stars, calibrated, their expected size, which are good."""
         flux, ivar = (x[fold.rows][:, self.used] for x in (self.data.flux, self.data.ivar))
         scatter = explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))

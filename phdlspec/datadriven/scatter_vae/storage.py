@@ -17,14 +17,16 @@ from phdlspec.tensor_file import FileKind
 KIND = FileKind("phdlspec-vae", 2, "model", "phdlspec vae train", digest_since=2)
 
 
-def write_model(path: str | Path, network: nn.Module, arrays: Mapping[str, NDArray], header: Mapping[str, Any]) -> None:
+def write_model(
+    path: str | Path, network: nn.Module, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]
+) -> None:
     """Write network, arrays and header."""
     tensors = {f"network.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
     tensors |= {name: torch.as_tensor(np.ascontiguousarray(a)) for name, a in arrays.items()}
     KIND.write(path, tensors, header)
 
 
-def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, NDArray]]:
+def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, NDArray[Any]]]:
     """Header, state of the network, arrays. Raises `UserError` for a file that is missing, damaged or another."""
     file = KIND.read(path)
     tensors = file.tensors

@@ -19,7 +19,7 @@ class Work:
     With no folder nothing is kept.
     """
 
-    def __init__(self, folder: Path | None, settings: Mapping[str, Any], *arrays: NDArray):
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any], *arrays: NDArray[Any]):
         self.folder = folder
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for array in arrays:

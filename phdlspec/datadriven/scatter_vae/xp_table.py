@@ -56,7 +56,7 @@ class XPSet:
         """(N,) True where there are coefficients and errors."""
         return np.array([not reason for reason in self.reasons], dtype=bool)
 
-    def take(self, rows: NDArray) -> XPSet:
+    def take(self, rows: NDArray[Any]) -> XPSet:
         """Some of its sources, by index or mask."""
         rows = np.arange(len(self))[rows]
         return XPSet(
