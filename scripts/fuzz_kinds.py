@@ -390,7 +390,7 @@ def _read_calibration(path: Path) -> str:
 def _catalogue(folder: Path) -> Path:
     results = _results(5)
     arrays = to_arrays(results, [result.path for result in results])
-    header = {"EMUHASH": "0", "SOLSCALE": "Asplund2009", "SEED": 1, "JOBHASH": "0", "CKPTHASH": "0"}
+    header = {"EMUHASH": "0", "SOLSCALE": "Asplund2009", "SEED": 1, "CKPTHASH": "0"}
     write_fits(lambda: iter([arrays]), folder / "c.fits", header)
     return folder / "c.fits"
 

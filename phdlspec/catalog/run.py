@@ -28,7 +28,7 @@ from phdlspec.catalog.job import CatalogJob, Chunk
 from phdlspec.catalog.progress import StarBar, heard
 from phdlspec.catalog.reading import read_catalog
 from phdlspec.catalog.rows import write_fits
-from phdlspec.catalog.store import KEPT, ChunkStore, job_digest
+from phdlspec.catalog.store import KEPT, ChunkStore, differences, job_digest
 from phdlspec.console import say
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.bridge import bridged, told
@@ -36,11 +36,12 @@ from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.files import replacing
 from phdlspec.fitting.progress import listening
-from phdlspec.provenance import configuration, versions
+from phdlspec.provenance import versions
 from phdlspec.solar import SOLAR_SCALE
 from phdlspec.work import Cluster, Processes, Runner, refuse_in_worker
 
 log = logging.getLogger(__name__)
+_JOB = "JOB"  # in the history of a catalogue's header: what it is made of and how
 
 # --- schedules: each yields the size of a chunk when it is stored ------------------------------------------------
 
@@ -117,7 +118,7 @@ def make_catalog(
     store = ChunkStore(job.out, job_digest(identity))
     with store.lock():
         # A run that was stopped goes on, also one that was to overwrite.
-        if not store.begun and _is_finished(job.out, store.job, resume, overwrite):
+        if not store.begun and _is_finished(job.out, identity, resume, overwrite):
             store.remove()  # what a run left that was killed while it cleared up
             if progress:
                 say(f"{job.out}: was finished before with the same inputs and settings, nothing is fitted")
@@ -132,7 +133,7 @@ def make_catalog(
         with StarBar(len(job.references), done, progress) as bar:
             for size in _fit(job, store, emulator, todo, workers, scheduler, bar):
                 bar.finished(size)
-        _write(store, chunks, _header(job, emulator, store.job, command), job.columns)
+        _write(store, chunks, _header(job, emulator, identity, command), job.columns)
         store.remove()
     return read_catalog(job.out)
 
@@ -160,32 +161,38 @@ def _fit(
         yield from _in_process(job.with_digest(digest), todo, bar)
 
 
-def _is_finished(out: str, digest: str, resume: bool, overwrite: bool) -> bool:
+def _is_finished(out: str, identity: dict[str, Any], resume: bool, overwrite: bool) -> bool:
     """True where `out` is the catalogue that is asked for; raises `UserError` where it is not and would be lost."""
     if not Path(out).exists():
         return False
-    if resume and _digest_of(out) == digest:
+    before = _job_of(out) if resume else None
+    if before is not None and not differences(before, identity):
         return True
     if not overwrite:
-        other = ", not known to be made of these inputs and settings by this version" if resume else ""
+        other = "" if before is None else f", made with another {differences(before, identity)}"
+        other = ", not known to be made of these inputs and settings by this version" if resume and not other else other
         raise UserError(f"{out}: exists already{other}; choose another --out, or add --overwrite to replace it")
     return False
 
 
-def _digest_of(out: str) -> str | None:
+def _job_of(out: str) -> dict[str, Any] | None:
+    """What a finished catalogue says that it was made of; None where it does not say."""
     try:
         with fits.open(out) as hdus:
-            return hdus["CATALOG"].header.get("JOBHASH") if "CORRELATION" in hdus else None
-    except (OSError, KeyError):
+            lines = "".join(hdus["CATALOG"].header["HISTORY"]) if "CORRELATION" in hdus else ""
+        found = json.JSONDecoder().raw_decode(lines.split(f"{_JOB}: ", 1)[1])[0]
+    except (OSError, KeyError, IndexError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
 
 
-def _header(job: CatalogJob, emulator: Emulator, digest: str, command: str) -> dict[str, Any]:
+def _header(job: CatalogJob, emulator: Emulator, identity: dict[str, Any], command: str) -> dict[str, Any]:
     return {
         "EMUHASH": emulator.checkpoint_hash[:16], "SOLSCALE": SOLAR_SCALE, "SEED": job.settings.seed,
-        "JOBHASH": digest, "CKPTHASH": emulator.checkpoint_hash, "BRIDGE": told(bridged(emulator, job.settings.bridge)),
-        "VERSIONS": json.dumps(versions()),
-        "CONFIG": json.dumps(configuration(job.settings)), "COMMAND": command,
+        "CKPTHASH": emulator.checkpoint_hash, "BRIDGE": told(bridged(emulator, job.settings.bridge)),
+        "VERSIONS": json.dumps(versions()), "COMMAND": command,
+        # Lines of a header lose blanks at their ends: there are none.
+        _JOB: json.dumps(identity, separators=(",", ":")).replace(" ", "\\u0020"),
     }  # fmt: skip
 
 

@@ -39,6 +39,13 @@ def made_of(references: Sequence[str]) -> str:
     return digest(*references)
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two jobs differ in, in words; "" where they are the same."""
+    return ", and another ".join(
+        _difference(key, before.get(key), value) for key, value in now.items() if before.get(key) != value
+    )
+
+
 def _difference(name: str, before: object, now: object) -> str:
     """A setting that is not the same, with both values where these can be told in a few words."""
     if isinstance(before, list) and isinstance(now, list):  # of a long list only what differs
@@ -104,11 +111,10 @@ class ChunkStore:
             raise UserError(
                 f"{self._description}: damaged ({error}); put it back, or remove {self.folder} and start again"
             ) from error
-        different = [_difference(key, before.get(key), now) for key, now in identity.items() if before.get(key) != now]
-        if different:
+        if different := differences(before, identity):
             raise UserError(
-                f"{self.folder}: was left by a run with another {', and another '.join(different)}; give the same "
-                "again, choose another --out, or remove the folder"
+                f"{self.folder}: was left by a run with another {different}; give the same again, choose another "
+                "--out, or remove the folder"
             )
 
     def finished(self, chunks: Sequence[Sequence[str]], wrong: Callable[[int, Arrays], str]) -> set[int]:

@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         _remove_earlier(out, stem)
         result.write(out / f"{stem}.ecsv")
         if result.reason:
+            bar.clear()
             say(f"phdlspec fit: {result.reason}", file=sys.stderr)
             continue
         result.write(out / f"{stem}.h5")

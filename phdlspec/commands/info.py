@@ -204,7 +204,18 @@ def _catalogue(path: Path) -> str:
         lines.append("calibrated: values before stand in the columns _RAW")
     keys = ("EMUHASH", "SOLSCALE", "SEED", "CALIBID")
     lines += [f"{key:12s}{table.meta[key]}" for key in keys if key in table.meta]
-    return "\n".join([*lines, *map(str, np.atleast_1d(table.meta.get("HISTORY", [])))])
+    return "\n".join([*lines, *_history(map(str, np.atleast_1d(table.meta.get("HISTORY", []))))])
+
+
+def _history(cards: Iterable[str]) -> list[str]:
+    """What a header tells as KEY: text, each in one line; the cards of a header are cut at 72 characters."""
+    told: list[str] = []
+    for card in cards:
+        if re.match(r"[A-Z]+: ", card) or not told:
+            told.append(card)
+        else:
+            told[-1] += card
+    return [text.replace("\\u0020", " ") for text in told]
 
 
 def _fits(path: Path) -> str:

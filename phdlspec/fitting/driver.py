@@ -186,8 +186,10 @@ def _fit_together(
         second = double_lines(errors.problem, best.z)
     with clock.stage("posterior"):
         posteriors = sample_posteriors(errors.problem, best, random, settings)
-    with clock.stage("direct synthesis"):
-        refined = _refined(errors.problem, best, emulator, direct, settings.refine)
+    refined: list[Refined | None] = [None] * len(best.z)
+    if direct is not None:
+        with clock.stage("direct synthesis"):
+            refined = _refined(errors.problem, best, emulator, direct, settings.refine)
     seconds = {name: total / len(members) for name, total in clock.seconds.items()}
     return FittedStars(
         members, emulator, random, errors, best, posteriors, velocities, arms, second, refined, alone, seconds
@@ -255,10 +257,8 @@ def _best(problem: Problem, start: Tensor, random: StarRandom, mode: str) -> Opt
 
 
 def _refined(
-    problem: Problem, best: Optimum, emulator: Emulator, direct: DirectSynthesis | None, move: bool
+    problem: Problem, best: Optimum, emulator: Emulator, direct: DirectSynthesis, move: bool
 ) -> list[Refined | None]:
-    if direct is None:
-        return [None] * len(problem)
     found: list[Refined | None] = []
     for star in range(len(problem)):
         one = problem.select(torch.tensor([star], device=problem.device))
