@@ -51,10 +51,10 @@ def default_resolving_power(survey: str, wave: NDArray[np.float64]) -> NDArray[n
     >>> phdlspec.default_resolving_power("LAMOST", np.array([5000.0, 5500.0]))
     array([1680., 1760.])
     """
-    if survey not in DEFAULT_RESOLVING_POWER:
+    if survey.upper() not in DEFAULT_RESOLVING_POWER:
         known = " ".join(sorted(DEFAULT_RESOLVING_POWER))
         raise UserError(f"no default resolving power is known for {survey!r} (only for {known}): give one")
-    nodes = np.array(DEFAULT_RESOLVING_POWER[survey])
+    nodes = np.array(DEFAULT_RESOLVING_POWER[survey.upper()])
     return np.asarray(np.interp(wave, nodes[:, 0], nodes[:, 1]))
 
 
@@ -66,7 +66,7 @@ def resolving_power_at(given: ResolvingPower, wave: NDArray[np.float64]) -> NDAr
     `resolving_power`.
     """
     if isinstance(given, str) and given.upper() in DEFAULT_RESOLVING_POWER:
-        return default_resolving_power(given.upper(), wave)
+        return default_resolving_power(given, wave)
     if isinstance(given, (str, Path)):
         try:
             with reading(given):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
+
+from phdlspec.errors import UserError, first_line
 
 SPEED_OF_LIGHT_KM_S = 299792.458
 
@@ -17,23 +20,33 @@ def _refractive_index(wave_vacuum: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 + 8.34254e-5 + 2.406147e-2 / (130.0 - sigma2) + 1.5998e-4 / (38.9 - sigma2)
 
 
+def _in_angstrom(wave: ArrayLike | u.Quantity) -> NDArray[np.float64]:
+    try:
+        given = wave.to_value(u.AA, u.spectral()) if isinstance(wave, u.Quantity) else wave
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # no numbers; no unit of length
+        raise UserError(f"wavelengths: {first_line(error)}; expected numbers in Å, or a Quantity") from error
+
+
 def vacuum_to_air(wave: ArrayLike) -> NDArray[np.float64]:
-    """Vacuum to standard-air wavelengths, both in Å (Morton 2000); meant for 2000 Å and longer.
+    """Vacuum to standard-air wavelengths in Å (Morton 2000), meant for 2000 Å and longer.
+
+    A Quantity may have any unit of length; the answer is in Å. Raises `UserError` for what holds no wavelengths.
 
     >>> round(float(phdlspec.vacuum_to_air(6564.60)), 2)
     6562.79
     """
-    wave = np.asarray(wave, dtype=float)
-    return wave / _refractive_index(wave)
+    vacuum = _in_angstrom(wave)
+    return vacuum / _refractive_index(vacuum)
 
 
 def air_to_vacuum(wave: ArrayLike) -> NDArray[np.float64]:
-    """Standard-air to vacuum wavelengths in Å: the inverse of `vacuum_to_air` to 1e-9 Å.
+    """Standard-air to vacuum wavelengths in Å: the inverse of `vacuum_to_air` to 1e-9 Å, arguments as there.
 
     >>> round(float(phdlspec.air_to_vacuum(6562.79)), 2)
     6564.6
     """
-    air = np.asarray(wave, dtype=float)
+    air = _in_angstrom(wave)
     vacuum = air
     for _ in range(4):
         vacuum = air * _refractive_index(vacuum)

@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 from phdlspec.ages.composition import metallicity_slope, metallicity_term
 from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.stars import Stars, no_photometry
+from phdlspec.aliases import error_of
 from phdlspec.columns import PARAMETER_UNITS
 from phdlspec.errors import UserError
 from phdlspec.fits_files import check_fits
 from phdlspec.flags import usable
 from phdlspec.foreign import reading
+from phdlspec.labels import label_of
 from phdlspec.tables import FITS_ENDINGS, find_column, number_column, read_any_table, text_column
 
 Array = NDArray[np.float64]
 
 MAIN = ("TEFF", "LOGG", "FE_H")
 ALPHA_ELEMENTS = ("MG_FE", "SI_FE", "CA_FE")
-_ALIASES = {
-    "TEFF": ("TEFF", "T_EFF"), "LOGG": ("LOGG", "LOG_G"), "FE_H": ("FE_H", "FEH", "M_H", "MH", "[Fe/H]"),
-    "ALPHA": ("ALPHA_FE", "ALPHA_M", "ALPHAFE", "A_FE", "[alpha/Fe]"),
-}  # fmt: skip
+_OVERALL = ("M_H", "MH", "[M/H]", "METALLICITY")  # what isochrones are made for: taken as it is
+_ALPHA = ("ALPHA_FE", "ALPHA_M", "ALPHAFE", "A_FE", "[alpha/Fe]")
 _IDS = ("OBSID", "SOURCE_ID", "GAIA_SOURCE_ID", "GAIADR3_SOURCE_ID", "APOGEE_ID", "TMASS_ID", "KIC", "DESIG", "NAME",
         "STAR", "ID", "FILE")  # fmt: skip
 _CORRELATION_UNIT = 1.0 / 127.0
@@ -53,7 +53,7 @@ class AgeCatalogue:
 
     Parameters
     ----------
-    path : the file, FITS or any table
+    path : the file, FITS or any table, or a table in memory
     raw : use the labels before calibration
 
     Attributes
@@ -62,9 +62,9 @@ class AgeCatalogue:
     has_covariance : True where the file holds correlations
     """
 
-    def __init__(self, path: str | Path, raw: bool = False):
-        self.path = Path(path)
-        self._table, self._triangles, self.header = _open(self.path)
+    def __init__(self, path: str | Path | Table, raw: bool = False):
+        self.path = Path("the table" if isinstance(path, Table) else path)
+        self._table, self._triangles, self.header = _of(path) if isinstance(path, Table) else _open(self.path)
         self.has_covariance = self._triangles is not None
         self.kind = self._kind(raw)
         self._names = {name: self._find(name) for name in MAIN}
@@ -124,7 +124,10 @@ class AgeCatalogue:
         return LabelKind("", "as the table gives them")
 
     def _find(self, name: str) -> str:
-        found = find_column(self._table, *(alias + self.kind.suffix for alias in _ALIASES[name]))
+        own = name + self.kind.suffix
+        found = own if self._has(own) else next((c for c in self._table.colnames if label_of(c) == name), None)
+        if found is None and name == "FE_H":
+            found = find_column(self._table, *_OVERALL)
         if found is None:
             raise UserError(
                 f"{self.path}: no column {name}; expected a catalogue of phdlspec, or a table with TEFF, LOGG, FE_H "
@@ -134,9 +137,7 @@ class AgeCatalogue:
 
     def _error_of(self, column: str, name: str) -> str:
         base = column.removesuffix(self.kind.suffix)
-        found = find_column(
-            self._table, f"{base}_ERR{self.kind.suffix}", f"E_{base}", f"{base}_ERROR", f"SIGMA_{base}", f"{name}_ERR"
-        )
+        found = find_column(self._table, f"{base}_ERR{self.kind.suffix}") or error_of(self._table, base, name)
         if found is None:
             raise UserError(
                 f"{self.path}: column {column} has no {base}_ERR beside it; an age needs the labels' errors"
@@ -184,13 +185,15 @@ class AgeCatalogue:
         total = weight.sum(axis=1)
         weight /= np.where(total > 0, total, 1.0)[:, None]
         alpha = np.where(total > 0, (weight * np.nan_to_num(values)).sum(axis=1), np.nan)
-        own = find_column(part, *_ALIASES["ALPHA"])
+        own = find_column(part, *_ALPHA)
         extra = np.zeros(n)
         if not self._alpha and own:
             alpha = number_column(part, own, self.path)
-            error = find_column(part, f"{own}_ERR", f"E_{own}", f"{own}_ERROR")
+            error = error_of(part, own)
             sigma = np.nan_to_num(number_column(part, error, self.path)) if error else np.zeros(n)
             extra = (metallicity_slope(np.nan_to_num(alpha)) * np.where(np.isfinite(alpha), sigma, 0.0)) ** 2
+        if self._names["FE_H"] in _OVERALL or self._names["FE_H"].upper() in _OVERALL:
+            alpha, weight, extra = np.full(n, np.nan), np.zeros((n, size)), np.zeros(n)  # it is in it already
         known = np.nan_to_num(alpha)
         jacobian = np.zeros((n, 3, size))
         jacobian[:, [0, 1, 2], [0, 1, 2]] = 1.0
@@ -204,11 +207,14 @@ class AgeCatalogue:
         return labels, result, alpha
 
 
+def _of(table: Table) -> tuple[Table, Any, dict[str, Any]]:
+    return table, None, {str(k).upper(): v for k, v in table.meta.items()}
+
+
 def _open(path: Path) -> tuple[Table, Any, dict[str, Any]]:
     """The table, its triangles of correlations (None where there are none that fit), the header."""
     if not path.name.lower().endswith(FITS_ENDINGS):
-        table = read_any_table(path)
-        return table, None, {str(k).upper(): v for k, v in table.meta.items()}
+        return _of(read_any_table(path))
     if not path.is_file():
         raise UserError(f"{path}: there is no such file, expected a catalogue")
     check_fits(path)
@@ -217,8 +223,7 @@ def _open(path: Path) -> tuple[Table, Any, dict[str, Any]]:
         names = [hdu.name for hdu in hdus]
         if "CATALOG" not in names:
             hdus.close()
-            table = read_any_table(path)
-            return table, None, {str(k).upper(): v for k, v in table.meta.items()}
+            return _of(read_any_table(path))
         table = Table.read(path, hdu="CATALOG", memmap=True, mask_invalid=False)
         table.convert_bytestring_to_unicode()
     header = {str(k).upper(): v for k, v in table.meta.items()}

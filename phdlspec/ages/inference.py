@@ -63,7 +63,7 @@ class AgeInference:
     Raises `UserError` for whatever of them cannot be used.
     """
 
-    def __init__(self, catalogue: str | Path, settings: AgeSettings):
+    def __init__(self, catalogue: str | Path | Table, settings: AgeSettings):
         self.settings, self.prior = settings, named_prior(settings.prior)
         self.catalogue = AgeCatalogue(catalogue, settings.raw)
         photometry = photometry_of(self.catalogue, settings.photometry)
@@ -132,7 +132,7 @@ class AgeInference:
 
 
 def infer(
-    catalogue: str | Path,
+    catalogue: str | Path | Table,
     isochrones: str = "mist",
     photometry: str | Path | None = None,
     prior: str = "flat",
@@ -144,7 +144,8 @@ def infer(
 
     Parameters
     ----------
-    catalogue : file of `phdlspec catalog`, raw or calibrated, or any table with TEFF, LOGG, FE_H and errors
+    catalogue : file of `phdlspec catalog`, raw or calibrated, or any table with TEFF, LOGG, FE_H (or M_H) and errors,
+        in a file or in memory
     isochrones : name of a set (mist, parsec, basti, dartmouth, yapsi) or path of its files
     photometry : table of parallaxes, magnitudes and extinctions; by default columns of the catalogue itself
     prior : name, see `phdlspec.ages.priors.PRIORS`

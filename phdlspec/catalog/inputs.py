@@ -175,6 +175,8 @@ def write_packed(path: str | Path, spectra: Sequence[Spectrum]) -> None:
     >>> bool(np.allclose(phdlspec.as_spectrum("many.h5[1]").flux, spectrum.flux))
     True
     """
+    if not spectra or not all(isinstance(spectrum, Spectrum) for spectrum in spectra):
+        raise UserError(f"{path}: expected one phdlspec.Spectrum or more to write; as_spectrum makes them")
     first = spectra[0]
     for spectrum in spectra:
         if not np.array_equal(spectrum.wave, first.wave):

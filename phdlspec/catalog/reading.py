@@ -8,7 +8,7 @@ from astropy.table import Table
 
 from phdlspec.catalog.formats import ENDINGS, read_also
 from phdlspec.errors import UserError
-from phdlspec.fits_files import check_fits
+from phdlspec.fits_files import check_fits, is_fits
 from phdlspec.foreign import reading
 from phdlspec.tables import described
 
@@ -31,6 +31,8 @@ def read_catalog(path: str | Path) -> Table:
         with reading(path, "no catalogue of phdlspec, or a damaged one"):
             if path.suffix in ENDINGS.values():
                 return read_also(path)
+            if not is_fits(path):
+                raise UserError(f"{path}: no catalogue of phdlspec, which is FITS, HDF5 or Parquet")
             check_fits(path)
             return described(Table.read(path, format="fits", hdu="CATALOG", memmap=True, mask_invalid=False))
     except ImportError as error:

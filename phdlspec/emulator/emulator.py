@@ -114,6 +114,14 @@ class Emulator:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError("the checkpoint does not say how it did on held-out models; train it again") from error
 
+    def __repr__(self) -> str:
+        low, high = self.native.wave[[0, -1]]
+        trust = f"not to be trusted: {self.distrust}" if self.distrust else "see `trusted`"
+        return (
+            f"<Emulator {self.checkpoint_hash[:12]}: {len(self.labels)} labels, {low:.0f}-{high:.0f} Å, on "
+            f"{self.device}; {trust}>"
+        )
+
     # --- on the native grid ------------------------------------------------------------------------------------
 
     def _unit(self, theta: Tensor) -> Tensor:
@@ -265,6 +273,19 @@ class Emulator:
         jacobian = jacobian[..., : len(self.labels)]
         return self._flagged(flux, values, outside), self._flagged(jacobian, values, outside)
 
+    def _pixels(self, wave: ArrayLike) -> NDArray[np.float64]:
+        """Wavelengths (P,) within those of the network. Raises `UserError` for others."""
+        try:
+            pixels = np.atleast_1d(np.asarray(wave, dtype=float))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"wave is a {type(wave).__name__}, expected wavelengths in vacuum Å") from error
+        low, high = self.native.wave[[0, -1]]
+        if pixels.ndim != 1 or not ((pixels >= low) & (pixels <= high)).all():
+            raise UserError(
+                f"wave: expected wavelengths (P,) in vacuum Å within {low:.0f}-{high:.0f}, those of the emulator"
+            )
+        return pixels
+
     def _flagged(self, result: Tensor, values: Tensor, outside: Outside) -> Tensor:
         if outside == "flag":
             beyond = torch.as_tensor(~self.labels.inside(values.cpu().numpy()), device=result.device)
@@ -284,7 +305,7 @@ class Emulator:
         number, one a pixel with its wavelengths, a survey ("LAMOST") or a table.
         """
         theta = self._checked(self.labels.complete(labels)[None], "raise")
-        pixels = np.asarray(self.wave if wave is None else wave, dtype=float)
+        pixels = self._pixels(self.wave if wave is None else wave)
         power = resolving_power_at(self._power if resolving_power is None else resolving_power, pixels)
         with torch.no_grad():
             flux = self.observe(theta, torch.tensor(pixels, device=self.device), power)

@@ -78,7 +78,7 @@ class KnownStar:
         gaussian: dict[str, tuple[float, float]] = {}
         photometry: dict[str, tuple[float, float]] = {}
         for name, told in given.items():
-            value, error = told if isinstance(told, tuple) else (told, 0.0)
+            value, error = _pair(name, told)
             if name in _PHOTOMETRY:
                 photometry[name] = (float(value), float(error))
                 continue
@@ -90,6 +90,14 @@ class KnownStar:
                 fixed[name] = float(value)
         logg, unused = ParallaxGravity.of(photometry)
         return cls(fixed, gaussian, logg, unused)
+
+
+def _pair(name: str, told: Given) -> tuple[float, float]:
+    try:
+        value, error = told if isinstance(told, tuple) else (told, 0.0)
+        return float(value), float(error)
+    except (TypeError, ValueError) as wrong:
+        raise UserError(f"{name} is given as {told!r}, expected a number, or value and error as (4800, 50)") from wrong
 
 
 def _check(name: str, value: float, error: float, labels: LabelSet) -> None:

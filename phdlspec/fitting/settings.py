@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 
@@ -56,6 +57,8 @@ class FitSettings:
             raise UserError(f"unknown mode {self.mode!r}, expected full or fast")
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}, expected emcee or hmc")
+        if not isinstance(self.seed, Integral):
+            raise UserError(f"the seed is {self.seed!r}, expected a whole number")
         if self.resolution_width is not None and not 0.0 <= self.resolution_width < np.inf:
             raise UserError(
                 f"the width of the prior on the resolving power is {self.resolution_width:g}, expected a number that "

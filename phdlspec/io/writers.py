@@ -27,6 +27,8 @@ def write_lamost(spectrum: Spectrum, path: str | Path) -> None:
     3909
     """
     path = Path(path)
+    if not isinstance(spectrum, Spectrum):
+        raise UserError(f"{path}: cannot write a {type(spectrum).__name__}, expected a phdlspec.Spectrum")
     log_wave = np.log10(spectrum.wave)
     if np.abs(np.diff(log_wave) - LAMOST_STEP).max() > 1e-3 * LAMOST_STEP:
         raise UserError(f"{path}: a LAMOST file needs wavelengths with a constant step of 1e-4 in log10(wave)")

@@ -244,3 +244,31 @@ def test_a_table_is_not_needed_for_what_a_spectrum_says(spectrum, toy_emulator):
         phdlspec.fit({"wave": spectrum.wave}, toy_emulator)
     with pytest.raises(UserError, match="no wavelength column"):
         phdlspec.fit(Table({"a": [1.0]}), toy_emulator)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (lambda em, path: phdlspec.FitSettings(known={"TEFF": (4800.0,)}), "TEFF is given as .4800.0,., expected"),
+        (lambda em, path: phdlspec.FitSettings(seed="a"), "the seed is 'a', expected a whole number"),
+        (lambda em, path: em.spectrum({"TEFF": 5000}, wave="x"), "expected wavelengths in vacuum Å"),
+        (lambda em, path: em.spectrum({"TEFF": 5000}, wave=[1.0, 2.0]), "expected wavelengths .P,. in vacuum Å within"),
+        (lambda em, path: phdlspec.air_to_vacuum("x"), "expected numbers in Å, or a Quantity"),
+        (lambda em, path: phdlspec.vacuum_to_air(5.0 * u.kg), "expected numbers in Å, or a Quantity"),
+        (lambda em, path: phdlspec.write_packed(path / "a.h5", []), "expected one phdlspec.Spectrum or more"),
+        (lambda em, path: phdlspec.write_lamost(3, path / "a.fits"), "cannot write a int"),
+        (lambda em, path: phdlspec.read_catalog(__file__), "no catalogue of phdlspec, which is FITS"),
+    ],
+)  # fmt: skip
+def test_misuse_is_a_sentence(mistake, words, toy_emulator, tmp_path):
+    with pytest.raises(phdlspec.UserError, match=words):
+        mistake(toy_emulator, tmp_path)
+
+
+def test_wavelengths_with_units():
+    assert phdlspec.air_to_vacuum(656.279 * u.nm) == pytest.approx(phdlspec.air_to_vacuum(6562.79))
+    assert phdlspec.vacuum_to_air(0.656460 * u.um) == pytest.approx(phdlspec.vacuum_to_air(6564.60))
+
+
+def test_an_emulator_says_what_it_is(toy_emulator):
+    assert repr(toy_emulator).startswith(f"<Emulator {toy_emulator.checkpoint_hash[:12]}: 33 labels, ")

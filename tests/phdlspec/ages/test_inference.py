@@ -250,3 +250,12 @@ def test_the_command_describes_a_set(toy_path, capsys):
     text = capsys.readouterr().out
     assert "4 from -0.60 to +0.30" in text
     assert "interpolation" in text
+
+
+def test_an_overall_metallicity_is_taken_as_it_is_and_a_table_may_be_in_memory():
+    rows = {"Teff": [5600.0], "e_Teff": [50.0], "log_g": [3.9], "log_g_ERR": [0.05], "ALPHA_M": [0.3]}
+    of_iron, overall = (
+        AgeCatalogue(Table(rows | {name: [-0.4], f"{name}_ERR": [0.05]})).stars(0, 1)[0] for name in ("[Fe/H]", "M_H")
+    )
+    assert of_iron.labels[0, 2] == pytest.approx(-0.4 + metallicity_term(np.array([0.3]))[0])
+    assert overall.labels[0, 2] == pytest.approx(-0.4)
