@@ -2,8 +2,8 @@
 
 Accuracy studies put ab initio spectra through it, and the bundled example was made with it. What is real: the pixels,
 the resolving power by wavelength with its scatter from fibre to fibre, the run of the noise with wavelength and
-temperature (both measured, see the scripts), the two arms with continua of their own. What is not: bad sky
-subtraction, tellurics, correlated noise.
+temperature (both measured, see the scripts), the two arms with continua of their own, and, where asked for, the cores
+of strong lines that models in LTE lack. What is not: bad sky subtraction, tellurics, correlated noise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from phdlspec.cores import CorePriors
 from phdlspec.io.lamost import ARMS
 from phdlspec.lsf import NativeGrid, project, valid_pixels
 from phdlspec.resolution import default_resolving_power
@@ -20,6 +21,7 @@ from phdlspec.wavelength import LAMOST_WAVE, SPEED_OF_LIGHT_KM_S
 
 SNR_WINDOW = (4700.0, 5500.0)  # Å, where the SNR of a mock is defined: close to the g band
 FIBRE_SCATTER = 0.15  # of the resolving power
+CORES_STREAM = 1  # of random numbers beside those of the seed: the noise does not depend on whether there are cores
 _PIXEL_SCATTER = 0.08  # of the noise's size from pixel to pixel
 
 # Signal-to-noise ratio per pixel over that in SNR_WINDOW, medians of 593 stars of DR10
@@ -98,6 +100,8 @@ def mock_lamost(
     vbroad: float = 0.0,
     resolution_scale: float | None = None,
     red_velocity: float = 0.0,
+    logg: float | None = None,
+    cores: CorePriors | None = None,
     identifier: str = "mock",
 ) -> Spectrum:
     """A LAMOST spectrum of a star with a known normalised flux.
@@ -111,6 +115,8 @@ def mock_lamost(
     rv, vbroad : km/s. red_velocity : km/s by which the red arm is displaced besides.
     resolution_scale : factor on LAMOST's resolving power; drawn with `FIBRE_SCATTER` if not given. The spectrum
         claims the survey's default in either case, as real files do.
+    logg, cores : surface gravity (dex), and the priors of what models lack in the cores of strong lines, from which
+        the star's are drawn (`CorePriors.shipped`: the fit expects them of stars); without, cores are the model's.
     identifier : becomes OBSID.
 
     Returns
@@ -123,6 +129,10 @@ def mock_lamost(
     >>> mock.wave.size
     3909
     """
+    if cores is not None:
+        if logg is None:
+            raise ValueError("cores depend on log g: give logg")
+        flux = cores.planted(flux, grid, teff, logg, np.random.default_rng((seed, CORES_STREAM)))
     random = np.random.default_rng(seed)
     wave = LAMOST_WAVE
     power = default_resolving_power("LAMOST", wave)

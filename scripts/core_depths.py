@@ -22,7 +22,7 @@ from physics_bench import DOUBTFUL, Model, gauss_newton
 from reference_spectra import CLASSES, MILES_FWHM, KnownStar, miles, used
 
 from kurucz_grids.synthesis import SYNTHESIS_VERSION
-from phdlspec.fitting.cores import LOG_G0, CorePriors
+from phdlspec.cores import LOG_G0, CorePriors
 from phdlspec.wavelength import air_to_vacuum
 
 Array = NDArray[np.float64]

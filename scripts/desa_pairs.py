@@ -23,6 +23,7 @@ from astropy.table import Table, join
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from phdlspec.cores import CorePriors
 from phdlspec.datadriven.dataset import read_dataset
 from phdlspec.datadriven.desa.light_curve import stitch
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
@@ -167,6 +168,7 @@ class Observatory:
     def __init__(self):
         self.emulator = load_emulator(device="cpu")
         self.labels = self.emulator.labels
+        self.cores = CorePriors.shipped(self.emulator.metadata["grid"])
 
     def _native(self, teff: float, logg: float, fe_h: float, alpha: float) -> NDArray[np.float64]:
         values = {"TEFF": teff, "LOGG": min(logg, 4.95), "FE_H": fe_h}
@@ -196,7 +198,16 @@ class Observatory:
         rotation = min(50.6 * star.radius / star.prot * np.sin(star.inclination), MAX_VBROAD)
         snr = float(np.clip(60.0 * 10.0 ** (-0.25 * (star.magnitude - 13.5)) * random.lognormal(0.0, 0.3), 15.0, 300.0))
         made = mock_lamost(
-            flux, grid, star.teff, snr, seed, rv=velocity, vbroad=max(rotation, 2.0), identifier=star.name
+            flux,
+            grid,
+            star.teff,
+            snr,
+            seed,
+            rv=velocity,
+            vbroad=max(rotation, 2.0),
+            logg=star.logg,
+            cores=self.cores,
+            identifier=star.name,
         )
         mean = velocity if star.binary is None else velocity + apart * SPEED_OF_LIGHT_KM_S * star.binary.light[1]
         made.meta["Z"] = (mean + random.normal(0.0, 5.0)) / SPEED_OF_LIGHT_KM_S  # what a pipeline would measure

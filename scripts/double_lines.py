@@ -26,6 +26,7 @@ from astropy.table import Table
 from mock_study import choose
 
 from phdlspec import load_emulator, read_spectrum
+from phdlspec.cores import CorePriors
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
@@ -95,7 +96,7 @@ def mocks(
     grid: Grid, rows: np.ndarray, double: bool, emulator: Emulator, random: np.random.Generator
 ) -> tuple[list[Spectrum], np.ndarray]:
     """Mocks of S/N 50 or 100 of one star or of two, and differences of velocities (n,)."""
-    native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
+    native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
     wave, spectra, apart = native.wave, [], []
     for i, row in enumerate(rows):
         theta, flux = grid.labels[row], grid.flux(int(row))
@@ -113,7 +114,8 @@ def mocks(
         spectra.append(
             mock_lamost(flux, native, theta[0], float(random.choice([50.0, 100.0])), 9000 + i,
                         rv=random.normal(0.0, 60.0), vbroad=random.uniform(0.0, 15.0),
-                        red_velocity=random.normal(5.0, 3.0), identifier=f"mock-{i}")
+                        red_velocity=random.normal(5.0, 3.0), logg=theta[1], cores=cores,
+                        identifier=f"mock-{i}")
         )  # fmt: skip
         apart.append(abs(change))
     return spectra, np.array(apart)

@@ -12,6 +12,7 @@ import torch
 from mock_study import choose
 
 from phdlspec import load_emulator
+from phdlspec.cores import CorePriors
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.bounds import cramer_rao
 from phdlspec.fitting.coordinates import Coordinates
@@ -53,13 +54,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
-    native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
+    native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
     ratios: list[np.ndarray] = []
     names: tuple[str, ...] = ()
     for i, row in enumerate(choose(grid, args.split, args.n)):
         labels = np.append(grid.labels[row], BROADENING)
         flux = grid.flux(int(row))
-        mock = mock_lamost(flux, native, labels[0], args.snr, i, vbroad=BROADENING, resolution_scale=1.0)
+        mock = mock_lamost(
+            flux, native, labels[0], args.snr, i, vbroad=BROADENING, resolution_scale=1.0, logg=labels[1], cores=cores
+        )
         names, with_it, without = bounds(emulator, mock, labels)
         ratios.append(with_it / without)
     table = np.array(ratios)

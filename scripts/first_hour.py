@@ -24,6 +24,7 @@ import torch
 from astropy.table import Table
 
 import phdlspec
+from phdlspec.cores import CorePriors
 
 ROOT = Path(__file__).parents[1]
 STARS = 16
@@ -77,6 +78,7 @@ def step(name: str, work: Path, command: list[str]) -> None:
 def mocks(work: Path) -> tuple[Path, Path]:
     """A folder of mock LAMOST spectra, and a table that another survey might have made of them."""
     emulator, random = phdlspec.load_emulator(device="cpu"), np.random.default_rng(1)
+    cores = CorePriors.shipped(emulator.metadata["grid"])
     folder = work / "spectra"
     folder.mkdir()
     columns: dict[str, list[float]] = {name: [] for name in ("TEFF", "LOGG", "FE_H", "MG_FE")}
@@ -86,7 +88,16 @@ def mocks(work: Path) -> tuple[Path, Path]:
         theta = torch.as_tensor(emulator.labels.complete(star)[None], dtype=torch.float32)
         with torch.no_grad():
             flux = emulator.native_flux(theta)[0]
-        mock = phdlspec.mock_lamost(flux, emulator.native, star["TEFF"], snr=80, seed=i, identifier=str(1000 + i))
+        mock = phdlspec.mock_lamost(
+            flux,
+            emulator.native,
+            star["TEFF"],
+            snr=80,
+            seed=i,
+            logg=star["LOGG"],
+            cores=cores,
+            identifier=str(1000 + i),
+        )
         phdlspec.write_lamost(mock, folder / f"spec-{1000 + i}.fits.gz")
         for name, values in columns.items():
             values.append(star[name])

@@ -28,6 +28,7 @@ from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
+from phdlspec.cores import CorePriors
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError
@@ -48,6 +49,7 @@ SPECIES = ("Fe", "Fe+", "Ti", "Ti+", "Cr", "Ni", "V", "Co", "Mn", "Ca", "Mg", "S
 def mocks(n: int, emulator: Emulator) -> list[Spectrum]:
     """LAMOST spectra of S/N 80 of stars all over the range."""
     random, spectra = np.random.default_rng(3), []
+    cores = CorePriors.shipped(emulator.metadata["grid"])
     for i in range(n):
         teff, fe_h = random.uniform(4700.0, 6800.0), random.uniform(-1.5, 0.3)
         logg = random.uniform(1.8, 4.6) if teff < 5400.0 else random.uniform(3.6, 4.6)
@@ -55,7 +57,11 @@ def mocks(n: int, emulator: Emulator) -> list[Spectrum]:
         values = torch.as_tensor(theta[None], dtype=torch.float32, device=emulator.device)
         with torch.no_grad():
             native = emulator.native_flux(values)[0].double().cpu().numpy()
-        spectra.append(mock_lamost(native, emulator.native, teff, 80.0, 100 + i, rv=20.0, identifier=f"mock-{i}"))
+        spectra.append(
+            mock_lamost(
+                native, emulator.native, teff, 80.0, 100 + i, rv=20.0, logg=logg, cores=cores, identifier=f"mock-{i}"
+            )
+        )
     return spectra
 
 

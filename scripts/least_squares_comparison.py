@@ -27,6 +27,7 @@ from scipy.optimize import OptimizeResult, least_squares
 
 from phdlspec import load_emulator
 from phdlspec.continuum import continuum_basis
+from phdlspec.cores import CorePriors
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.driver import fit_batch
@@ -52,6 +53,7 @@ def mock_stars(emulator: Emulator, count: int, snr: float, seed: int) -> list[Sp
     """Mock LAMOST spectra of dwarfs and giants of 4700-6800 K with scattered abundances, made from the emulator."""
     random = np.random.default_rng(seed)
     spectra = []
+    cores = CorePriors.shipped(emulator.metadata["grid"])
     for i in range(count):
         teff = random.uniform(4700.0, 6800.0)
         logg = random.uniform(2.2, 3.2) if teff < 5100.0 else random.uniform(3.6, 4.6)
@@ -61,7 +63,10 @@ def mock_stars(emulator: Emulator, count: int, snr: float, seed: int) -> list[Sp
         with torch.no_grad():
             native = emulator.native_flux(theta.to(emulator.device))[0].cpu().numpy()
         rv = random.normal(0.0, 60.0)
-        spectra.append(mock_lamost(native, emulator.native, teff, snr, seed + i, rv=rv, identifier=f"mock {i}"))
+        mock = mock_lamost(
+            native, emulator.native, teff, snr, seed + i, rv=rv, logg=logg, cores=cores, identifier=f"mock {i}"
+        )
+        spectra.append(mock)
     return spectra
 
 

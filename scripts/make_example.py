@@ -25,6 +25,7 @@ from kurucz_grids.linelists import read_line_list
 from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
+from phdlspec.cores import CorePriors
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
@@ -71,9 +72,20 @@ def main() -> None:
 def typical_example(flux: torch.Tensor, truth: Table, path: Path) -> tuple[int, Fitted]:
     """Write the spectrum of the first seed whose fit is typical; the seed and the fit."""
     emulator = load_emulator()
+    cores = CorePriors.shipped(emulator.metadata["grid"])
     for seed in range(1, MOST_SEEDS + 1):
         spectrum = mock_lamost(
-            flux, NATIVE, STAR["TEFF"], SNR, seed, rv=RV, vbroad=VBROAD, red_velocity=6.0, identifier="example"
+            flux,
+            NATIVE,
+            STAR["TEFF"],
+            SNR,
+            seed,
+            rv=RV,
+            vbroad=VBROAD,
+            red_velocity=6.0,
+            logg=STAR["LOGG"],
+            cores=cores,
+            identifier="example",
         )
         write_lamost(spectrum, path)
         result = fit_batch([read_spectrum(path)], emulator, FitSettings(mode="fast"), keep=True)[0]

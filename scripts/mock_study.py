@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from phdlspec import load_emulator
+from phdlspec.cores import CorePriors
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
@@ -57,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator)
-    native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
+    native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
     rows = choose(grid, args.split, args.n)
     settings = FitSettings(mode=args.mode, sampler=args.sampler)
     random = np.random.default_rng(11)
@@ -72,6 +73,7 @@ def main() -> None:
             mocks = [
                 mock_lamost(grid.flux(int(rows[i])), native, truth[i, 0], args.snr, 1000 + i, rv=velocity[i],
                             vbroad=rotation[i], red_velocity=float(random.normal(5.0, 3.0)),
+                            logg=truth[i, 1], cores=cores,
                             identifier=f"{rows[i]}-{i}")
                 for i in part
             ]  # fmt: skip

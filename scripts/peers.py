@@ -35,6 +35,7 @@ from scipy.optimize import curve_fit
 from tqdm import tqdm
 
 from phdlspec import fit, load_emulator, read_spectrum
+from phdlspec.cores import CorePriors
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.preparation import prepare
 from phdlspec.gridfile import Grid
@@ -208,10 +209,11 @@ def mocks(path: str, split: str, n: int) -> tuple[list[Spectrum], dict[str, np.n
     grid, random = Grid(path), np.random.default_rng(17)
     native, rows = NativeGrid.from_wave(grid.wave, grid.resolving_power), choose(grid, split, n)
     truth = {name: grid.labels[rows, grid.label_names.index(name)] for name in LABELS if name != "RV"}
-    truth["RV"] = random.normal(0.0, 60.0, n)
+    truth["RV"], cores = random.normal(0.0, 60.0, n), CorePriors.shipped(grid.attrs)
     spectra = [
         mock_lamost(grid.flux(int(row)), native, truth["TEFF"][i], 60.0, 3000 + i, rv=truth["RV"][i],
-                    vbroad=random.uniform(0.0, 15.0), red_velocity=random.normal(5.0, 3.0), identifier=f"mock-{i}")
+                    vbroad=random.uniform(0.0, 15.0), red_velocity=random.normal(5.0, 3.0), logg=truth["LOGG"][i],
+                    cores=cores, identifier=f"mock-{i}")
         for i, row in enumerate(rows)
     ]  # fmt: skip
     return spectra, truth

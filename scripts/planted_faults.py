@@ -18,6 +18,7 @@ import torch
 from mock_study import choose, robust
 
 from phdlspec import load_emulator
+from phdlspec.cores import CorePriors
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
@@ -50,13 +51,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator()
-    native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
+    native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
     rows, random = choose(grid, args.split, args.n), np.random.default_rng(7)
-    truth = np.column_stack([grid.labels[rows][:, grid.label_names.index("TEFF")], random.normal(0.0, 60.0, len(rows))])
+    teff, logg = (grid.labels[rows, grid.label_names.index(name)] for name in ("TEFF", "LOGG"))
+    truth = np.column_stack([teff, random.normal(0.0, 60.0, len(rows)), logg])
 
     def mocks(which: np.ndarray, **changed: float) -> list[Spectrum]:
         return [
-            mock_lamost(grid.flux(int(rows[i])), native, truth[i, 0], args.snr, 5000 + i,
+            mock_lamost(grid.flux(int(rows[i])), native, truth[i, 0], args.snr, 5000 + i, logg=truth[i, 2], cores=cores,
                         **({"rv": truth[i, 1], "vbroad": 5.0, "identifier": f"{rows[i]}-{i}"} | changed))
             for i in which
         ]  # fmt: skip

@@ -20,6 +20,7 @@ from mock_study import choose
 from tqdm import tqdm
 
 from phdlspec import load_emulator
+from phdlspec.cores import CorePriors
 from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
@@ -46,12 +47,20 @@ def main() -> None:
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
     direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
-    native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
+    native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
     stars: list[tuple[Spectrum, np.ndarray]] = []
     for i, row in enumerate(choose(grid, args.split, args.n)):
         truth = np.append(grid.labels[row], 8.0)
         mock = mock_lamost(
-            grid.flux(int(row)), native, truth[0], args.snr, 1000 + i, vbroad=truth[-1], identifier=f"model {row}"
+            grid.flux(int(row)),
+            native,
+            truth[0],
+            args.snr,
+            1000 + i,
+            vbroad=truth[-1],
+            logg=truth[1],
+            cores=cores,
+            identifier=f"model {row}",
         )
         stars.append((mock, truth))
     if args.sun:

@@ -24,6 +24,7 @@ import torch
 from mock_study import choose
 
 from phdlspec import load_emulator, read_spectrum
+from phdlspec.cores import CorePriors
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
@@ -59,13 +60,16 @@ class Run:
 def mocks(path: str, split: str, n: int, snr: float) -> list[tuple[str, Spectrum]]:
     """Mock spectra of n models of a part of the grid, with their names."""
     grid = Grid(path)
-    native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
+    native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
     found = []
     for i, row in enumerate(choose(grid, split, n)):
         name = f"{split} {row}"
-        teff = float(grid.labels[row, 0])
-        velocity = {"rv": 20.0, "vbroad": 8.0, "red_velocity": 5.0}
-        found.append((name, mock_lamost(grid.flux(int(row)), native, teff, snr, 500 + i, identifier=name, **velocity)))
+        teff, logg = (float(value) for value in grid.labels[row, :2])
+        mock = mock_lamost(
+            grid.flux(int(row)), native, teff, snr, 500 + i, rv=20.0, vbroad=8.0, red_velocity=5.0, logg=logg,
+            cores=cores, identifier=name,
+        )  # fmt: skip
+        found.append((name, mock))
     return found
 
 

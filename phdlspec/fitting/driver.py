@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from phdlspec.cores import CorePriors
 from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.bridge import bridged
 from phdlspec.emulator.emulator import Emulator
@@ -23,7 +24,7 @@ from phdlspec.fitting.arms import align_arms
 from phdlspec.fitting.cleaning import impossible_pixels, unexplained_pixels, without
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates, usual_resolution_width
-from phdlspec.fitting.cores import CorePriors, Cores
+from phdlspec.fitting.cores import Cores
 from phdlspec.fitting.double_lines import double_lines
 from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, KnownStar, fixed_values

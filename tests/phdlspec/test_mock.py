@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from phdlspec import read_spectrum
+from phdlspec.cores import CorePriors
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid
 from phdlspec.mock import SNR_WINDOW, mock_lamost, relative_snr
@@ -64,3 +66,29 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
     assert np.allclose(back.flux, mock.flux, rtol=1e-5)
     assert back.meta["OBSID"] == "42"
     assert np.array_equal(back.mask, mock.mask)
+
+
+def test_cores_are_planted_as_the_fit_expects_them():
+    """In the mean over draws, and with their scatter; noise and continuum stay what they were."""
+    priors = CorePriors(torch.tensor([6564.6]), torch.tensor([[0.4, 1.1, 0.0]]), torch.tensor([0.06]))
+    plain = mock_lamost(np.ones(GRID.size), GRID, 5040.0, 1e6, 1, resolution_scale=1.0)
+    use = np.abs(plain.wave - 6564.6) < 15.0
+
+    def missing(teff: float, seed: int) -> float:
+        level = mock_lamost(np.ones(GRID.size), GRID, teff, 1e6, seed, resolution_scale=1.0)
+        deeper = mock_lamost(
+            np.ones(GRID.size), GRID, teff, 1e6, seed, resolution_scale=1.0, logg=4.0, cores=priors
+        )  # fmt: skip
+        return float(np.trapezoid(1.0 - deeper.flux[use] / level.flux[use], plain.wave[use]))
+
+    sun = [missing(5040.0, seed) for seed in range(20)]
+    assert np.mean(sun) == pytest.approx(0.4, abs=0.04)
+    assert np.std(sun) == pytest.approx(0.06, abs=0.03)
+    assert missing(4200.0, 3) - missing(5040.0, 3) == pytest.approx(1.1 * 0.2, abs=0.01)
+    assert missing(5040.0, 3) == missing(5040.0, 3)
+
+
+def test_cores_need_a_gravity():
+    priors = CorePriors(torch.tensor([6564.6]), torch.tensor([[0.4, 1.1, 0.0]]), torch.tensor([0.06]))
+    with pytest.raises(ValueError, match="logg"):
+        mock_lamost(np.ones(GRID.size), GRID, 5040.0, 50.0, 1, cores=priors)

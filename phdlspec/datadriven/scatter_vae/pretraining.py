@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from phdlspec.cores import CorePriors
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.default_emulator import load_emulator
 from phdlspec.labels import LabelSet
@@ -53,14 +54,23 @@ def population(count: int, seed: int, labels: LabelSet) -> Array:
 def emulated_spectra(theta: Array, seed: int, snr: Array, progress: bool = False) -> Iterator[Spectrum]:
     """LAMOST mocks at rest of stars with labels (N, L) and signal-to-noise ratios (N,), from the shipped emulator."""
     emulator = load_emulator(device="cpu")
-    teff, vbroad = (theta[:, emulator.labels.index(name)] for name in ("TEFF", "VBROAD"))
+    cores = CorePriors.shipped(emulator.metadata["grid"])
+    teff, logg, vbroad = (theta[:, emulator.labels.index(name)] for name in ("TEFF", "LOGG", "VBROAD"))
     for start in tqdm(range(0, len(theta), _BATCH), desc="emulating", disable=not progress):
         with torch.no_grad():
             rows = torch.as_tensor(theta[start : start + _BATCH], dtype=torch.float32)
             native = emulator.native_flux(rows).double().numpy()
         for i, flux in enumerate(native, start=start):
             yield mock_lamost(
-                flux, emulator.native, teff[i], snr[i], seed * 1_000_003 + i, vbroad=vbroad[i], identifier=f"mock{i}"
+                flux,
+                emulator.native,
+                teff[i],
+                snr[i],
+                seed * 1_000_003 + i,
+                vbroad=vbroad[i],
+                logg=logg[i],
+                cores=cores,
+                identifier=f"mock{i}",
             )
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from phdlspec.fitting import cores
-from phdlspec.fitting.cores import CorePriors
+from phdlspec.cores import CorePriors
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
 from tests.phdlspec.fitting.test_driver import mock
@@ -45,7 +44,7 @@ def planted(emulator):
 def test_a_planted_core_does_not_move_the_star(toy_emulator, monkeypatch):
     spectrum, clean = planted(toy_emulator), mock(toy_emulator, name="deep cores")
     (before,) = fit_batch([clean], toy_emulator, FAST)
-    monkeypatch.setattr(cores.CorePriors, "shipped", classmethod(lambda cls, made_with, device: PRIORS))
+    monkeypatch.setattr(CorePriors, "shipped", classmethod(lambda cls, made_with, device: PRIORS))
     (after,) = fit_batch([spectrum], toy_emulator, FAST, keep=True)
     for name in ("TEFF", "LOGG", "FE_H"):
         i = after.names.index(name)
