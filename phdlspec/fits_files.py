@@ -70,6 +70,11 @@ def open_fits(path: Path, most: int = MOST_BYTES) -> Iterator[fits.HDUList]:
         try:
             with fits.open(_content(path, most), memmap=False) as hdus:
                 yield hdus
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise UserError(
+                f"{path}: cannot be read ({type(error).__name__}: {first_line(error)}); it is damaged, or of a layout "
+                "that is not known"
+            ) from error
         except (*DAMAGED, AstropyUserWarning) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{path}: the FITS file is damaged or truncated ({reason}), fetch it again") from error

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
 
+_NEIGHBOURS = 51  # pixels whose noise is typical of a place
 MIN_GOOD_PIXELS, MAX_PIXELS = 100, 1_000_000
 WAVE_RANGE = (2000.0, 30000.0)  # Å; what a wavelength in Å can be in a spectrum of this kind
 SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -231,10 +232,10 @@ class Spectrum:
 
         For surveys whose resolving power exceeds what the model's grid can serve (DESI). Sharper pixels are
         convolved with a Gaussian that brings them to the limit, blunter ones are left as they are, and all
-        are resampled on a log-uniform grid of 2.5 pixels per FWHM. Each input pixel's inverse variance is
-        shared out over the output pixels it contributes to, so the information in features broader than a
-        resolution element is kept; neighbouring output pixels are correlated and their covariance is not
-        tracked.
+        are resampled on a log-uniform grid of 2.5 pixels per FWHM. Pixels that are much noisier or better than those
+        about them count accordingly, others alike, for the noise follows the depth of lines. Each input pixel's inverse
+        variance is shared out over the output pixels it contributes to, so that a mean over many of these has the
+        error that they state; neighbouring ones are correlated and their covariance is not tracked.
         """
         power = self.resolving_power_by_pixel
         if power[self.good].max() <= resolving_power * 1.001:
@@ -254,12 +255,18 @@ class Spectrum:
         arm = self.arm_index()
         weight *= arm[column] == arm[np.clip(np.searchsorted(lnw, centre), 0, len(lnw) - 1)][row]
 
-        used = weight * self.good[column]
-        total = np.bincount(row, weight, len(centre))
-        kept = np.bincount(row, used, len(centre))
-        flux = np.bincount(row, used * self.flux[column], len(centre)) / np.where(kept > 0, kept, 1.0)
+        def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(np.bincount(row, values, len(centre)), dtype=float)
+
         shared = weight / np.bincount(column, weight, len(lnw))[column]
-        ivar = np.bincount(row, shared * (self.ivar * self.good)[column], len(centre)).astype(float)
+        noise, counted = (self.ivar * self.good)[column], self._weights()[column]
+        total, kept = summed(weight), summed(weight * self.good[column])
+        of_all = summed(shared * counted)
+        known = np.where(of_all > 0, of_all, 1.0)
+        flux = summed(shared * counted * self.flux[column]) / known
+        # The variance of that mean, for inputs of inverse variance `noise`, shared as they are.
+        variance = summed(shared * np.where(noise > 0, counted**2 / np.where(noise > 0, noise, 1.0), 0.0))
+        ivar = np.where(variance > 0, of_all**2 / np.where(variance > 0, variance, 1.0), 0.0)
         return Spectrum(
             np.exp(centre),
             np.asarray(flux, dtype=float),
@@ -270,6 +277,18 @@ class Spectrum:
             self.path,
             self.arms,
         )
+
+    def _weights(self) -> NDArray[np.float64]:
+        """(P,) inverse variances by which pixels count in a mean: the typical one about them, but where theirs is less
+        than half or more than twice that; zero for bad ones."""
+        ivar = np.where(self.good, self.ivar, np.nan)
+        padded = np.pad(ivar, _NEIGHBOURS // 2, constant_values=np.nan)
+        about = np.lib.stride_tricks.sliding_window_view(padded, _NEIGHBOURS)
+        known = np.isfinite(about).any(axis=1)
+        typical = np.full(len(ivar), np.nan)
+        typical[known] = np.nanmedian(about[known], axis=1)
+        alike = (ivar > 0.5 * typical) & (ivar < 2.0 * typical)
+        return np.nan_to_num(np.where(alike, typical, ivar))
 
     def arm_index(self) -> NDArray[np.int64]:
         """(P,) number of the arm of each pixel; -1 outside all arms."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.nddata import InverseVariance
+from numpy.typing import NDArray
 
 from phdlspec.errors import UserError
 from phdlspec.io.table import MEDIA, wave_in_vacuum
@@ -31,6 +32,8 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower | None = None,
     >>> phdlspec.from_specutils(phdlspec.to_specutils(spectrum)).wave.size == spectrum.wave.size
     True
     """
+    if not hasattr(spectrum, "spectral_axis"):
+        raise UserError(f"a {type(spectrum).__name__} is no spectrum of specutils, expected one, as the list's first")
     stated = {str(key).upper(): value for key, value in spectrum.meta.items()}
     medium = stated.get("MEDIUM") if medium is None else medium
     resolving_power = stated.get("RESOLVING_POWER") if resolving_power is None else resolving_power
@@ -45,7 +48,7 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower | None = None,
         raise UserError("the specutils object has no uncertainty, expected one")
     axis = spectrum.spectral_axis
     wave = wave_in_vacuum(np.asarray(axis.value, dtype=float), axis.unit, medium, "specutils object")
-    ivar = np.asarray(spectrum.uncertainty.represent_as(InverseVariance).array, dtype=float)
+    ivar = _ivar(spectrum)
     flux = np.asarray(spectrum.flux.value, dtype=float)
     mask = np.zeros(flux.shape, dtype=bool) if spectrum.mask is None else np.asarray(spectrum.mask, dtype=bool)
     order = np.argsort(wave)
@@ -53,6 +56,19 @@ def from_specutils(spectrum: Any, resolving_power: ResolvingPower | None = None,
     wave = wave[order]
     power = resolving_power_at(resolving_power, wave)
     return Spectrum(wave, flux[order], ivar[order], mask[order], power, meta)
+
+
+def _ivar(spectrum: Any) -> NDArray[np.float64]:
+    """Inverse variances (P,) in the unit of the flux; one without a unit is in it."""
+    found, unit = spectrum.uncertainty.represent_as(InverseVariance), spectrum.flux.unit**-2
+    if found.unit is None:
+        return np.asarray(found.array, dtype=float)
+    try:
+        return np.asarray(found.quantity.to_value(unit), dtype=float)
+    except u.UnitsError as error:
+        raise UserError(
+            f"the uncertainty of the specutils object is in {found.unit}, expected what can be converted to {unit}"
+        ) from error
 
 
 def to_specutils(spectrum: Spectrum) -> Any:

@@ -49,6 +49,10 @@ _NOT_TAKEN = ("or_mask", "ormask", "good")  # bad in any exposure is most of a s
 _MOST_BAD = 0.5  # of the pixels; a column of quality that is not 0 in more is of another convention
 RESOLVING_POWER_NAMES = ("resolving_power",)
 MEDIA = ("air", "vacuum")
+_SPELLINGS = {
+    u.AA: ("angstrom", "ang", "a", "angstroem", "ångström"), u.nm: ("nanometer", "nanometre"),
+    u.um: ("micron", "micrometer", "micrometre"),
+}  # fmt: skip
 _NAMELESS = ("wave", "flux", "err")
 _POWER_KEYS = ("RESOLVING_POWER", "RESPOWER")
 MAX_TEXT, MAX_LINE = 1 << 28, 1 << 20  # bytes of a table, characters of its first line
@@ -208,13 +212,22 @@ def _medium(name: str, meta: Mapping[str, object], given: str | None, path: str)
     return next(iter(stated.values()))
 
 
+def _known_unit(unit: u.UnitBase) -> u.UnitBase:
+    """The unit, also where a file spells it as astropy does not."""
+    if not isinstance(unit, u.UnrecognizedUnit):
+        return unit
+    spelled = unit.to_string().strip().lower().rstrip("s")
+    return next((known for known, spellings in _SPELLINGS.items() if spelled in spellings), unit)
+
+
 def wave_in_vacuum(values: NDArray[np.float64], unit: u.UnitBase | None, medium: str, path: str) -> NDArray[np.float64]:
     """Wavelengths (P,) brought to vacuum Å; without a unit they are taken as Å, which `Spectrum` then
     checks."""
     if unit is not None and unit != u.dimensionless_unscaled:
+        unit = _known_unit(unit)
         try:
             values = u.Quantity(values, unit).to_value(u.AA, u.spectral())
-        except u.UnitConversionError as error:
+        except (u.UnitsError, TypeError, ValueError) as error:
             raise UserError(f"{path}: the wavelengths are in {unit}, expected a unit of length") from error
     low, high = np.nanmin(values), np.nanmax(values)
     return air_to_vacuum(values) if medium == "air" and low > 2000 and high < 30000 else values
@@ -259,6 +272,22 @@ class _Columns:
             raise UserError(f"{self.where}: the column {name} holds {unknown!r}, expected True or False, or numbers")
         return np.asarray(np.array([_TRUTH[word] > 0 for word in words]) | np.ma.getmaskarray(column), dtype=bool)
 
+    def _unit(self, name: str) -> u.UnitBase | None:
+        unit = self.table[name].unit
+        return None if unit is None or unit == u.dimensionless_unscaled else unit
+
+    def _in_units_of(self, flux_name: str, name: str, power: int) -> float:
+        """What a column is to be multiplied with to be in the flux's unit to this power; one that has no unit is."""
+        unit, flux_unit = self._unit(name), self._unit(flux_name)
+        if unit is None or flux_unit is None or str(unit) == str(flux_unit):
+            return 1.0
+        try:
+            return float(unit.to(flux_unit**power))
+        except (u.UnitsError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.where}: {name} is in {unit} and {flux_name} in {flux_unit}, expected ones that convert"
+            ) from error
+
     def quality(self) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
         """`mask`, else the pixels (P,) where a column of quality is not 0, and what is to be told of such columns."""
         asked = self.find(MASK_NAMES)
@@ -282,12 +311,17 @@ class _Columns:
         share = float(np.mean(self.values(name) != 0))
         return f"it is not 0 in {100.0 * share:.0f} % of the pixels" if share > _MOST_BAD else ""
 
-    def ivar(self) -> NDArray[np.float64]:
-        """Inverse variances (P,), from the column of them or of errors."""
+    def ivar(self, flux_name: str) -> NDArray[np.float64]:
+        """Inverse variances (P,) in the unit of the flux, from the column of them or of errors."""
         name = self.find(IVAR_NAMES)
         if name is not None:
-            return self.values(name)
-        error = self.values(self.require(self.find(ERROR_NAMES), "uncertainty", "err or ivar"))
+            return self.values(name) * self._in_units_of(flux_name, name, -2)
+        name = self.require(self.find(ERROR_NAMES), "uncertainty", "err or ivar")
+        error = self.values(name)
+        if self._unit(name) == u.percent and self._unit(flux_name) != u.percent:
+            error = error / 100.0 * np.abs(self.values(flux_name))
+        else:
+            error = error * self._in_units_of(flux_name, name, 1)
         with np.errstate(divide="ignore"):
             return np.where(error > 0, error**-2.0, 0.0)
 
@@ -304,7 +338,7 @@ def from_table(
     if not len(table):
         raise UserError(f"{columns.where}: the table has no rows, expected one a pixel")
     wave = _wave(columns, wave_name, _medium(wave_name, table.meta, medium, columns.where))
-    flux, ivar = columns.values(flux_name), columns.ivar()
+    flux, ivar = columns.values(flux_name), columns.ivar(flux_name)
     mask, told = columns.quality()
     meta = {str(key).upper(): value for key, value in table.meta.items() if np.isscalar(value)}
     power = _resolving_power(columns, meta, wave, resolving_power)
