@@ -58,11 +58,21 @@ class Matcher:
             for name, ids in self._ids.items():
                 rows = _look_up(stars.ids, ids)
                 if (rows >= 0).any():
-                    refuse_duplicates(str(self.catalog.path), name, ids[np.isin(ids, stars.ids)])
-                    return rows
+                    named = stars.ids != ""
+                    refuse_duplicates(str(self.catalog.path), name, ids[np.isin(ids, stars.ids[named])])
+                    return self._with_nameless(stars, rows, ~named)
         if self.how != "id" and stars.ra is not None and stars.dec is not None:
             return self._by_position(stars.ra, stars.dec)
         return np.full(len(stars), -1, dtype=np.intp)
+
+    def _with_nameless(self, stars: Stars, rows: Index, nameless: NDArray[np.bool_]) -> Index:
+        """The rows with those of stars that have no identifier, but a position, where no other is that row's."""
+        place = find_column(self.catalog.table, "RA"), find_column(self.catalog.table, "DEC")
+        if self.how == "id" or stars.ra is None or stars.dec is None or None in place or not nameless.any():
+            return rows
+        found = np.full(len(rows), -1, dtype=np.intp)
+        found[nameless] = self._by_position(stars.ra[nameless], stars.dec[nameless])
+        return np.where(nameless & ~np.isin(found, rows[rows >= 0]), found, rows)
 
     def _by_position(self, ra: NDArray[Any], dec: NDArray[Any]) -> NDArray[np.intp]:
         table = self.catalog.table

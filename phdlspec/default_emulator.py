@@ -7,6 +7,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
+from phdlspec.caller import undisturbed
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.emulator import Emulator, choose_device
 from phdlspec.errors import UserError
@@ -14,6 +15,7 @@ from phdlspec.resolution import ResolvingPower
 from phdlspec.wavelength import LAMOST_WAVE
 
 
+@undisturbed
 def load_emulator(
     path: str | Path | None = None,
     device: str = "auto",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from phdlspec.caller import undisturbed
 from phdlspec.cores import CorePriors
 from phdlspec.direct_synthesis import DirectSynthesis
 from phdlspec.emulator.bridge import bridged
@@ -66,6 +67,7 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+@undisturbed
 def fit_batch(
     spectra: Sequence[Spectrum],
     emulator: Emulator,

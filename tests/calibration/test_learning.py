@@ -74,6 +74,19 @@ def test_match_by_position(survey):
     np.testing.assert_array_equal(Matcher(catalog).find(far), [-1, -1])
 
 
+def test_a_star_without_an_identifier_is_found_by_its_position(survey):
+    table = survey.catalog.copy()
+    rng = np.random.default_rng(2)
+    table["RA"], table["DEC"] = rng.uniform(0, 360, len(table)), rng.uniform(-60, 60, len(table))
+    names = np.array(table["OBSID"][:20]).astype(str)
+    names[[3, 7]] = ""  # as masked entries of a table are read
+    stars = Stars(names, np.array(table["RA"][:20]), np.array(table["DEC"][:20]))
+    stars.ra[7] = stars.ra[8]  # the place of another star, which is found by its name
+    stars.dec[7] = stars.dec[8]
+    found = Matcher(Catalog.from_table(table)).find(stars)
+    assert list(found) == [*range(7), -1, *range(8, 20)]
+
+
 def test_excluded_label_is_left_out(catalog, survey):
     every = {(name, "MG_FE") for name in ("binaries", "M67", "survey1", "survey2")}
     settings = LearnSettings(exclude=frozenset(every), labels=None)
