@@ -29,6 +29,8 @@ def is_fits(path: Path) -> bool:
     try:
         with _opened(path) as stream:
             return stream.read(6) == b"SIMPLE"
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: has vanished while it was read") from error
     except DAMAGED as error:
         raise UserError(f"{path}: the gzip file is damaged or truncated ({error}), fetch it again") from error
 

@@ -45,6 +45,14 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path}: the file is empty")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises `UserError` where that may not be known."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
 def content_of(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a file, unpacked where it is gzipped. Raises `UserError` where it is damaged or holds too many."""
     path = Path(path)

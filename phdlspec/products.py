@@ -15,6 +15,7 @@ from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 from phdlspec.fitting.result import Fitted, Given, ModelSpectrum
 from phdlspec.flags import label_words, star_words
+from phdlspec.foreign import is_there
 from phdlspec.hdf5_check import check_hdf5
 
 FORMAT = "phdlspec-fit"
@@ -96,7 +97,7 @@ def read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a `Fitted` that `write_hdf5` wrote, and its provenance. Raises `UserError` for other files."""
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise UserError(f"{path}: expected the .h5 of a fit, which has all of it; QTable.read reads its .ecsv")
-    if not path.is_file():
+    if not is_there(path):
         raise UserError(f"{path}: there is no such file, expected the .h5 of a fit")
     check_hdf5(path)
     try:

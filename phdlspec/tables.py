@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 from phdlspec.fits_files import open_fits
-from phdlspec.foreign import content_of, reading
+from phdlspec.foreign import content_of, is_there, reading
 
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fz")
 MOST_BYTES = 4 << 30  # of what a table may unpack to
@@ -29,7 +29,7 @@ def read_any_table(path: str | Path) -> Table:
     read.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"{path}: there is no such file, expected a table (FITS, ECSV, CSV, VOTable)")
     name = path.name.lower()
     with reading(path, "cannot be read as a table"):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import file_sha256, writing
+from phdlspec.foreign import is_there
 from phdlspec.items import checksum
 
 _ENTRY, _DIGEST = "phdlspec", "sha256"
@@ -55,7 +56,7 @@ class FileKind:
     def read(self, path: str | Path) -> TensorFile:
         """Read a file. Raises `UserError` for one that is missing, damaged, of another kind, or not finite."""
         path = Path(path)
-        if not path.is_file():
+        if not is_there(path):
             raise UserError(f"{path}: there is no such {self.what}; `{self.maker}` makes one")
         try:
             header, tensors = _content(path)

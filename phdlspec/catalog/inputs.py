@@ -64,15 +64,15 @@ def expand_inputs(inputs: Sequence[str | Path], out: str | Path = "") -> list[st
 
 def _expand(item: str) -> list[str]:
     path = Path(item)
-    if path.is_dir():
+    if os.path.isdir(path):
         return sorted(str(p) for p in path.rglob("*") if _is_meant(p))
-    if path.suffix in LIST_SUFFIXES and path.is_file():
+    if path.suffix in LIST_SUFFIXES and os.path.isfile(path):
         # Paths in a list are relative to the list.
         names = [line for line in lines_of(path) if not line.startswith("#")]
         return [name if Path(name).is_absolute() else str(path.parent / name) for name in names]
-    if path.suffix in (".h5", ".hdf5") and path.is_file():
+    if path.suffix in (".h5", ".hdf5") and os.path.isfile(path):
         return [f"{path}[{i}]" for i in range(_packed(str(path), os.stat(path).st_mtime_ns).count)]
-    if not path.exists() and glob.has_magic(item) and not re.fullmatch(r".+\.(h5|hdf5|fits)\[\d+\]", item):
+    if not os.path.exists(path) and glob.has_magic(item) and not re.fullmatch(r".+\.(h5|hdf5|fits)\[\d+\]", item):
         matches = sorted(glob.glob(item, recursive=True))
         return [reference for match in matches for reference in _expand(match)] or [item]
     return [item]
@@ -82,9 +82,9 @@ def _is_meant(path: Path) -> bool:
     # A file of a folder that was named. A pipe or a device is a row with a reason, as all that cannot be read; hidden
     # files are half-written or of the system.
     name = path.name.lower()
-    if not name.endswith(SPECTRUM_SUFFIXES) or name.startswith(".") or path.is_dir():
+    if not name.endswith(SPECTRUM_SUFFIXES) or name.startswith(".") or os.path.isdir(path):
         return False
-    return not name.endswith((".csv", ".ecsv")) or not path.is_file() or may_be_spectrum(path)
+    return not name.endswith((".csv", ".ecsv")) or not os.path.isfile(path) or may_be_spectrum(path)
 
 
 def read_reference(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError, first_line
+from phdlspec.foreign import is_there
 from phdlspec.gridfile.layout import FORMAT, SPLITS, VERSION, check_layout
 from phdlspec.gridfile.parts import Parts
 from phdlspec.hdf5_check import check_hdf5
@@ -32,7 +33,7 @@ class Grid:
         self.path = Path(path)
         self._file: h5py.File | None = None
         self._parts: Parts | None = None
-        if self.path.is_dir():
+        if not is_there(self.path) and self.path.is_dir():
             raise UserError(f"{self.path}: a folder, expected the HDF5 file of a grid")
         if self.path.is_file():
             self._open_file()
