@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from phdlspec.errors import UserError
-from phdlspec.foreign import is_there
+from phdlspec.foreign import check_file
 
 LONGEST = 60.0  # s that a look may take
 _MEMORY = 1 << 30  # bytes that the child may take
@@ -55,8 +55,7 @@ def check_hdf5(path: str | Path, whole: bool = True) -> None:
     arrays that it does not hold. whole : its arrays are read as they are; of others only rows that are there.
     """
     path = Path(path)
-    if not is_there(path):
-        raise UserError(f"{path}: there is no such file")
+    check_file(path)
     status = path.stat()
     problem = _problem(str(path), status.st_mtime_ns, status.st_size, whole)
     if problem:

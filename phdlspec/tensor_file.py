@@ -19,7 +19,7 @@ from torch import Tensor
 
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import file_sha256, writing
-from phdlspec.foreign import is_there
+from phdlspec.foreign import check_file, is_there
 from phdlspec.items import checksum
 
 _ENTRY, _DIGEST = "phdlspec", "sha256"
@@ -58,6 +58,7 @@ class FileKind:
         path = Path(path)
         if not is_there(path):
             raise UserError(f"{path}: there is no such {self.what}; `{self.maker}` makes one")
+        check_file(path)
         try:
             header, tensors = _content(path)
         except (SafetensorError, OSError, ValueError, RecursionError) as error:
