@@ -26,6 +26,7 @@ from phdlspec.fitting.cleaning import impossible_pixels, unexplained_pixels, wit
 from phdlspec.fitting.cmaes import search
 from phdlspec.fitting.coordinates import Coordinates, usual_resolution_width
 from phdlspec.fitting.cores import Cores
+from phdlspec.fitting.disagreement import disagreement
 from phdlspec.fitting.double_lines import double_lines
 from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, KnownStar, fixed_values
@@ -189,6 +190,10 @@ def _fit_together(
         second = double_lines(errors.problem, best.z)
     with clock.stage("posterior"):
         posteriors = sample_posteriors(errors.problem, best, random, settings)
+        if settings.robust:
+            pixels = torch.tensor(first.wave, dtype=torch.float64, device=emulator.device)  # its array is read-only
+            ratio = disagreement(errors.problem, best.z, pixels)
+            posteriors = [sample.widened(one) for sample, one in zip(posteriors, ratio)]
     refined: list[Refined | None] = [None] * len(best.z)
     if direct is not None:
         with clock.stage("direct synthesis"):

@@ -52,7 +52,7 @@ def contrast(likelihood: Likelihood, flux: Tensor, wave: Tensor) -> tuple[Tensor
     the share at each pixel (S, P); its scatter (S,) from window to window, 0 where noise explains it; the change of the
     normalised flux (S, W, P) by a share of 1 in each window
     """
-    window = _windows(wave, CONTRAST_WINDOW)
+    window = window_of(wave, CONTRAST_WINDOW)
     member = torch.nn.functional.one_hot(window).T.to(flux.dtype)  # (W, P)
     templates = (1.0 - flux)[:, None] * member
     continuum = likelihood.continuum(flux)[:, None]
@@ -89,7 +89,7 @@ def misfit(likelihood: Likelihood, flux: Tensor, wave: Tensor, n_parameters: int
     z = z / (1.0 - n_parameters / used.sum(-1, keepdim=True)).clamp(min=0.5).sqrt()
     continuum = likelihood.continuum(flux).double()
     noise2 = torch.where(used, 1.0 / likelihood.weight.clamp(min=1e-30), torch.zeros_like(continuum)) / continuum**2
-    window = _windows(wave, WINDOW)
+    window = window_of(wave, WINDOW)
     n_windows = int(window[-1]) + 1
 
     def mean(x: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ def unexplained(stated: Likelihood, flux: Tensor) -> Tensor:
     return (excess / weight.sum(-1).clamp(min=1e-30)).clamp(min=0.0).sqrt()
 
 
-def _windows(wave: Tensor, width: float) -> Tensor:
-    # The window (P,) of each pixel; widths are in ln(wavelength).
+def window_of(wave: Tensor, width: float) -> Tensor:
+    """The window (P,) of each pixel (P,); widths are in ln(wavelength)."""
     return ((torch.log(wave) - torch.log(wave[0])) / width).long()
 
 

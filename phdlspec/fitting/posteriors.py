@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phdlspec.fitting.disagreement import stretched
 from phdlspec.fitting.hmc import sample_hmc
 from phdlspec.fitting.laplace import WeightedSample, importance_sample
 from phdlspec.fitting.levenberg_marquardt import Optimum
@@ -37,6 +38,11 @@ class PosteriorSample:
     reliable: bool
     diagnostics: dict[str, float]
     fell_back: bool = False
+
+    def widened(self, ratio: Tensor) -> PosteriorSample:
+        """With variances larger by ratio (D,), where windows of the spectrum disagree."""
+        told = {"disagreement": float(ratio.sqrt().median())}
+        return replace(self, z=stretched(self.z, self.weight, ratio), diagnostics=self.diagnostics | told)
 
 
 def sample_posteriors(

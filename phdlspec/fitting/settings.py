@@ -27,11 +27,12 @@ class FitSettings:
         random. priors : names of `phdlspec.fitting.priors`. masks : all wavelengths left out, as `MaskInterval` or
         pairs in vacuum Å. resolution_width : standard deviation of the logarithm of the factor on the resolving power;
         None is the survey's (`coordinates`), 0 trusts the spectrum's own.
-    robust : leave out pixels that no noise explains, and add noise where the model misfits. refine : end with
-        ab initio spectra. max_steps : of each walker or, after the warm-up, chain of the samplers at
-        most. known : what is known of all stars from elsewhere, by name, as `KnownStar.of` takes it: {"TEFF": 5772.0,
-        "FE_H": (-0.5, 0.1)}. known_table : of what is known of each star, see `phdlspec.fitting.known_table`. bridge :
-        "default" (the shipped one), "none", or a file of `phdlspec bridge learn`.
+    robust : leave out pixels that no noise explains, add noise where the model misfits, and widen errors of labels
+        about which the windows of the spectrum disagree. refine : end with ab initio spectra. max_steps : of each
+        walker or, after the warm-up, chain of the samplers at most. known : what is known of all stars from
+        elsewhere, by name, as `KnownStar.of` takes it: {"TEFF": 5772.0, "FE_H": (-0.5, 0.1)}. known_table : of what
+        is known of each star, see `phdlspec.fitting.known_table`. bridge : "default" (the shipped one), "none", or a
+        file of `phdlspec bridge learn`.
 
     >>> masks = [*phdlspec.DEFAULT_INTERVALS, (4300, 4320)]
     >>> settings = phdlspec.FitSettings(mode="fast", priors=("vmic",), masks=masks)
