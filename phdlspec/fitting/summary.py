@@ -41,6 +41,7 @@ IMPERFECT_RCHI2 = 3.0  # with the stated noise
 MANY_OUTLIERS = 0.03
 KEPT_DRAWS = 400
 RESOLUTION_EDGE = 0.975  # of the range of the resolving power's logarithm, beyond which it is at its bound
+BOTH_BROAD = (0.75, 0.5)  # of the broadening's and of that range: where both are beyond, neither need be at its end
 COLLAPSED = 0.5  # of the bound: a smaller error is none, where the fit did not converge or ran into a corner
 
 
@@ -333,13 +334,16 @@ def _structure_at_bound(names: tuple[str, ...], label_flag: NDArray[np.int64]) -
 
 
 def _nuisance_at_bound(coordinates: Coordinates, moments: Moments, label_flag: NDArray[np.int64]) -> bool:
-    """True where the resolving power wants to leave its range, or the broadening is as large as the models allow."""
+    """True where the resolving power wants to leave its range, the broadening is as large as the models allow, or, in
+    stars whose few lines leave both uncertain, either is far on its way to that."""
     broadening = coordinates.labels.place(Role.BROADENING).start
     upper = coordinates.labels.upper[broadening]
     fast = moments.p84[broadening] > (1.0 - AT_BOUND) * upper and not label_flag[broadening] & LabelFlag.PRIOR_DOMINATED
     if coordinates.resolution_width == 0:
         return bool(fast)
-    return bool(fast or abs(moments.p50[-1]) > RESOLUTION_EDGE * RESOLUTION_BOUND)
+    far = moments.p50[-1] / RESOLUTION_BOUND
+    both = moments.p50[broadening] > BOTH_BROAD[0] * upper and far < -BOTH_BROAD[1]
+    return bool(fast or both or abs(far) > RESOLUTION_EDGE)
 
 
 def _conditions_of(spectrum: Spectrum) -> dict[StarFlag, bool]:

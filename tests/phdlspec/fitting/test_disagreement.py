@@ -46,7 +46,10 @@ def test_windows_that_want_other_labels_widen_their_error(fitted):
     spoiled = replace(data, flux=data.flux + stretch * hotter * continuum)
     other = problem.with_likelihood(Likelihood.of(spoiled, problem.likelihood.blocks))
     again = levenberg_marquardt(other, z).z
-    assert (disagreement(other, again, wave)[:, teff] > 2.0).double().mean() > 0.8
+    found, before = disagreement(other, again, wave), disagreement(problem, z, wave)
+    # Where one line alone tells Teff, the others do: some label of nearly every star, and of few without the fault.
+    assert (found.amax(1) > 3.0).double().mean() > 0.8
+    assert (before.amax(1) > 3.0).double().mean() < 0.3
 
 
 def test_draws_never_become_wider_than_the_prior():
