@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter1d
 
+from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
+from phdlspec.fitting.summary import Moments, _nuisance_at_bound
 from phdlspec.flags import NOTES, LabelFlag, StarFlag, usable
+from phdlspec.labels import LabelSet
 from phdlspec.spectrum import Spectrum
 from tests.phdlspec.fitting.test_driver import mock
 
@@ -83,3 +87,17 @@ def test_a_collapsed_posterior_is_told_in_words(results):
 def test_notes_are_flags_of_usable_stars():
     flags = np.array([0, int(NOTES), int(StarFlag.POOR_FIT), int(NOTES | StarFlag.LOW_SNR)])
     assert list(usable(flags)) == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("broadening", "ln_resolution", "flagged"),
+    [(48.0, -0.2, True), (48.0, -0.05, False), (20.0, -0.2, False), (59.8, 0.0, True), (5.0, 0.268, True)],
+)
+def test_a_star_that_is_broad_in_both_nuisances_is_flagged(broadening, ln_resolution, flagged):
+    """Where few lines leave both uncertain, neither need be at its bound."""
+    coordinates = Coordinates.around(LabelSet(), torch.tensor([0.0]), 0.15)
+    values = np.zeros(len(coordinates.names))
+    values[coordinates.names.index("VBROAD")], values[-1] = broadening, ln_resolution
+    error = np.full(len(values), 1e-3)
+    moments = Moments(values, error, values, values, values, np.diag(error**2))
+    assert _nuisance_at_bound(coordinates, moments, np.zeros(len(values), dtype=int)) is flagged
