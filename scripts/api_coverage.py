@@ -13,6 +13,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from harness import table_head
+
 
 def is_public(name: str, file: str) -> bool:
     """Whether neither the function nor a class, module or folder around it starts with an underscore."""
@@ -36,7 +38,7 @@ def main() -> None:
                 run[package].append(bool(function["executed_lines"]))
                 if not run[package][-1]:
                     missed.append(f"{file}: {name}")
-    print("| package | public functions and methods | run by tests | lines run |\n|---|---|---|---|")
+    print(table_head("package", "public functions and methods", "run by tests", "lines run"))
     for package, hits in run.items():
         covered, total = lines[package]
         print(f"| {package} | {len(hits)} | {100 * sum(hits) / len(hits):.0f}% | {100 * covered / total:.0f}% |")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from compare_with_survey import COLUMNS, DIGITS, robust, survey_labels
+from harness import table_head
 
 ERRORS = {"TEFF": 50.0, "LOGG": 0.1, "FE_H": 0.05}
 
@@ -55,7 +56,7 @@ def main() -> None:
     calibrated = Table.read(applied, hdu=1)
     held_out = [i for i in known[1::2] if raw["FLAG"][i] == 0]
     print(f"\n{len(held_out)} unflagged stars that were not used\n")
-    print("| | raw - survey | calibrated - survey |\n|---|---|---|")
+    print(table_head("", "raw - survey", "calibrated - survey"))
     for name, column in COLUMNS.items():
         cells = []
         for catalog in (raw, calibrated):

@@ -13,6 +13,7 @@ import argparse
 import sys
 
 import numpy as np
+from harness import table_head
 
 from calibration.catalog import Catalog
 from calibration.external import external_errors
@@ -35,8 +36,11 @@ def main(argv: list[str] | None = None) -> int:
             true = np.hypot(one.claimed, extra)
             found = (one.external / true, one.claimed / true, np.hypot(one.claimed, label.scatter) / true, one.rows)
             ratios.setdefault((one.set_name, one.low, one.high), []).append(found)
-    print("| set | SNR | labels | rows | external / true (16-84 %) | claimed / true | after calibration / true |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        table_head(
+            "set", "SNR", "labels", "rows", "external / true (16-84 %)", "claimed / true", "after calibration / true"
+        )
+    )
     for (name, low, high), rows in ratios.items():
         external, claimed, after, count = np.array(rows).T
         spread = "{:.2f}-{:.2f}".format(*np.percentile(external, [16, 84]))

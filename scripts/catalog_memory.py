@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from catalog_faults import make_files, quick_fit
+from harness import table_head
 from least_squares_comparison import mock_stars
 
 import phdlspec.catalog.chunks as chunks_module
@@ -76,8 +77,11 @@ def main() -> None:
     parser.add_argument("--quick", type=int, nargs="*", default=[100, 1000, 10000], help="stars of the quick runs")
     parser.add_argument("--real", type=int, nargs="*", default=[32, 64], help="stars of the runs with the real fit")
     args = parser.parse_args()
-    print("| fitter | stars | MB, emulator loaded | MB, all chunks stored | MB, table written | catalogue MB | s |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        table_head(
+            "fitter", "stars", "MB, emulator loaded", "MB, all chunks stored", "MB, table written", "catalogue MB", "s"
+        )
+    )
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for folder in ("different", *(f"quick{n}" for n in args.quick), *(f"real{n}" for n in args.real)):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from harness import table_head
 from least_squares_comparison import mock_stars, prepare_problem
 from torch import Tensor
 
@@ -135,8 +136,11 @@ def main() -> None:
     emulator = load_emulator(args.emulator)
     spectra: list[Spectrum] = [read_spectrum(path) for path in args.spectra]
     spectra += mock_stars(emulator, args.mocks, args.snr, seed=1)
-    print("| star | start | code | ln posterior | polished | evaluations | restarts | CPU s | stopped by |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        table_head(
+            "star", "start", "code", "ln posterior", "polished", "evaluations", "restarts", "CPU s", "stopped by"
+        )
+    )
     for group in groups([prepare(spectrum, emulator.native) for spectrum in spectra]):
         members = [spectra[i] for i in group]
         problem, start = prepare_problem(members, emulator)

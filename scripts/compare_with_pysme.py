@@ -26,6 +26,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from harness import table_head
 from numpy.typing import NDArray
 from scipy.special import gamma as gamma_function
 
@@ -206,7 +207,7 @@ def compare_flux(
 ) -> None:
     """Print the rms by window, and over all windows."""
     ours_everywhere = synthesizer.solve(model)
-    print("| window (Å) | lines | mean depth | rms | mean difference | PySME, CPU s |\n|---|---|---|---|---|---|")
+    print(table_head("window (Å)", "lines", "mean depth", "rms", "mean difference", "PySME, CPU s"))
     done: list[tuple[float, Array]] = []
     for low, high in _windows(first, spacing):
         wave, table = pysme.wave(low, high), pysme.table(low, high)
@@ -236,8 +237,7 @@ def compare_derivatives(synthesizer: Synthesizer, model: StellarModel, pysme: Py
     # What [Fe/H] moves and no [X/Fe] does.
     rows["FE_FE"] = rows["FE_H"] - sum(rows[f"{e.upper()}_FE"] for e in ELEMENTS)
     without_label = [e for e in SOLAR_ABUNDANCES if e not in ("H", "He", *ELEMENTS)]
-    print("| element | window (Å) | rms of derivative | slope | correlation | relative difference |")
-    print("|---|---|---|---|---|---|")
+    print(table_head("element", "window (Å)", "rms of derivative", "slope", "correlation", "relative difference"))
     for element, (low, high) in DERIVATIVE_WINDOWS.items():
         wave, table = pysme.wave(low, high), pysme.table(low, high)
         ends = []

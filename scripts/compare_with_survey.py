@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
+from harness import table_head
 
 from phdlspec.flags import StarFlag
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
@@ -59,7 +60,7 @@ def report(catalog: Table, survey: dict[str, np.ndarray]) -> None:
         "> 6000 K": compared & (teff >= 6000), "giants": compared & (logg <= 3.5),
         "[Fe/H] < -1": compared & (fe_h < -1),
     }  # fmt: skip
-    print("| stars | number | Teff (K) | log g | [Fe/H] |\n|---|---|---|---|---|")
+    print(table_head("stars", "number", "Teff (K)", "log g", "[Fe/H]"))
     for words, use in kinds.items():
         cells = []
         for name, column in COLUMNS.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from baselines import label_widths, taylor_blend
+from harness import table_head
 
 from phdlspec import load_emulator
 from phdlspec.continuum import continuum_basis
@@ -68,7 +69,7 @@ def main() -> None:
     r, b = np.array(residuals), np.array(blends)
     rms, rms_blend = np.sqrt((r**2).mean(1)), np.sqrt((b**2).mean(1))
     print(f"{len(rows)} models of the {args.split} part, {len(train)} training models, R = 1800, 3800-9000 Å\n")
-    print("| | median rms | 95% | mean absolute |\n|---|---|---|---|")
+    print(table_head("", "median rms", "95%", "mean absolute"))
     for name, values, all_pixels in (("emulator", rms, r), ("Taylor blend", rms_blend, b)):
         high, absolute = np.quantile(values, 0.95), np.abs(all_pixels).mean()
         print(f"| {name} | {np.median(values):.2e} | {high:.2e} | {absolute:.2e} |")

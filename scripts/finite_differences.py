@@ -12,6 +12,7 @@ import argparse
 
 import numpy as np
 import torch
+from harness import table_head
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import read_line_list
@@ -43,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     atmospheres, line_list = AtmosphereGrid.load(args.atmospheres), read_line_list(args.line_list)
     theta = GRID_LABELS.complete(STARS[args.star])
-    print("| window | label | difference | slope | rms of derivative |\n|---|---|---|---|---|")
+    print(table_head("window", "label", "difference", "slope", "rms of derivative"))
     labels = args.labels or (GRID_LABELS.names if args.everywhere else LABELS)
     for low, high in [EVERYWHERE] if args.everywhere else WINDOWS:
         cuts = {} if args.everywhere else {"line_cut": 1e-4, "window_cut": 1e-4}

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from astropy.table import Table
+from harness import table_head
 
 import phdlspec
 from phdlspec.cores import CorePriors
@@ -46,7 +47,7 @@ def main() -> None:
         spectra, reference = mocks(work)
     one = (args.spectrum or sorted(spectra.glob("*.fits.gz"))[0]).resolve()
     command = [sys.executable, "-m", "phdlspec"] if args.no_install else [str(work / "env" / "bin" / "phdlspec")]
-    print("| step | clock, s | processor, s | ends with |\n|---|---|---|---|")
+    print(table_head("step", "clock, s", "processor, s", "ends with"))
     if not args.no_install:
         step("clone", work, ["git", "clone", "--quiet", str(ROOT), "phdlspec"])
         step("environment", work, [sys.executable, "-m", "venv", "env"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+from harness import table_head
 
 import phdlspec
 from phdlspec.flags import StarFlag, usable
@@ -30,7 +31,7 @@ def main() -> None:
     without = (flag & int(StarFlag.FAILED | StarFlag.UNREADABLE)) > 0
     now = ~usable(flag)
     before = now | ((flag & int(StarFlag.IMPERFECT_FIT)) > 0)
-    print("| S/N | stars | forbidden before | forbidden now | because of |\n|---|---|---|---|---|")
+    print(table_head("S/N", "stars", "forbidden before", "forbidden now", "because of"))
     for low, high in zip(EDGES, EDGES[1:]):
         here = (snr > low) & (snr <= high) & ~without
         counts = {bit.name: int(((flag[here & now] & bit) > 0).sum()) for bit in StarFlag}

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 from astropy.io import fits
+from harness import star_of_emulator, table_head, table_row
 from quick_synthesis import QuickFactory
 
 from kurucz_grids.build import build
@@ -35,7 +35,6 @@ from phdlspec.emulator.training import Trainer
 from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.gridfile import Grid
 from phdlspec.io import write_lamost
-from phdlspec.mock import mock_lamost
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STARS, CHUNK, MODELS, SECONDS = 48, 2, 60, 0.15
@@ -115,11 +114,10 @@ def prepare(folder: Path) -> None:
     random = np.random.default_rng(1)
     for i in range(STARS):
         labels = {"TEFF": random.uniform(4500.0, 6500.0), "LOGG": random.uniform(2.0, 4.5), "FE_H": -0.3}
-        theta = torch.as_tensor(emulator.labels.complete(labels)[None], dtype=torch.float32)
-        with torch.no_grad():
-            native = emulator.native_flux(theta)[0].numpy().astype(float)
-        star = mock_lamost(native, emulator.native, labels["TEFF"], 60.0, i, identifier=f"{i:03d}")
-        write_lamost(star, folder / "spectra" / f"spec-{i:03d}.fits.gz")
+        write_lamost(
+            star_of_emulator(emulator, labels, 60.0, i, identifier=f"{i:03d}"),
+            folder / "spectra" / f"spec-{i:03d}.fits.gz",
+        )
     damaged, none = (folder / "spectra" / f"spec-{i:03d}.fits.gz" for i in (7, 20))
     damaged.write_bytes(damaged.read_bytes()[:5000])
     none.write_text("no spectrum")
@@ -145,13 +143,12 @@ class Tally:
         kills = ", ".join(f"{count} {number}" for number, count in self.kills.items())
         same = "equal" if self.compared and not self.different else f"DIFFERENT in {', '.join(self.different[:5])}"
         after = sum(count > 0 for count in self.stored)
-        return f"| {name} | {kills} | {after} | {self.lost} | {self.again} | {self.compared} | {same} |"
+        return table_row(name, kills, after, self.lost, self.again, self.compared, same)
 
 
-HEAD = (
-    "| product | kills | with pieces stored | pieces lost | made twice | products | with an uninterrupted one |\n"
-    "|---|---|--:|--:|--:|--:|---|"
-)
+HEAD = table_head(
+    "product", "kills", "with pieces stored", "pieces lost", "made twice", "products", "with an uninterrupted one"
+)  # fmt: skip
 
 
 def _child(product: Product, folder: Path, out: Path) -> None:

@@ -23,6 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
+from harness import table_head
 
 from phdlspec.columns import PARAMETER_UNITS
 from phdlspec.errors import UserError
@@ -90,8 +91,9 @@ def compare(catalog: Table, pairs: np.ndarray, star: np.ndarray, name: str, info
 def report(every: list[Row], good: list[Row]) -> None:
     """Print the table in Markdown."""
     random = np.random.default_rng(3)
-    print("| label | pairs | stars | median error | scatter / error | unflagged pairs | scatter / error |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        table_head("label", "pairs", "stars", "median error", "scatter / error", "unflagged pairs", "scatter / error")
+    )
     for one, two in zip(every, good):
         cells = [
             f"{row.ratio:.2f} ± {row.ratio_error(random):.2f}" if len(row.pull) >= FEWEST_PAIRS else ""

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from astropy.table import Table
+from harness import table_head
 from lux_peers import Cannon, PrincipalRidge
 from lux_world import LABELS, World
 from numpy.typing import NDArray
@@ -245,7 +246,7 @@ def repeats(folder: Path, args: argparse.Namespace) -> None:
     pairs = [(i, j) for i, j in pairs if good[i] and good[j]]
     one, two = np.array(pairs).T
     print(f"\n{len(pairs)} pairs of {len(set(np.asarray(table['star'])[one]))} stars observed more than once")
-    print("| label | scatter of differences / sqrt 2 | reported error | scatter over reported |\n|---|---|---|---|")
+    print(table_head("label", "scatter of differences / sqrt 2", "reported error", "scatter over reported"))
     for name in PARAMETERS:
         value, error = np.asarray(found[name]), np.asarray(found[f"{name}_ERR"])
         left, size = value[one] - value[two], np.hypot(error[one], error[two])
@@ -314,7 +315,7 @@ def transfer(world: World, args: argparse.Namespace) -> None:
     new = plain_dataset(world.wave, flux, ivar, PARAMETERS * 2, np.full((args.tests, 6), np.nan), np.ones(6))
     found = model.predict(new).values
     print(f"{args.stars} stars, labels of the first survey, of the second or (a tenth) of both; {args.tests} new stars")
-    print("| label | planted | second minus first | error |\n|---|---|---|---|")
+    print(table_head("label", "planted", "second minus first", "error"))
     for i, name in enumerate(PARAMETERS):
         left = found[:, 3 + i] - found[:, i]
         print(f"| {name} | {PLANTED[i]:g} | {np.median(left):.4g} | {np.median(left) - PLANTED[i]:+.3g} |")

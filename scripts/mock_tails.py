@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from harness import table_head
 
 from phdlspec import load_emulator
 
@@ -32,8 +33,11 @@ def main() -> None:
     emulator = load_emulator(args.emulator, "cpu")
     trusted = emulator.trusted(value[:, : len(emulator.labels)])
     pull = (value - truth) / err
-    print("| label | stars | std / error | beyond 4 errors | trusted stars | std / error | 68% | beyond 4 errors |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        table_head(
+            "label", "stars", "std / error", "beyond 4 errors", "trusted stars", "std / error", "68%", "beyond 4 errors"
+        )
+    )
     for i, name in enumerate(names):
         limit = args.informative * (1000.0 if name == "TEFF" else 100.0 if name in ("RV", "VBROAD") else 1.0)
         use = crlb[:, i] < limit

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from astropy.io import fits
+from harness import table_head
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
@@ -225,7 +226,7 @@ def print_bands(stars: Sequence[Star], depths: dict[str, dict[str, list[float]]]
 
 def study_lines(data: Path, atmospheres: AtmosphereGrid) -> None:
     """Print how single lines of α Tau agree: slope of observed on computed ln flux, correlation, rms that is left."""
-    print("| window (Å) | before: slope, correlation, rms | after |\n|---|---|---|")
+    print(table_head("window (Å)", "before: slope, correlation, rms", "after"))
     rows: dict[tuple[int, int], list[str]] = {window: [] for window in FULL_RESOLUTION}
     for molecules in (False, True):
         synthesizer = Synthesizer(None, line_list(data, molecules), Settings(wave_min=4900.0, wave_max=6750.0))
@@ -272,7 +273,7 @@ def study_forest(data: Path, atmospheres: AtmosphereGrid) -> None:
 
 def study_cost(data: Path, atmospheres: AtmosphereGrid) -> None:
     """Print CPU seconds of chemistry and of lines and transfer, with abundance derivatives, for either list."""
-    print("| star | list | lines | chemistry | lines and transfer |\n|---|---|---|---|---|")
+    print(table_head("star", "list", "lines", "chemistry", "lines and transfer"))
     for molecules in (False, True):
         synthesizer = Synthesizer(None, line_list(data, molecules))
         for star in warmed_up(COST_STARS):

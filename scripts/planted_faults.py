@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from harness import table_head
 from mock_study import choose, robust
 
 from phdlspec import load_emulator
@@ -72,8 +73,7 @@ def main() -> None:
     told = fitted(clean)
     spoiled = fitted([with_spikes(spectrum, random) for spectrum in clean])
     print_spikes(told, spoiled, truth)
-    print("| fault | stars | flagged at a bound |")
-    print("|---|---|---|")
+    print(table_head("fault", "stars", "flagged at a bound"))
     print(f"| none | {len(told)} | {share(told):.0f}% |")
     too_low = [replace(s, resolving_power=0.5 * s.resolving_power_by_pixel) for s in mocks(some, resolution_scale=1.0)]
     faults = {
@@ -92,8 +92,11 @@ def share(results: list[Fitted]) -> float:
 
 def print_spikes(clean: list[Fitted], spoiled: list[Fitted], truth: np.ndarray) -> None:
     """The table of the planted spikes."""
-    print("| label | clean: scatter / error | with spikes: scatter / clean error | beyond 4 errors without a flag |")
-    print("|---|---|---|---|")
+    print(
+        table_head(
+            "label", "clean: scatter / error", "with spikes: scatter / clean error", "beyond 4 errors without a flag"
+        )
+    )
     for column, name in enumerate(("TEFF", "RV")):
         i = clean[0].names.index(name)
         error = np.array([r.err[i] for r in clean])

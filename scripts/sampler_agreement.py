@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from harness import table_head
 from mock_study import choose
 
 from phdlspec import load_emulator, read_spectrum
@@ -126,8 +127,11 @@ def main() -> None:
         stars += mocks(args.grid, args.split, args.mocks, args.snr)
     found: list[tuple[str, dict[str, Run]]] = []
     print(f"{len(stars)} stars, {args.threads} threads\n")
-    print("| star | method | done by | ESS | split R-hat | autocorrelation time | flag | seconds | CPU seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        table_head(
+            "star", "method", "done by", "ESS", "split R-hat", "autocorrelation time", "flag", "seconds", "CPU seconds"
+        )
+    )
     for name, spectrum in stars:
         runs = {}
         for method, settings in METHODS.items():

@@ -13,6 +13,7 @@ import argparse
 
 import numpy as np
 import torch
+from harness import table_head
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import read_line_list
@@ -50,8 +51,16 @@ def main() -> None:
         return flux, absolute * scale
 
     wave = OUT.wave0 * np.exp(OUT.dlnlam * np.arange(OUT.size))
-    print("| star | band (Å) | normalised flux, rms: abundances | structure | absolute flux: abundances | structure |")
-    print("|---|---|---|---|---|---|")
+    print(
+        table_head(
+            "star",
+            "band (Å)",
+            "normalised flux, rms: abundances",
+            "structure",
+            "absolute flux: abundances",
+            "structure",
+        )
+    )
     for name, star in STARS.items():
         rich = {**star, **dict.fromkeys(ALPHA, 0.4)}
         theta = dict(zip(GRID_LABELS.names, GRID_LABELS.complete(rich)))
