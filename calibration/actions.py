@@ -61,24 +61,24 @@ def learn(
     ['FE_H']
     """
     known = _catalog(catalog)
+    pairs = [item if isinstance(item, PairTable) else read_pairs(item, rename=rename) for item in wide_binaries]
+    labels = [
+        item if isinstance(item, LabelTable) else read_labels(item, solar_scale, rename=rename) for item in references
+    ]
+    members, matcher = _clusters(clusters, rename, only_clusters), Matcher(known, match, radius_arcsec, id_column)
+    return learn_corrections(known, pairs, members, labels, settings, matcher, progress)
+
+
+def _clusters(
+    clusters: Iterable[ClusterTable | str | Path], rename: Mapping[str, str] | None, only: Iterable[str]
+) -> list[ClusterTable]:
     members = [
         cluster
         for item in clusters
         for cluster in ([item] if isinstance(item, ClusterTable) else read_clusters(item, rename))
     ]
-    chosen = set(only_clusters)
-    return learn_corrections(
-        known,
-        [item if isinstance(item, PairTable) else read_pairs(item, rename=rename) for item in wide_binaries],
-        [cluster for cluster in members if not chosen or cluster.name in chosen],
-        [
-            item if isinstance(item, LabelTable) else read_labels(item, solar_scale, rename=rename)
-            for item in references
-        ],
-        settings,
-        Matcher(known, match, radius_arcsec, id_column),
-        progress,
-    )
+    chosen = set(only)
+    return [cluster for cluster in members if not chosen or cluster.name in chosen]
 
 
 def apply(catalog: CatalogLike, calibration: CalibrationLike) -> Table:

@@ -67,6 +67,23 @@ class AtmosphereGrid:
         self.source = source
         params, structure = np.asarray(params, float), np.asarray(structure, float)
         listed = list(titles)
+        self._refuse_other_shapes(params, structure, listed)
+        names = np.array(listed or [""] * len(params), dtype=str)
+        params, structure, names = self._whole_models(params, structure, names)
+        order = np.lexsort((params[:, 1], params[:, 0], params[:, 2]))
+        self.params = np.ascontiguousarray(params[order])
+        self.structure = np.ascontiguousarray(structure[order])
+        self.titles = names[order]
+        self._check()
+        self.axes = tuple(np.unique(self.params[:, i]) for i in range(3))
+        index = tuple(np.searchsorted(self.axes[i], self.params[:, i]) for i in range(3))
+        self._exists = np.zeros([len(a) for a in self.axes], dtype=bool)
+        self._exists[index] = True
+        self._node = np.full(self._exists.shape, -1)
+        self._node[index] = np.arange(len(self.params))
+
+    def _refuse_other_shapes(self, params: NDArray[Any], structure: NDArray[Any], listed: list[str]) -> None:
+        source = self.source
         if (
             params.ndim != 2
             or params.shape[1] != len(PARAMS)
@@ -84,7 +101,12 @@ class AtmosphereGrid:
                 f"{source}: the parameters of model {np.argmin(finite) + 1} are {params[np.argmin(finite)]}, expected "
                 f"finite numbers {', '.join(PARAMS)}; correct or drop it"
             )
-        names = np.array(listed or [""] * len(params), dtype=str)
+
+    def _whole_models(
+        self, params: NDArray[Any], structure: NDArray[Any], names: NDArray[np.str_]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.str_]]:
+        """Those that lack no layer and are on the common scale of depth; the others are told."""
+        source = self.source
         for reason, find in (
             ("with missing layers", _incomplete),
             ("off the common depth scale", _off_scale),
@@ -100,17 +122,7 @@ class AtmosphereGrid:
             params, structure, names = params[~bad], structure[~bad], names[~bad]
         if not len(params):
             raise UserError(f"{source}: the atmosphere grid holds no complete model")
-        order = np.lexsort((params[:, 1], params[:, 0], params[:, 2]))
-        self.params = np.ascontiguousarray(params[order])
-        self.structure = np.ascontiguousarray(structure[order])
-        self.titles = names[order]
-        self._check()
-        self.axes = tuple(np.unique(self.params[:, i]) for i in range(3))
-        index = tuple(np.searchsorted(self.axes[i], self.params[:, i]) for i in range(3))
-        self._exists = np.zeros([len(a) for a in self.axes], dtype=bool)
-        self._exists[index] = True
-        self._node = np.full(self._exists.shape, -1)
-        self._node[index] = np.arange(len(self.params))
+        return params, structure, names
 
     def _check(self) -> None:
         for i in range(5):

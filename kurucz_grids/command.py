@@ -104,6 +104,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument("--base-url", metavar="URL", help="a mirror with the folders of Kurucz's site")
 
     build = action("build", "synthesise a grid", _BUILD)
+    _add_build_arguments(build)
+
+    importing = action("import", "spectra computed elsewhere", _IMPORT)
+    importing.add_argument("source", type=Path, help="npz or HDF5 file, or folder of spectra")
+    importing.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    importing.add_argument("--labels", type=Path, help="table of labels (ECSV, CSV, FITS)")
+    importing.add_argument("--medium", choices=("air", "vacuum"), required=True, help="of the wavelengths")
+    importing.add_argument("--resolving-power", type=float, required=True, help="of the spectra, or inf")
+    importing.add_argument("--origin", required=True, help="code, atmospheres and lines in words")
+    importing.add_argument("--form", choices=("survey", "full"), default="survey", help="default survey")
+    importing.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+
+    check = action("check", "holes, outliers and physics", _CHECK)
+    check.add_argument("grid", type=Path)
+    check.add_argument("--atmospheres", help="grid of model atmospheres, to know where there are none")
+
+    info = action("info", "what made a grid and what is in it", _INFO)
+    info.add_argument("grid", type=Path)
+
+
+def _add_build_arguments(build: argparse.ArgumentParser) -> None:
     build.add_argument("--n", type=int, required=True, help="number of models")
     build.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
     build.add_argument("--atmospheres", help="grid of model atmospheres (npz, Kurucz file or folder)")
@@ -122,23 +143,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make only models within this range (K) now; the others are left for a later call",
     )  # fmt: skip
     build.add_argument("--collect", action="store_true", help=_COLLECT)
-
-    importing = action("import", "spectra computed elsewhere", _IMPORT)
-    importing.add_argument("source", type=Path, help="npz or HDF5 file, or folder of spectra")
-    importing.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
-    importing.add_argument("--labels", type=Path, help="table of labels (ECSV, CSV, FITS)")
-    importing.add_argument("--medium", choices=("air", "vacuum"), required=True, help="of the wavelengths")
-    importing.add_argument("--resolving-power", type=float, required=True, help="of the spectra, or inf")
-    importing.add_argument("--origin", required=True, help="code, atmospheres and lines in words")
-    importing.add_argument("--form", choices=("survey", "full"), default="survey", help="default survey")
-    importing.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
-
-    check = action("check", "holes, outliers and physics", _CHECK)
-    check.add_argument("grid", type=Path)
-    check.add_argument("--atmospheres", help="grid of model atmospheres, to know where there are none")
-
-    info = action("info", "what made a grid and what is in it", _INFO)
-    info.add_argument("grid", type=Path)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -157,10 +157,8 @@ def _fit_together(
     with clock.stage("velocity"):
         velocities = first_velocities(clean, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
-    moving = masked_with_the_star(first, settings.masks, rv)
-    data, clean = without(data, moving), without(clean, moving)
-    told = known_stars([member.spectrum for member in members], settings)
-    stars = [star.updated(member.known) for star, member in zip(told, members)]
+    data, clean = (without(one, masked_with_the_star(first, settings.masks, rv)) for one in (data, clean))
+    stars = _told_of(members, settings)
     free = Coordinates.around(emulator.labels, rv, _resolution_width(first, settings))
     coordinates = free.closed_on(fixed_values(stars, emulator.labels))
     with clock.stage("look-up"):
@@ -202,6 +200,12 @@ def _fit_together(
     return FittedStars(
         members, emulator, random, errors, best, posteriors, velocities, arms, second, refined, alone, seconds
     )
+
+
+def _told_of(members: list[Prepared], settings: FitSettings) -> list[KnownStar]:
+    """What is known of each star from elsewhere."""
+    told = known_stars([member.spectrum for member in members], settings)
+    return [star.updated(member.known) for star, member in zip(told, members)]
 
 
 def _resolution_width(spectrum: Spectrum, settings: FitSettings) -> float:
