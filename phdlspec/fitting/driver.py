@@ -67,6 +67,10 @@ class _Clock:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    def share(self, count: int) -> dict[str, float]:
+        """Seconds of each stage for one of so many stars."""
+        return {name: total / count for name, total in self.seconds.items()}
+
 
 @undisturbed
 def fit_batch(
@@ -152,8 +156,7 @@ def _fit_together(
     clock, first = _Clock(), members[0].spectrum
     data = observations(members, emulator.device)
     random = StarRandom(settings.seed, [member.name for member in members], emulator.device)
-    impossible = impossible_pixels(data) if settings.robust else torch.zeros_like(data.ivar, dtype=torch.bool)
-    clean = without(data, impossible)
+    clean = without(data, impossible_pixels(data)) if settings.robust else data
     with clock.stage("velocity"):
         velocities = first_velocities(clean, first, settings.masks, emulator)
     rv = velocities.rv.nan_to_num(nan=0.0)
@@ -196,10 +199,10 @@ def _fit_together(
     if direct is not None:
         with clock.stage("direct synthesis"):
             refined = _refined(errors.problem, best, emulator, direct, settings.refine)
-    seconds = {name: total / len(members) for name, total in clock.seconds.items()}
     return FittedStars(
-        members, emulator, random, errors, best, posteriors, velocities, arms, second, refined, alone, seconds
-    )
+        members, emulator, random, errors, best, posteriors, velocities, arms, second, refined, alone,
+        clock.share(len(members)),
+    )  # fmt: skip
 
 
 def _told_of(members: list[Prepared], settings: FitSettings) -> list[KnownStar]:
