@@ -28,7 +28,7 @@ from phdlspec.default_emulator import load_emulator
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
-from phdlspec.flags import StarFlag
+from phdlspec.flags import STAR_WORDS, StarFlag
 from phdlspec.io import write_lamost
 from phdlspec.lsf import NativeGrid
 from phdlspec.masks import MaskInterval
@@ -520,6 +520,21 @@ def test_the_quality_page_is_self_contained(quick, folder, toy_checkpoint, tmp_p
     assert not re.search(r"<(script|link)[^>]*\b(src|href)=", page)  # nothing is fetched
     for star in table[:3]:
         assert Path(str(star["FILE"])).name in page or str(star["OBSID"]) in page
+
+
+def test_the_quality_page_is_thinned_names_flags_and_has_room_for_its_axes(
+    quick, folder, toy_checkpoint, tmp_path, monkeypatch
+):
+    table = make_catalog(job(folder, tmp_path / "c.fits", toy_checkpoint), progress=False)
+    table["SNR"] = 50.0
+    table["FLAG"][2] = int(StarFlag.POOR_FIT)
+    monkeypatch.setattr("phdlspec.catalog.quality.MOST_DRAWN", 5)
+    write_quality(table, tmp_path / "c.html")
+    page = (tmp_path / "c.html").read_text()
+    assert "5 of them are drawn" in page
+    assert STAR_WORDS[StarFlag.POOR_FIT] in page
+    ranges = [(float(a), float(b)) for a, b in re.findall(r'"start":([0-9.]+),"end":([0-9.]+)', page)]
+    assert any(low < 50.0 / 1.04 and high > 50.0 * 1.04 for low, high in ranges)  # though all S/N are equal
 
 
 def test_the_command(quick, folder, toy_checkpoint, tmp_path, capsys):
