@@ -83,12 +83,17 @@ def _prior(problem: Problem, z: Tensor, nuisances: int) -> Tensor:
     return prior
 
 
-def stretched(z: Tensor, weight: Tensor | None, ratio: Tensor) -> Tensor:
-    """Draws z (N, D) of one star about their mean, so that what the data say of each parameter is less by ratio (D,).
+def widened(variance: Tensor, ratio: Tensor) -> Tensor:
+    """Variances in z (..., D) where what the data say of each parameter is less by ratio (..., D).
 
-    The prior in z is standard normal, and no draw becomes wider than it.
+    The prior in z is standard normal, and no variance becomes larger than its.
     """
+    return ratio * variance / (1.0 + (ratio - 1.0) * variance.clamp(max=1.0))
+
+
+def stretched(z: Tensor, weight: Tensor | None, ratio: Tensor) -> Tensor:
+    """Draws z (N, D) of one star about their mean, with variances `widened` by ratio (D,)."""
     mean = z.mean(0) if weight is None else weight @ z
     variance = (z - mean).square().mean(0) if weight is None else weight @ (z - mean).square()
-    factor = (ratio / (1.0 + (ratio - 1.0) * variance.clamp(max=1.0))).sqrt()
+    factor = (widened(variance, ratio) / variance.clamp(min=TINY)).sqrt()
     return mean + factor * (z - mean)

@@ -31,7 +31,7 @@ from phdlspec.fitting.double_lines import double_lines
 from phdlspec.fitting.error_model import ErrorModel, rest_wave
 from phdlspec.fitting.known import KnownPrior, KnownStar, fixed_values
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
-from phdlspec.fitting.posteriors import AT_BOUND, sample_posteriors
+from phdlspec.fitting.posteriors import AT_BOUND, PosteriorSample, sample_posteriors
 from phdlspec.fitting.preparation import Prepared, groups, masked_with_the_star, observations, prepare
 from phdlspec.fitting.priors import StatedPrior, select_priors
 from phdlspec.fitting.problem import Problem
@@ -186,15 +186,12 @@ def _fit_together(
         errors = ErrorModel.of(problem, rough.z, data, first, emulator, settings.robust, cores)
         tell("optimise", 0.6)
         best = _best(errors.problem, rough.z, random, settings.mode)
-        alone = spectrum_alone(errors.problem, best, stars, free, asked)
+        pixels = torch.tensor(first.wave, dtype=torch.float64, device=emulator.device)  # its array is read-only
+        alone = spectrum_alone(errors.problem, best, stars, free, asked, pixels if settings.robust else None)
     with clock.stage("second star"):
         second = double_lines(errors.problem, best.z)
     with clock.stage("posterior"):
-        posteriors = sample_posteriors(errors.problem, best, random, settings)
-        if settings.robust:
-            pixels = torch.tensor(first.wave, dtype=torch.float64, device=emulator.device)  # its array is read-only
-            ratio = disagreement(errors.problem, best.z, pixels)
-            posteriors = [sample.widened(one) for sample, one in zip(posteriors, ratio)]
+        posteriors = _posteriors(errors.problem, best, random, settings, pixels)
     refined: list[Refined | None] = [None] * len(best.z)
     if direct is not None:
         with clock.stage("direct synthesis"):
@@ -269,6 +266,15 @@ def _best(problem: Problem, start: Tensor, random: StarRandom, mode: str) -> Opt
         return local
     found = search(problem, local, random)
     return Optimum.best_of([local, levenberg_marquardt(problem, found.z)])
+
+
+def _posteriors(
+    problem: Problem, best: Optimum, random: StarRandom, settings: FitSettings, wave: Tensor
+) -> list[PosteriorSample]:
+    samples = sample_posteriors(problem, best, random, settings)
+    if not settings.robust:
+        return samples
+    return [sample.widened(ratio) for sample, ratio in zip(samples, disagreement(problem, best.z, wave))]
 
 
 def _refined(

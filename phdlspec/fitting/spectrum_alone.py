@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phdlspec.fitting.bounds import cramer_rao
 from phdlspec.fitting.coordinates import Coordinates
+from phdlspec.fitting.disagreement import disagreement, widened
 from phdlspec.fitting.known import KnownStar
 from phdlspec.fitting.known_table import read_known
 from phdlspec.fitting.levenberg_marquardt import Optimum, levenberg_marquardt
@@ -66,10 +67,12 @@ def spectrum_alone(
     stars: Sequence[KnownStar],
     coordinates: Coordinates,
     priors: tuple[StatedPrior, ...],
+    wave: Tensor | None = None,
 ) -> list[Alone | None]:
     """For each star of which something was given: the optimum without it.
 
-    problem, best : of the fit with what was given; coordinates, priors : as they are without.
+    problem, best : of the fit with what was given; coordinates, priors : as they are without; wave : (P,) pixels, if
+    errors shall be widened where windows of the spectrum disagree.
     """
     found: list[Alone | None] = [None] * len(stars)
     which = [s for s, star in enumerate(stars) if star]
@@ -79,7 +82,8 @@ def spectrum_alone(
     free = replace(problem, coordinates=coordinates, priors=priors).select(index)
     start = free.coordinates.coordinates(problem.coordinates.parameters(best.z)[index])
     alone = levenberg_marquardt(free, start)
-    value, err = (x.cpu().numpy() for x in _moments(free.coordinates, alone))
+    ratio = torch.ones_like(alone.z) if wave is None else disagreement(free, alone.z, wave)
+    value, err = (x.cpu().numpy() for x in _moments(free.coordinates, alone, ratio))
     # At the same place as those with what was given, so that the two tell what it brought.
     crlb = cramer_rao(best.expansion.select(index), free.coordinates).cpu().numpy()
     for i, s in enumerate(which):
@@ -87,7 +91,7 @@ def spectrum_alone(
     return found
 
 
-def _moments(coordinates: Coordinates, optimum: Optimum) -> tuple[Tensor, Tensor]:
+def _moments(coordinates: Coordinates, optimum: Optimum, ratio: Tensor) -> tuple[Tensor, Tensor]:
     covariance = torch.linalg.inv(optimum.expansion.hessian)
-    spread = torch.diagonal(covariance, dim1=1, dim2=2).sqrt()
+    spread = widened(torch.diagonal(covariance, dim1=1, dim2=2), ratio).sqrt()
     return coordinates.parameters(optimum.z), spread * coordinates.scales(optimum.z)
