@@ -4,7 +4,7 @@
     python scripts/first_hour.py --work DIR --spectrum star.fits.gz --spectra dr10/ --reference survey.csv --no-install
 
 Every step is the command that the documentation gives, run in an empty folder; the table says how long each took by the
-clock and of the processor, and how it ended. Without --spectra, sixteen mock LAMOST stars are written first (that step
+clock and of the processor, and how it ended; the load of the machine stands below it. Without --spectra, sixteen mock LAMOST stars are written first (that step
 is no part of the walk), and without --reference a table of their true labels with errors stands for a survey.
 """
 
@@ -47,6 +47,7 @@ def main() -> None:
         spectra, reference = mocks(work)
     one = (args.spectrum or sorted(spectra.glob("*.fits.gz"))[0]).resolve()
     command = [sys.executable, "-m", "phdlspec"] if args.no_install else [str(work / "env" / "bin" / "phdlspec")]
+    load = os.getloadavg()[0]
     print(table_head("step", "clock, s", "processor, s", "ends with"))
     if not args.no_install:
         step("clone", work, ["git", "clone", "--quiet", str(ROOT), "phdlspec"])
@@ -60,12 +61,15 @@ def main() -> None:
         step("calibration", work, [*command, *learn, "--out", "calibration.json"])
         apply = ["calibrate", "apply", "--catalog", "catalogue.fits", "--calibration", "calibration.json"]
         step("first calibrated catalogue", work, [*command, *apply, "--out", "calibrated.fits"])
+    print(f"\n{os.cpu_count()} cores, load {load:.1f} before, {os.getloadavg()[0]:.1f} after")
 
 
 def step(name: str, work: Path, command: list[str]) -> None:
     """Run a command and print a row of the table."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    environment = {**os.environ}
+    if "--no-install" not in sys.argv:
+        environment.pop("PYTHONPATH", None)  # what was installed is what is tried
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, env=environment)
     clock, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
