@@ -4,8 +4,9 @@
     python scripts/first_hour.py --work DIR --spectrum star.fits.gz --spectra dr10/ --reference survey.csv --no-install
 
 Every step is the command that the documentation gives, run in an empty folder; the table says how long each took by the
-clock and of the processor, and how it ended; the load of the machine stands below it. Without --spectra, sixteen mock LAMOST stars are written first (that step
-is no part of the walk), and without --reference a table of their true labels with errors stands for a survey.
+clock and of the processor, and how it ended; the load of the machine stands below it. Without --spectra, sixteen mock
+LAMOST stars are written first (that step is no part of the walk), and without --reference a table of their true labels
+with errors stands for a survey.
 """
 
 from __future__ import annotations
