@@ -20,7 +20,11 @@ def describe(isochrones: Isochrones) -> str:
     if facts.alpha_fe:
         term = float(metallicity_term(facts.alpha_fe))
         alpha = f"[alpha/Fe] = {facts.alpha_fe:+.2f}, so [M/H] = [Fe/H] {term:+.2f} (Salaris et al. 1993)"
-    surface = "surface composition given" if facts.surface else "surface composition not given: the initial one is used"
+    surface = "surface composition not given: the initial one is used"
+    if facts.surface:
+        surface = "surface composition given"
+    elif np.isfinite(facts.settled):
+        surface = f"its Sun was born with [M/H] {facts.settled:+.3f}: that much has sunk on the main sequence"
     bands = [band for band in BANDS if band in isochrones.magnitudes]
     magnitudes = " ".join(bands) if bands else "none in the set; polynomial bolometric corrections of phdlspec"
     filled = isochrones.filled

@@ -126,6 +126,8 @@ class AgeInference:
         }  # fmt: skip
         if np.isfinite(facts.z_sun):
             told["ISOZSUN"] = facts.z_sun
+        if np.isfinite(facts.settled):
+            told["ISOSETTL"] = facts.settled
         if self.second is not None:
             told["ISOCHRO2"] = self.second.isochrones.facts.name
         return told

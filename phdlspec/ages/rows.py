@@ -32,7 +32,9 @@ class SetFacts:
     solar_scale : the mixture of the models' Sun
     z_sun : its mass fraction of metals as the set states it, NaN where it does not
     alpha_fe : [alpha/Fe] of the models; [M/H] = [Fe/H] + the term of Salaris et al. (1993) for it
-    surface : True where the present surface composition is given; where it is not, the initial one stands for it
+    surface : True where the present surface composition is given
+    settled : dex in [M/H] that main-sequence stars lack at the surface, where it is not given and was found from the
+        set's own Sun (`phdlspec.ages.settling`); NaN: the initial composition stands for the surface
     """
 
     name: str
@@ -41,6 +43,7 @@ class SetFacts:
     z_sun: float
     alpha_fe: float = 0.0
     surface: bool = False
+    settled: float = float("nan")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from phdlspec.ages.isochrones import Isochrones, build
 from phdlspec.ages.readers import lachesis, mist, parsec, yrec
 from phdlspec.ages.rows import Rows, join
+from phdlspec.ages.settling import with_settling
 from phdlspec.errors import UserError
 from phdlspec.foreign import check_file, one_sentence
 
@@ -26,9 +27,13 @@ def read_isochrones(name: str | Path) -> Isochrones:
     """A set by name (`NAMES`, of the package lachesis-grids), or a file or folder of isochrones.
 
     Files are known by their content: MIST `.iso` and `.iso.cmd`, tables of PARSEC's CMD web form, YREC tables, HDF5 of
-    lachesis-grids, `.npz` of points. A folder stands for all files in it, which must belong to one set. Raises
-    `UserError` for anything else.
+    lachesis-grids, `.npz` of points. A folder stands for all files in it, which must belong to one set. What a set
+    does not say of present surfaces is `phdlspec.ages.settling`'s. Raises `UserError` for anything else.
     """
+    return with_settling(_cube(name))
+
+
+def _cube(name: str | Path) -> Isochrones:
     if str(name) in NAMES:
         return build(lachesis.read_installed(str(name)), str(name))
     path = Path(name)
