@@ -12,8 +12,9 @@ Only u, v and the rest depend on the point. So the integral over mu and A under 
     W(u, v) = int int exp(-L (u - mu - rho A)^2 / 2 - S (v - A)^2 / 2) p(mu) p(A) d mu d A,
 
 is a table of two numbers for each star, and a point costs one look-up. With one band S = 0 and v plays no part; the
-rest is nothing for one or two bands. Kernels are integrated over cells of mu and of A, so that a prior narrower or
-wider than the kernel is treated alike.
+rest is nothing for one or two bands, and for B of them the sum of B - 2 squares, each linear in the M_b: what of the
+weighted residuals is orthogonal to both 1 and k. Kernels are integrated over cells of mu and of A, so that a prior
+narrower or wider than the kernel is treated alike.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class DistanceTables:
     Attributes
     ----------
     used : (n,) True where a star has a usable magnitude; the others are not touched
-    magnitudes, weights, levers : (n, B) m_b (0 where unknown), w_b, k_b - rho
     x, y : (n, 1 + B) place of a point in the table: x = x[0] - sum_b x[b] M_b, in steps; the same for y
+    rest : (n, max(B - 2, 0), 1 + B) the same for what neither mu nor A explains, in errors
     colour : (n,) standard deviation of v, infinite where S = 0
     ln_w : (n, N_U, N_V) ln of W over its maximum; `_NEVER` at the borders
     modulus : (n, N_MODULUS) nodes of mu; extinction : (n, N_EXTINCTION + 1) edges of cells of A
@@ -61,11 +62,9 @@ class DistanceTables:
     """
 
     used: torch.Tensor
-    magnitudes: torch.Tensor
-    weights: torch.Tensor
-    levers: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
+    rest: torch.Tensor
     sigma_v: torch.Tensor
     ln_w: torch.Tensor
     modulus: torch.Tensor
@@ -87,28 +86,13 @@ class DistanceTables:
         """
         flat = index.reshape(-1)
         points = [row.index_select(0, flat).reshape(index.shape) for row in absolute]
-        x, y = self.x[star, :1].expand(index.shape), self.y[star, :1].expand(index.shape)
-        for k, point in enumerate(points):
-            x = x - self.x[star, k + 1, None] * point
-            y = y - self.y[star, k + 1, None] * point
-        x, y = x.clamp(0.0, N_U - 1.001), y.clamp(0.0, N_V - 1.001)
+        x = _linear(self.x[star], points).clamp(0.0, N_U - 1.001)
+        y = _linear(self.y[star], points).clamp(0.0, N_V - 1.001)
         misfit = -2.0 * self._look_up(star[:, None], x, y)
-        if len(points) > 2:
-            misfit = misfit + self._rest(star, points)
+        for k in range(self.rest.shape[1]):
+            form = _linear(self.rest[star, k], points)
+            misfit = torch.addcmul(misfit, form, form)
         return torch.where(self.used[star, None], misfit, 0.0), (x, y)
-
-    def _rest(self, star: torch.Tensor, points: list[torch.Tensor]) -> torch.Tensor:
-        w, lever = self.weights[star], self.levers[star]
-        residual = [self.magnitudes[star, k, None] - point for k, point in enumerate(points)]
-        u, v, total = torch.zeros_like(points[0]), torch.zeros_like(points[0]), torch.zeros_like(points[0])
-        sum_w = w.sum(dim=1, keepdim=True).clamp(min=_SMALL)
-        sum_l = (w * lever**2).sum(dim=1, keepdim=True).clamp(min=_SMALL)
-        for k, r in enumerate(residual):
-            u = u + w[:, k, None] / sum_w * r
-            v = v + w[:, k, None] * lever[:, k, None] / sum_l * r
-        for k, r in enumerate(residual):
-            total = total + w[:, k, None] * (r - u - lever[:, k, None] * v) ** 2
-        return total
 
     def _look_up(self, star: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         i, j = x.long(), y.long()
@@ -191,11 +175,31 @@ def distance_tables(photometry: Photometry, own_errors: dict[str, float], device
     w_table = torch.bmm(table, kernel_a.transpose(1, 2))
     top = w_table.amax(dim=(1, 2), keepdim=True).clamp(min=_SMALL)
     return DistanceTables(
-        torch.as_tensor(used, device=device), put(m).float(), put(w).float(), put(levers).float(),
-        put(np.column_stack([x0, x])).float(), put(np.column_stack([y0, y])).float(), put(sigma_v),
+        torch.as_tensor(used, device=device), put(np.column_stack([x0, x])).float(),
+        put(np.column_stack([y0, y])).float(), put(_rest(w, slopes, m)).float(), put(sigma_v),
         _bordered(torch.log(w_table / top)), put(modulus), put(edges), put(modulus_prior), kernel_a / top, table,
         spectrum, reach,
     )  # fmt: skip
+
+
+def _linear(form: torch.Tensor, points: list[torch.Tensor]) -> torch.Tensor:
+    """form[0] - sum_b form[b] M_b: form (b, 1 + B), points B times (b, M)."""
+    value = form[:, :1].expand(points[0].shape)
+    for k, point in enumerate(points):
+        value = torch.addcmul(value, form[:, k + 1, None], point, value=-1.0)
+    return value
+
+
+def _rest(w: Array, slopes: Array, magnitudes: Array) -> Array:
+    """The forms of `DistanceTables.rest` (n, max(B - 2, 0), 1 + B)."""
+    n, bands = w.shape
+    if bands < 3:
+        return np.zeros((n, 0, 1 + bands))
+    root = np.sqrt(w)
+    explained = np.stack([root, root * slopes], axis=2)
+    basis = np.linalg.qr(explained, mode="complete")[0][:, :, 2:]  # (n, B, B - 2), orthogonal to what is explained
+    form = basis.transpose(0, 2, 1) * root[:, None, :]
+    return np.concatenate([np.einsum("nkb,nb->nk", form, magnitudes)[:, :, None], form], axis=2)
 
 
 def _bordered(ln_w: torch.Tensor) -> torch.Tensor:
