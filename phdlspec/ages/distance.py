@@ -53,7 +53,8 @@ class DistanceTables:
     x, y : (n, 1 + B) place of a point in the table: x = x[0] - sum_b x[b] M_b, in steps; the same for y
     rest : (n, max(B - 2, 0), 1 + B) the same for what neither mu nor A explains, in errors
     colour : (n,) standard deviation of v, infinite where S = 0
-    ln_w : (n, N_U, N_V) ln of W over its maximum; `_NEVER` at the borders
+    corners : (n N_U N_V, 4) ln of W over its maximum, `_NEVER` at the borders, at a node and at the next in v, in u and
+        in both
     modulus : (n, N_MODULUS) nodes of mu; extinction : (n, N_EXTINCTION + 1) edges of cells of A
     modulus_prior, extinction_kernel, modulus_table, spectrum, reach : parts of W from which the posteriors of mu and A
         are made: p(mu) (n, N_MODULUS); p(A) times the mean over its cell of exp(-S (v - A)^2 / 2), over the maximum of
@@ -66,7 +67,7 @@ class DistanceTables:
     y: torch.Tensor
     rest: torch.Tensor
     sigma_v: torch.Tensor
-    ln_w: torch.Tensor
+    corners: torch.Tensor
     modulus: torch.Tensor
     extinction: torch.Tensor
     modulus_prior: torch.Tensor
@@ -95,12 +96,11 @@ class DistanceTables:
         return torch.where(self.used[star, None], misfit, 0.0), (x, y)
 
     def _look_up(self, star: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        i, j = x.long(), y.long()
-        a, b = x - i, y - j
-        at = (star * N_U + i) * N_V + j
-        flat = self.ln_w.reshape(-1)
-        low = torch.lerp(flat[at], flat[at + 1], b)
-        return torch.lerp(low, torch.lerp(flat[at + N_V], flat[at + N_V + 1], b), a)
+        i, j = x.floor(), y.floor()
+        at = ((star.to(x.dtype) * N_U + i) * N_V + j).to(torch.int32)  # whole numbers below 2^24: exact
+        corners = self.corners.index_select(0, at.reshape(-1)).reshape(*x.shape, 4)
+        low, high = (torch.lerp(corners[..., k], corners[..., k + 1], y - j) for k in (0, 2))
+        return torch.lerp(low, high, x - i)
 
     def posteriors(
         self, star: torch.Tensor, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, n: int
@@ -177,7 +177,7 @@ def distance_tables(photometry: Photometry, own_errors: dict[str, float], device
     return DistanceTables(
         torch.as_tensor(used, device=device), put(np.column_stack([x0, x])).float(),
         put(np.column_stack([y0, y])).float(), put(_rest(w, slopes, m)).float(), put(sigma_v),
-        _bordered(torch.log(w_table / top)), put(modulus), put(edges), put(modulus_prior), kernel_a / top, table,
+        _corners(torch.log(w_table / top)), put(modulus), put(edges), put(modulus_prior), kernel_a / top, table,
         spectrum, reach,
     )  # fmt: skip
 
@@ -202,10 +202,11 @@ def _rest(w: Array, slopes: Array, magnitudes: Array) -> Array:
     return np.concatenate([np.einsum("nkb,nb->nk", form, magnitudes)[:, :, None], form], axis=2)
 
 
-def _bordered(ln_w: torch.Tensor) -> torch.Tensor:
+def _corners(ln_w: torch.Tensor) -> torch.Tensor:
     ln_w = ln_w.clamp(min=_NEVER).float()
     ln_w[:, 0], ln_w[:, -1], ln_w[:, :, 0], ln_w[:, :, -1] = _NEVER, _NEVER, _NEVER, _NEVER
-    return ln_w
+    flat = ln_w.reshape(-1)
+    return torch.stack([flat.roll(-step) for step in (0, 1, N_V, N_V + 1)], dim=1)
 
 
 def _modulus_prior(photometry: Photometry, sigma_u: Array) -> tuple[Array, Array]:
