@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from functools import lru_cache
@@ -11,7 +12,8 @@ from pathlib import Path
 from phdlspec.errors import UserError
 from phdlspec.foreign import check_file
 
-LONGEST = 60.0  # s that a look may take
+LONGEST = 60.0  # s that a look may take, however busy the machine is
+MOST_COMPUTING = 10  # s of a processor, in which a look through a whole file takes tenths of one
 _MEMORY = 1 << 30  # bytes that the child may take
 SMALL, MOST_PACKED = 1 << 24, 1100  # bytes that nobody minds; no filter of HDF5 packs numbers tighter
 MOST_CHUNK = 1 << 28  # bytes that are unpacked at once
@@ -24,6 +26,7 @@ path, whole, sys.path[:] = sys.argv[1], sys.argv[2] == "True", sys.argv[3:]
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
+    resource.setrlimit(resource.RLIMIT_CPU, ({MOST_COMPUTING}, {MOST_COMPUTING} + 1))
 except (ImportError, ValueError, OSError):
     pass
 import h5py
@@ -72,6 +75,8 @@ def _problem(path: str, modified: int, size: int, whole: bool) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"the HDF5 library does not come to an end with it in {LONGEST:.0f} s"
+    if child.returncode == -signal.SIGXCPU:
+        return f"the HDF5 library does not come to an end with it in {MOST_COMPUTING} s of computing"
     if child.returncode < 0:
         return f"the HDF5 library crashes on it with signal {-child.returncode}"
     if child.returncode:
