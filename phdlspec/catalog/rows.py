@@ -40,7 +40,8 @@ def to_arrays(results: Sequence[Fitted], references: Sequence[str]) -> Arrays:
         if column.dtype == "U":
             arrays[column.name] = _text(["" if value is None else str(value) for value in values])
         else:
-            arrays[column.name] = np.array([_number(value) for value in values]).astype(column.dtype)
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+                arrays[column.name] = np.array([_number(value) for value in values]).astype(column.dtype)
     return arrays
 
 
@@ -96,7 +97,8 @@ def to_table(arrays: Mapping[str, Values], groups: Collection[str] = ()) -> Tabl
     for column in columns_with(groups):
         if column.parameter:
             place = (_ABUNDANCES if column.role is ColumnRole.ON_HYDROGEN else NAMES).index(column.parameter)
-            values = arrays[column.key][:, place].astype(column.dtype)
+            with np.errstate(over="ignore"):
+                values = arrays[column.key][:, place].astype(column.dtype)
         else:
             values = arrays[column.name]
         table[column.name] = values

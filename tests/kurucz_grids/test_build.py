@@ -17,6 +17,8 @@ from phdlspec.gridfile import Grid
 from phdlspec.gridfile.parts import Parts
 from tests.kurucz_grids.fakes import FakeFactory
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEED = 1
 

@@ -168,6 +168,14 @@ def test_the_callers_settings_do_not_matter(star, toy_emulator, state):
     assert np.array_equal(found.value, expected)
 
 
+def test_a_report_of_a_spectrum_with_a_gap(star, toy_emulator, tmp_path):
+    kept = (star.wave < 5350.0) | (star.wave > 6300.0)
+    arrays = (star.wave, star.flux, star.ivar, star.mask, star.resolving_power_by_pixel)
+    cut = Spectrum(*(values[kept] for values in arrays), star.meta, "gap.fits", star.arms)
+    page = phdlspec.fit(cut, toy_emulator, mode="fast").report(tmp_path / "gap.html").read_text()
+    assert page.count("data:image/png;base64") >= 3
+
+
 def test_fits_in_two_threads(star, toy_emulator):
     expected = phdlspec.fit(star, toy_emulator, mode="fast").value
     found = {}

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import phdlspec.catalog.chunks as chunks_module
 from phdlspec.catalog import CatalogJob, expand_inputs, make_catalog, write_packed
 from phdlspec.catalog.inputs import read_reference
 from phdlspec.catalog.quality import write_quality
-from phdlspec.catalog.rows import NAMES, covariance
+from phdlspec.catalog.rows import NAMES, covariance, to_arrays, to_table
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.cli import main
 from phdlspec.default_emulator import load_emulator
@@ -429,6 +430,17 @@ def test_hostile_texts_are_texts(quick, folder, toy_checkpoint, tmp_path):
     write_quality(table, tmp_path / "c.html")
     assert "<script>alert" not in (tmp_path / "c.html").read_text()
     assert list(Table.read(tmp_path / "c.fits")["CLASS"]) == list(table["CLASS"])
+
+
+def test_numbers_beyond_float32_are_infinite_without_a_word(quick, folder, toy_checkpoint):
+    (one,) = quick_fit([read_reference(str(folder / "spec-000.fits.gz"))], None, None)
+    value = one.value.copy()
+    value[0] = 1e60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = to_table(to_arrays([replace(one, chi2=1e300, value=value)], ["a.fits"]))
+    assert table["CHI2"][0] == np.inf
+    assert table[one.names[0]][0] == np.inf
 
 
 def test_remarks_reach_the_catalogue_and_the_terminal(quick, folder, toy_checkpoint, tmp_path, capsys):

@@ -27,6 +27,8 @@ from phdlspec.flags import StarFlag
 from phdlspec.io import write_lamost
 from phdlspec.mock import mock_lamost
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(toy_emulator, tmp_path_factory) -> Path:

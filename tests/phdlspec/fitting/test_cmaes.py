@@ -27,6 +27,8 @@ from phdlspec.fitting.problem import Expansion
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.stop_reason import StopReason
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import cma

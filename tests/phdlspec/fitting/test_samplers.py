@@ -18,6 +18,8 @@ from phdlspec.fitting.random import StarRandom
 from tests.phdlspec.fitting.test_problem import make_problem
 from tests.phdlspec.fitting.toy import ToyEmulator
 
+pytestmark = pytest.mark.slow
+
 
 class Skewed:
     """A problem-like object with a known posterior: Gaussians of many widths, one skewed coordinate."""

@@ -17,6 +17,8 @@ from phdlspec.work import Cluster, Outcome, Processes, TaskFailed, TimeIsUp, Wor
 from phdlspec.work import processes as module
 from tests.phdlspec.work.jobs import do
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
