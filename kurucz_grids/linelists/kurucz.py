@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kurucz_grids.linelists.elements import species_name
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, Rows, assemble, filled_lines
+from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, LineRows, assemble, filled_lines
 from phdlspec.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def read_gfall(path: str | Path, medium: str | None = None) -> LineList:
     agree = _levels_agree(columns, number_of, str(path))
     columns = {name: column[agree] for name, column in columns.items()}
 
-    rows = Rows.empty(int(agree.sum()))
+    rows = LineRows.empty(int(agree.sum()))
     codes, which = np.unique(columns["code"], return_inverse=True)
     rows.species = np.array([_species(code, path) for code in codes], dtype=rows.species.dtype)[which]
     rows.wave = 10.0 * columns["wave"]

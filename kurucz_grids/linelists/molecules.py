@@ -20,7 +20,7 @@ from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.rows import (
     EV_PER_INVERSE_CM,
     UNKNOWN,
-    Rows,
+    LineRows,
     assemble,
     filled_lines,
     is_number,
@@ -49,7 +49,7 @@ def read_molecular(source: str | Path, medium: str | None = None) -> LineList:
     """Read a molecular `.asc`; raises `UserError` naming the line that cannot be read."""
     path = str(source)
     lines = filled_lines(source)
-    rows = Rows.empty(len(lines))
+    rows = LineRows.empty(len(lines))
     fractions: dict[tuple[int, int], float] = {}
     for i, (number, line) in enumerate(lines):
         try:
@@ -76,5 +76,5 @@ def read_molecular(source: str | Path, medium: str | None = None) -> LineList:
     wide = rows.rad > _WIDEST
     if wide.any():
         log.info("%s: %d lines wider than 10^%g 1/s are left out", path, wide.sum(), _WIDEST)
-        rows = Rows(**{name: values[~wide] for name, values in vars(rows).items()})
+        rows = LineRows(**{name: values[~wide] for name, values in vars(rows).items()})
     return assemble(path, rows, "Kurucz molecules", medium)

@@ -21,7 +21,7 @@ from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.linelists.rows import (
     EV_PER_INVERSE_CM,
     UNKNOWN,
-    Rows,
+    LineRows,
     assemble,
     filled_lines,
     is_number,
@@ -54,7 +54,7 @@ def read_moog(source: str | Path, medium: str | None = None) -> LineList:
     stated = _stated_medium(" ".join(line for _, line in lines[:titles]))
     lines = lines[titles:]
     first, which, numbers = _parse(path, lines)
-    rows = Rows.empty(len(lines))
+    rows = LineRows.empty(len(lines))
     rows.wave, rows.elow_ev, rows.loggf, vdw = numbers.T
     rows.vdw = np.where(vdw < -5, vdw, np.nan)
     known = [_identify(path, lines[k][0], code) for code, k in first.items()]
@@ -73,18 +73,18 @@ def read_moog(source: str | Path, medium: str | None = None) -> LineList:
     return assemble(path, rows, "MOOG", medium, stated)
 
 
-def _with_titanium_48(rows: Rows, light: NDArray[np.bool_], heavy: NDArray[np.bool_]) -> Rows:
+def _with_titanium_48(rows: LineRows, light: NDArray[np.bool_], heavy: NDArray[np.bool_]) -> LineRows:
     # linemake's TiO lacks 48Ti, three quarters of titanium: its lines are made from those of 47TiO and 49TiO that
     # belong together. What is left over of these two has half of its share each, for its lines lie between.
     share = isotope_fraction(22, 48) * isotope_fraction(8, 16)
     ends = [np.flatnonzero(light), np.flatnonzero(heavy)]
     columns = np.stack([rows.wave, rows.elow_ev, rows.loggf], axis=1)
     pairs = [end[pair] for end, pair in zip(ends, titanium.paired(*(columns[end] for end in ends)))]
-    made = Rows(**{name: values[pairs[0]] for name, values in vars(rows).items()})
+    made = LineRows(**{name: values[pairs[0]] for name, values in vars(rows).items()})
     made.wave, made.elow_ev, made.loggf = titanium.between(*(columns[pair] for pair in pairs)).T
     made.fraction = np.full(len(pairs[0]), share)
     rows.fraction[np.setdiff1d(np.concatenate(ends), np.concatenate(pairs))] += share / 2.0
-    return Rows(**{name: np.concatenate([values, getattr(made, name)]) for name, values in vars(rows).items()})
+    return LineRows(**{name: np.concatenate([values, getattr(made, name)]) for name, values in vars(rows).items()})
 
 
 def _is_title(line: str) -> bool:

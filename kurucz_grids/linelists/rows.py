@@ -60,7 +60,7 @@ def is_number(text: str) -> bool:
 
 
 @dataclass
-class Rows:
+class LineRows:
     """Columns (N,) as a format states them; NaN where it states none.
 
     `species` is "" for one that the chemistry does not know; `wave` is in Å of the list's own medium; `energy_cm` is
@@ -80,14 +80,14 @@ class Rows:
     fraction: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, size: int) -> Rows:
+    def empty(cls, size: int) -> LineRows:
         """N rows with nothing stated, isotope fraction 1."""
         columns = {field.name: np.full(size, np.nan) for field in fields(cls)}
         columns |= {"species": np.full(size, UNKNOWN, dtype="U8"), "fraction": np.ones(size)}
         return cls(**columns)
 
 
-def assemble(path: str, rows: Rows, source: str, medium: str | None, stated: str | None = None) -> LineList:
+def assemble(path: str, rows: LineRows, source: str, medium: str | None, stated: str | None = None) -> LineList:
     """The line list; lines of hydrogen are left out (its profiles are SMElib's), unknown species with a warning.
 
     Raises `UserError` where the medium is contradicted or unknown, or no line is left.
@@ -101,7 +101,7 @@ def assemble(path: str, rows: Rows, source: str, medium: str | None, stated: str
     keep = ~unknown & (rows.species != "H")
     if not keep.any():
         raise UserError(f"{path}: no line of a known species is in this list; expected atoms, ions or diatomics")
-    rows = Rows(**{name: values[keep] for name, values in vars(rows).items()})
+    rows = LineRows(**{name: values[keep] for name, values in vars(rows).items()})
     wave = to_vacuum(rows.wave, medium)
     names, kind = np.unique(rows.species, return_inverse=True)
     molecule = np.array([name in MOLECULE_ATOMS for name in names])[kind]

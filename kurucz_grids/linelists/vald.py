@@ -12,7 +12,7 @@ from scipy.special import gamma
 
 from kurucz_grids.linelists.elements import ATOMIC_WEIGHT, MOLECULE_ATOMS
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, UNKNOWN, Rows, assemble, read_text
+from kurucz_grids.linelists.rows import EV_PER_INVERSE_CM, UNKNOWN, LineRows, assemble, read_text
 from phdlspec.errors import UserError
 from phdlspec.solar import ATOMIC_NUMBER, SYMBOLS
 
@@ -62,7 +62,7 @@ def read_vald(path: str | Path, medium: str | None = None) -> LineList:
     _check_count(len(table), text, str(path))
     columns = dict(zip(places, np.array(table).T))
 
-    rows = Rows.empty(len(table))
+    rows = LineRows.empty(len(table))
     rows.species = np.array(species, dtype=rows.species.dtype)
     rows.wave, rows.loggf, rows.elow_ev = columns["wave"], columns["loggf"], columns["lower"]
     if "upper" in columns:
