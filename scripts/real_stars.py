@@ -1,7 +1,7 @@
 """Fits of real stars whose labels are known: MILES, STELIB, high-resolution spectra as LAMOST would see them, LAMOST.
 
-    python scripts/real_stars.py DATA [--sets miles stelib highres lamost] [--emulator CKPT] [--miles FILE.npz]
-        [--stars benchmark|all] [--table OUT.ecsv]
+    python scripts/real_stars.py DATA [--sets miles stelib highres lamost] [--emulator CKPT] [--bridge none]
+        [--miles FILE.npz] [--stars benchmark|all] [--table OUT.ecsv]
 
 Every star is fitted as `phdlspec catalog` does by default, and fit minus label is printed by class: median and robust
 scatter, share of the stars within one and two errors (of fit and label together), chi2 a pixel with the stated noise.
@@ -31,6 +31,7 @@ from reference_spectra import CLASSES, HIGH_RESOLUTION, kind_of, observed
 from tqdm import tqdm
 
 from phdlspec import load_emulator, read_spectrum
+from phdlspec.emulator.bridge import DEFAULT
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
@@ -171,9 +172,9 @@ def lamost(data: Path) -> Iterator[Star]:
                 print(error, file=sys.stderr)
 
 
-def fitted(stars: Sequence[Star], emulator: str | None, batch: int = 32) -> list[Fitted]:
+def fitted(stars: Sequence[Star], emulator: str | None, bridge: str, batch: int = 32) -> list[Fitted]:
     """Fits of the stars, in their order."""
-    model, settings, results = load_emulator(emulator), FitSettings(mode="fast"), []
+    model, settings, results = load_emulator(emulator), FitSettings(mode="fast", bridge=bridge), []
     for first in tqdm(range(0, len(stars), batch), desc="fits", unit=f"{batch} stars"):
         results += fit_batch([s.spectrum for s in stars[first : first + batch]], model, settings, keep=True)
     return results
@@ -283,6 +284,7 @@ def main() -> None:
     parser.add_argument("--miles", type=Path, help="another half of MILES; default DATA/miles/miles_even.npz")
     parser.add_argument("--stars", choices=("benchmark", "all"), default="benchmark")
     parser.add_argument("--emulator")
+    parser.add_argument("--bridge", default=DEFAULT, help="default, none or a file; the shipped one is of MILES even")
     parser.add_argument("--table", type=Path, help="write all labels as ECSV, one file a set")
     args = parser.parse_args()
     everything = args.stars == "all"
@@ -294,7 +296,7 @@ def main() -> None:
     }
     for name in args.sets:
         stars = list(sets[name]())
-        results = fitted(stars, args.emulator)
+        results = fitted(stars, args.emulator, args.bridge)
         print(f"\n## {name}: {len(stars)} stars")
         if len(stars) < 100:
             one_by_one(stars, results)
