@@ -29,6 +29,7 @@ from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import NONE
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.errors import UserError
@@ -83,7 +84,7 @@ def timed(device: torch.device, work: Callable[[], object], repeats: int = 1) ->
 
 def parity(spectra: list[Spectrum], emulator: Emulator) -> None:
     """Fits on the device beside fits on the CPU, same random numbers."""
-    settings = FitSettings(mode="fast")
+    settings = FitSettings(mode="fast", bridge=NONE)
     here = fit_batch(spectra, emulator, settings)
     there = fit_batch(spectra, load_emulator(None, "cpu"), settings)
     off = np.array([(a.value - b.value) / b.err for a, b in zip(here, there)])
@@ -107,7 +108,7 @@ def launches(spectra: list[Spectrum], emulator: Emulator) -> None:
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if emulator.device.type == "cuda" else [])
     start = time.process_time()
     with profile(activities=kinds) as trace:
-        fit_batch(spectra, emulator, FitSettings(mode="fast"))
+        fit_batch(spectra, emulator, FitSettings(mode="fast", bridge=NONE))
         wait(emulator.device)
     host = time.process_time() - start
     views = ("view", "reshape", "expand", "permute", "transpose", "slice", "select", "detach", "squeeze", "as_strided")
@@ -217,7 +218,7 @@ def main() -> None:
     name = torch.cuda.get_device_name() if emulator.device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     spectra = mocks(max(args.stars, PARITY_STARS), emulator)
-    fast, full = FitSettings(mode="fast"), FitSettings(mode="full", sampler="hmc")
+    fast, full = FitSettings(mode="fast", bridge=NONE), FitSettings(mode="full", sampler="hmc", bridge=NONE)
     parts: list[Callable[[], None]] = [lambda: parity(spectra[:PARITY_STARS], emulator)]
     parts += [lambda chunk=chunk: speed(spectra, emulator, chunk, fast) for chunk in args.chunks]
     parts += [

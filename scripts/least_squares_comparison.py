@@ -28,6 +28,7 @@ from scipy.optimize import OptimizeResult, least_squares
 from phdlspec import load_emulator
 from phdlspec.continuum import continuum_basis
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import NONE
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.fitting.driver import fit_batch
@@ -204,7 +205,7 @@ def main() -> None:
             f"| {middle:+.3f}, {low:+.3f} to {high:+.3f}, {worst:+.2f} | {(np.abs(below) < 0.1).sum()} |"
         )
     began = time.process_time()
-    results = fit_batch(spectra, emulator, FitSettings(mode="fast"))
+    results = fit_batch(spectra, emulator, FitSettings(mode="fast", bridge=NONE))
     seconds = time.process_time() - began
     print(f"| whole fast mode with posterior | {seconds / args.n:.2f} | {args.n / seconds:.3g} | | | | |")
     share = {stage: sum(r.seconds[stage] for r in results) for stage in results[0].seconds}

@@ -19,6 +19,7 @@ from benchmark_stars import REFERENCE, as_lamost, harps_sun, influence_by_window
 from compare_with_survey import COLUMNS, robust
 
 from phdlspec import load_emulator, read_spectrum
+from phdlspec.emulator.bridge import NONE
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval
@@ -61,7 +62,9 @@ def main() -> None:
     print("| left out | Sun: Teff, [Si/Fe] | " + " | ".join(f"{k}: Teff, log g, [Fe/H]" for k in kinds) + " |")
     print("|---|---|" + "---|" * len(kinds))
     for words, more in LEFT_OUT.items():
-        solar, *results = fit_batch([sun, *stars], emulator, FitSettings("fast", masks=DEFAULT_INTERVALS + more), True)
+        solar, *results = fit_batch(
+            [sun, *stars], emulator, FitSettings("fast", masks=DEFAULT_INTERVALS + more, bridge=NONE), True
+        )
         cells = [f"{solar['TEFF'] - REFERENCE['Sun']['TEFF']:+.0f}, {solar['SI_FE']:+.2f}"]
         for name in kinds:
             middle = [robust((np.array([r[n] for r in results]) - survey[n])[kind == name]) for n in COLUMNS]

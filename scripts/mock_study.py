@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from phdlspec import load_emulator
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import NONE
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
@@ -67,7 +68,7 @@ def main() -> None:
     native = NativeGrid.from_wave(grid.wave, grid.resolving_power)
     cores = None if args.no_cores else CorePriors.shipped(grid.attrs)
     rows = choose(grid, args.split, args.n)
-    settings = FitSettings(mode=args.mode, sampler=args.sampler)
+    settings = FitSettings(mode=args.mode, sampler=args.sampler, bridge=NONE)
     random = np.random.default_rng(11)
     velocity, rotation = random.normal(0.0, 60.0, len(rows)), random.uniform(0.0, 15.0, len(rows))
     truth = np.column_stack([grid.labels[rows], rotation, velocity])

@@ -20,6 +20,7 @@ from mock_study import choose, robust
 
 from phdlspec import load_emulator
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import NONE
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
@@ -66,7 +67,7 @@ def main() -> None:
 
     def fitted(spectra: list[Spectrum]) -> list[Fitted]:
         parts = (spectra[i : i + BATCH] for i in range(0, len(spectra), BATCH))
-        return [result for part in parts for result in fit_batch(part, emulator, FitSettings(mode="fast"))]
+        return [result for part in parts for result in fit_batch(part, emulator, FitSettings(mode="fast", bridge=NONE))]
 
     every, some = np.arange(len(rows)), np.arange(0, len(rows), EVERY)
     clean = mocks(every)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from phdlspec import load_emulator
 from phdlspec.cores import CorePriors
 from phdlspec.direct_synthesis import load_direct_synthesis
+from phdlspec.emulator.bridge import NONE
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.gridfile import Grid
@@ -72,8 +73,8 @@ def main() -> None:
     )
     details = []
     for spectrum, truth in tqdm(stars, disable=None):
-        before = fit_batch([spectrum], emulator, FitSettings(mode="fast"))[0]
-        after = fit_batch([spectrum], emulator, FitSettings(mode="fast", refine=True), direct=direct)[0]
+        before = fit_batch([spectrum], emulator, FitSettings(mode="fast", bridge=NONE))[0]
+        after = fit_batch([spectrum], emulator, FitSettings(mode="fast", refine=True, bridge=NONE), direct=direct)[0]
         names, with_it, without = bounds(emulator, spectrum, before.value[: len(truth)])
         claimed = np.sqrt(np.maximum(with_it**2 - without**2, 0.0))
         scale = np.array([1000.0 if name == "TEFF" else 1.0 for name in names])

@@ -26,6 +26,7 @@ from mock_study import choose
 
 from phdlspec import load_emulator, read_spectrum
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import NONE
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
@@ -38,9 +39,9 @@ from phdlspec.spectrum import Spectrum
 AIM_MEAN, AIM_ERROR = 0.15, 0.15  # largest difference of the means in errors, of the errors as a fraction
 NUISANCES = ("VBROAD", "RV", "LN_RESOLUTION")
 METHODS = {
-    "fast": FitSettings(mode="fast"),
-    "emcee": FitSettings(mode="full", sampler="emcee"),
-    "hmc": FitSettings(mode="full", sampler="hmc"),
+    "fast": FitSettings(mode="fast", bridge=NONE),
+    "emcee": FitSettings(mode="full", sampler="emcee", bridge=NONE),
+    "hmc": FitSettings(mode="full", sampler="hmc", bridge=NONE),
 }
 
 
