@@ -29,6 +29,7 @@ KNOT_PIXELS = 3  # native pixels from knot to knot
 BAND = 18  # of A^T W A: splines that a pixel of the lowest resolving power sees together
 LEAST_LEVEL = 0.05  # of the median continuum, below which a quotient is noise
 LEAST_PIXELS = 300
+EDGE = 80.0  # Å at either end of a spectrum, where its continuum is free to bend: a correction would end in a step
 
 
 def spline_basis(grid: NativeGrid) -> csr_array:
@@ -70,7 +71,8 @@ class Residual:
             raise UserError(fitted.reason or f"{fitted.path}: the fit did not converge")
         seen_as = star.spectrum.degraded_to(highest_fitted_power(grid))
         level = s.continuum
-        used = (s.used | s.outlier) & (seen_as.ivar > 0) & (level > LEAST_LEVEL * np.median(level[s.used]))
+        inside = (s.wave > s.wave[0] + EDGE) & (s.wave < s.wave[-1] - EDGE)
+        used = (s.used | s.outlier) & inside & (seen_as.ivar > 0) & (level > LEAST_LEVEL * np.median(level[s.used]))
         if used.sum() < LEAST_PIXELS:
             raise UserError(f"{fitted.path}: only {used.sum()} pixels overlap with the models, expected {LEAST_PIXELS}")
         at = {name: fitted.names.index(name) for name in (*STRUCTURE, "RV", "VBROAD")}
