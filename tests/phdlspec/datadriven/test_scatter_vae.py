@@ -125,10 +125,10 @@ def test_the_command_applies_a_model(data, model, tmp_path):
     assert "ANOMALY_PCT" in out.read_text()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model"])
-def test_what_is_no_model_is_told(content, tmp_path):
+@pytest.mark.parametrize(("content", "message"), [(b"", "the file is empty"), (b"not a model", "not a model")])
+def test_what_is_no_model_is_told(content, message, tmp_path):
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="not a model"):
+    with pytest.raises(UserError, match=message):
         load_model(tmp_path / "m.safetensors")
 
 
