@@ -24,6 +24,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 from real_stars import (
+    CLASSES,
     LITERATURE,
     NOT_COUNTED,
     Star,
@@ -32,6 +33,7 @@ from real_stars import (
     by_window,
     highres,
     lamost,
+    middle,
     miles,
     one_by_one,
     stelib,
@@ -85,6 +87,17 @@ def on_one_scale(stars: Sequence[Star]) -> list[Star]:
     return [corrected(star) for star in stars]
 
 
+def print_scales(stars: Sequence[Star]) -> None:
+    """How far labels of the literature are from fundamental ones, by class."""
+    print("| literature minus fundamental | Teff | log g | [Fe/H] |\n|---|---|---|---|")
+    for kind in CLASSES:
+        both = [s for s in stars if s.kind == kind and s.fundamental and s.literature is not None]
+        off = np.array([s.literature - s.labels for s in both if s.literature is not None]).reshape(-1, 3)
+        off = off[np.isfinite(off).all(1)]
+        if len(off):
+            print(f"| {kind} ({len(off)}) | " + " | ".join(middle(column) for column in off.T) + " |")
+
+
 def _robust(terms: Array, values: Array) -> Array:
     found = least_squares(lambda x: np.concatenate([values - terms @ x, x]), np.zeros(terms.shape[1]), loss="soft_l1")
     return np.asarray(found.x)
@@ -100,6 +113,7 @@ def pack(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     found = {"miles": list(miles(data, True)), "stelib": list(stelib(data, True))}
+    print_scales(found["miles"])
     together = on_one_scale([star for stars in found.values() for star in stars])
     first = len(found["miles"])
     for name, some in (("miles", together[:first]), ("stelib", together[first:])):

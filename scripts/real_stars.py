@@ -52,8 +52,8 @@ LEFT_OUT = StarFlag.FAILED | StarFlag.NO_STAR | StarFlag.UNREADABLE | StarFlag.V
 EDGES = (3700, 3950, 4200, 4600, 5000, 5500, 6200, 6900, 7400)
 WINDOWS = tuple(zip(EDGES, EDGES[1:]))
 ELEMENTS = ("MG", "SI", "CA", "TI", "CR", "NI", "MN", "CO", "V", "SC")
-# Of H alpha to H 8 this spectrum has 0.62 to 0.78 of the equivalent width that the star's spectrum in MILES has (within
-# 20 Å): their wings went when it was normalised.
+# Of H alpha to H 8 this spectrum has 0.64 to 0.85 of the equivalent width that the star's spectrum in MILES has
+# (`balmer_wings.py`): their wings went when it was normalised.
 NO_WINGS = ("HD 140283",)
 JOFRE = {  # names of `reference/benchmarks.yaml`
     "HD113226": "epsVir", "HD160691": "muAra", "HD107328": "HD107328", "HD122563": "HD122563", "HD023249": "delEri",

@@ -1,6 +1,10 @@
 """How much of an error is Monte Carlo noise? The same spectra fitted with two seeds; CPU seconds a star.
 
-python scripts/seed_noise.py DATA/lamost/dr10/*.fits.gz --every 25
+    python scripts/seed_noise.py DATA/lamost/dr10/*.fits.gz --every 25
+
+It serves the code of the first stage too, with its own emulator, for a comparison of speed at the same time:
+
+    git worktree add first 0f67b66; PYTHONPATH=first python scripts/seed_noise.py DATA/lamost/dr10/*.fits.gz --every 25
 """
 
 from __future__ import annotations
@@ -12,8 +16,7 @@ import numpy as np
 import torch
 
 from phdlspec import load_emulator, read_spectrum
-from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.settings import FitSettings
+from phdlspec.fitting.driver import FitSettings, fit_batch
 
 CHUNK = 32
 
