@@ -1,16 +1,26 @@
-"""What the studies of this folder share: where the data lie, mock stars, and tables as the docs have them."""
+"""What the studies of this folder share: where the data lie, mock stars, fits that are kept, tables for the docs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from phdlspec.emulator.emulator import Emulator
+from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.result import Fitted
+from phdlspec.fitting.settings import FitSettings
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
+
+Array = NDArray[np.float64]
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"  # real spectra, lists and tables, where they are at hand
@@ -42,3 +52,49 @@ def star_of_emulator(
     with torch.no_grad():
         native = emulator.native_flux(theta)[0].double().cpu().numpy()
     return mock_lamost(native, emulator.native, labels["TEFF"], snr, seed, **observed)
+
+
+@dataclass(frozen=True)
+class KeptFit:
+    """What studies ask of a fit (see `Fitted`), as it is kept in a file."""
+
+    names: tuple[str, ...]
+    value: Array
+    err: Array
+    flag: int
+    snr: float
+    name: str  # of the spectrum
+    diagnostics: dict[str, float]
+    seconds: dict[str, float]
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> KeptFit:
+        """Of a fit."""
+        name = str(fitted.path or fitted.meta.get("OBSID"))
+        told = (fitted.flag, fitted.snr, name, dict(fitted.diagnostics), dict(fitted.seconds))
+        return cls(fitted.names, fitted.value, fitted.err, *told)
+
+    @classmethod
+    def read(cls, line: str) -> KeptFit:
+        """From a line of a file."""
+        told = json.loads(line)
+        return cls(**told | {"names": tuple(told["names"])} | {k: np.array(told[k]) for k in ("value", "err")})
+
+    @property
+    def line(self) -> str:
+        """For a file."""
+        return json.dumps(asdict(self) | {"value": self.value.tolist(), "err": self.err.tolist()}) + "\n"
+
+
+def kept_fits(
+    spectra: Sequence[Spectrum], emulator: Emulator, settings: FitSettings, out: Path, batch: int = 16
+) -> list[KeptFit]:
+    """Fits of spectra, those that the file `out` has already from there; it grows by one batch after the other."""
+    done = [KeptFit.read(line) for line in out.read_text().splitlines()] if out.exists() else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for first in tqdm(range(len(done), len(spectra), batch), desc=out.stem, disable=None):
+        found = [KeptFit.of(result) for result in fit_batch(spectra[first : first + batch], emulator, settings)]
+        with out.open("a") as file:
+            file.write("".join(one.line for one in found))
+        done += found
+    return done[: len(spectra)]
