@@ -78,7 +78,8 @@ def real_pairs(table: Path, n: int, part: int, random: np.random.Generator) -> P
     known = Table.read(table)
     known = known[(np.arange(len(known)) % TUNED > 0) == bool(part)]
     known = known[(known["snrg"] > 30) & (known["teff_lasp"] > 0)]
-    spectra, apart, light = [], [], []
+    spectra: list[Spectrum] = []
+    apart, light = [], []
     while len(spectra) < n:
         first = known[random.integers(len(known))]
         ratio = known["teff_lasp"] / first["teff_lasp"]

@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
+from phdlspec.fitting.known import KnownStar
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
 
 Array = NDArray[np.float64]
+_ARRAYS = ("value", "err", "crlb", "label_flag")  # of a kept fit
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"  # real spectra, lists and tables, where they are at hand
@@ -61,6 +63,8 @@ class KeptFit:
     names: tuple[str, ...]
     value: Array
     err: Array
+    crlb: Array
+    label_flag: Array  # bits
     flag: int
     snr: float
     name: str  # of the spectrum
@@ -72,29 +76,38 @@ class KeptFit:
         """Of a fit."""
         name = str(fitted.path or fitted.meta.get("OBSID"))
         told = (fitted.flag, fitted.snr, name, dict(fitted.diagnostics), dict(fitted.seconds))
-        return cls(fitted.names, fitted.value, fitted.err, *told)
+        return cls(fitted.names, fitted.value, fitted.err, fitted.crlb, fitted.label_flag, *told)
 
     @classmethod
     def read(cls, line: str) -> KeptFit:
         """From a line of a file."""
         told = json.loads(line)
-        return cls(**told | {"names": tuple(told["names"])} | {k: np.array(told[k]) for k in ("value", "err")})
+        return cls(**told | {"names": tuple(told["names"])} | {name: np.array(told[name]) for name in _ARRAYS})
 
     @property
     def line(self) -> str:
         """For a file."""
-        return json.dumps(asdict(self) | {"value": self.value.tolist(), "err": self.err.tolist()}) + "\n"
+        return json.dumps(asdict(self) | {name: getattr(self, name).tolist() for name in _ARRAYS}) + "\n"
 
 
 def kept_fits(
-    spectra: Sequence[Spectrum], emulator: Emulator, settings: FitSettings, out: Path, batch: int = 16
+    spectra: Sequence[Spectrum],
+    emulator: Emulator,
+    settings: FitSettings,
+    out: Path,
+    known: Sequence[KnownStar] | None = None,
+    batch: int = 16,
 ) -> list[KeptFit]:
-    """Fits of spectra, those that the file `out` has already from there; it grows by one batch after the other."""
+    """Fits of spectra, those that the file `out` has already from there; it grows by one batch after the other.
+
+    known : of each star, what is known of it from elsewhere.
+    """
     done = [KeptFit.read(line) for line in out.read_text().splitlines()] if out.exists() else []
     out.parent.mkdir(parents=True, exist_ok=True)
     for first in tqdm(range(len(done), len(spectra), batch), desc=out.stem, disable=None):
-        found = [KeptFit.of(result) for result in fit_batch(spectra[first : first + batch], emulator, settings)]
+        part = slice(first, first + batch)
+        told = None if known is None else known[part]
+        done += [KeptFit.of(result) for result in fit_batch(spectra[part], emulator, settings, known=told)]
         with out.open("a") as file:
-            file.write("".join(one.line for one in found))
-        done += found
+            file.write("".join(one.line for one in done[first:]))
     return done[: len(spectra)]

@@ -8,6 +8,7 @@ is fitted.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,8 @@ from phdlspec.errors import UserError
 from phdlspec.fitting.known import NAMES, Given, KnownStar
 from phdlspec.spectrum import Spectrum, stem_of
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
+
+log = logging.getLogger(__name__)
 
 CLOSE_ARCSEC = 2.0  # of a row from a spectrum's star
 _NEEDS_ERROR = (*NAMES, "PARALLAX")
@@ -67,6 +70,7 @@ def _read(path: str, modified: int) -> KnownTable:
         raise UserError(
             f"{path}: no column is a label, expected some of TEFF, LOGG, FE_H, MG_FE … with _ERR, or PARALLAX"
         )
+    _tell_unused(table, set(found.values()), path)
     given = {name: _values(table, name, column, path) for name, column in found.items()}
     stars = tuple(_star(given, row) for row in range(len(table)))
     names = {column: text_column(table, column) for key in ("OBSID", "FILE") if (column := find_column(table, key))}
@@ -82,6 +86,14 @@ def _read(path: str, modified: int) -> KnownTable:
     if len(ra):
         _refuse_close(ra, dec, path)
     return KnownTable(path, by_name, ra, dec, stars)
+
+
+def _tell_unused(table: Table, used: set[str], path: str) -> None:
+    """Say which columns with an error beside them are no labels: one of them may be a slip of the pen."""
+    ours = used | {find_column(table, f"{name}_ERR") for name in used}
+    others = [name for name in table.colnames if name not in ours and find_column(table, f"{name}_ERR")]
+    if others:
+        log.warning("%s: %s: no label of the models, not used", path, ", ".join(others))
 
 
 def _values(table: Table, name: str, column: str, path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -122,6 +122,12 @@ def test_a_table_is_matched_by_name_file_or_position(tmp_path):
     assert "reach from" in table.of(_Star(OBSID="a")).unused[0]
 
 
+def test_a_column_that_is_no_label_is_told(tmp_path, caplog):
+    columns = {"TEFF": [5000.0], "TEFF_ERR": [50.0], "MG_FEE": [0.1], "MG_FEE_ERR": [0.1], "SNR": [50.0]}
+    read_known(_written(tmp_path, OBSID=["a"], **columns))
+    assert "known.csv: MG_FEE: no label of the models, not used" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
