@@ -268,10 +268,11 @@ def report(found: dict[str, Table], star: dict[str, str], truth: dict[str, dict[
             if not np.isfinite(off).any():
                 continue
             known, seen = np.isfinite(change), np.isfinite(off)
+            pulls = [robust(pull[np.isfinite(pull)]) for pull in (change / stated, off / told)]  # some state no error
             print(
                 f"| {name} | {seconds:.2f} | {label} | {known.sum()} | {robust(change[known]) / np.sqrt(2):.3g} | "
-                f"{robust((change / stated)[known]):.2f} | {seen.sum()} | {np.median(off[seen]):+.3g} | "
-                f"{robust(off[seen]):.3g} | {robust((off / told)[seen]):.2f} |"
+                f"{pulls[0]:.2f} | {seen.sum()} | {np.median(off[seen]):+.3g} | "
+                f"{robust(off[seen]):.3g} | {pulls[1]:.2f} |"
             )
 
 

@@ -110,6 +110,8 @@ class FittedStars:
         if support is not None:
             diagnostics["bridge_support"] = support
         poor = not (agreement.chi2 / freedom < POOR_RCHI2 and agreement.misfit < POOR_MISFIT)
+        # What is left of lines that no model has, as those of a white dwarf, may look like a second star.
+        double = "" if outside else self.second.told(star)
         flag = _flag_of(
             {
                 StarFlag.POOR_FIT: poor,
@@ -120,7 +122,7 @@ class FittedStars:
                 StarFlag.UNTRUSTED_REGION: not trusted,
                 StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
-                StarFlag.DOUBLE_LINED: bool(self.second.found[star]),
+                StarFlag.DOUBLE_LINED: bool(double),
                 StarFlag.NUISANCE_AT_BOUND: _nuisance_at_bound(coordinates, moments, label_flag),
                 StarFlag.GIVEN_DISAGREES: any(one.sigma > 3.0 for one in given),
                 StarFlag.GIVEN_UNUSED: bool(unused),
@@ -130,7 +132,7 @@ class FittedStars:
         )
         moments = moments.without(collapsed)
         disagreeing = tuple(str(one) for one in given if one.sigma > 3.0)
-        general = tuple(text for text in (in_air, self.second.told(star), self.emulator.distrust) if text)
+        general = tuple(text for text in (in_air, double, self.emulator.distrust) if text)
         warnings = (*spectrum.warnings, *general, *unused, *disagreeing)
         return Fitted(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,

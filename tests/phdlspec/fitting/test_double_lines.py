@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from phdlspec.fitting.double_lines import _cubic
+from phdlspec.fitting import driver
+from phdlspec.fitting.double_lines import DoubleLines, _cubic
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
 from phdlspec.flags import StarFlag, star_words, usable
@@ -53,3 +54,18 @@ def test_between_pixels_a_smooth_spectrum_is_followed():
     place = torch.linspace(3.0, 56.0, 200, dtype=torch.float64)[None, None]
     found = _cubic(torch.sin(pixel / 3.0)[None], place)
     assert torch.allclose(found, torch.sin(place / 3.0), atol=3e-4)
+
+
+def test_outside_the_models_no_second_star_is_told(toy_emulator, monkeypatch):
+    """As of a white dwarf: what the models leave of its lines may look like one."""
+
+    def everywhere(problem, z):
+        return DoubleLines(*(torch.full((len(z),), x) for x in (250.0, 0.4, 9.0)))
+
+    monkeypatch.setattr(driver, "double_lines", everywhere)
+    highest = toy_emulator.labels["TEFF"].upper
+    inside, outside = mock(toy_emulator, name="inside"), mock(toy_emulator, name="outside", TEFF=highest)
+    flags = [StarFlag(result.flag) for result in fit_batch([inside, outside], toy_emulator, FitSettings(mode="fast"))]
+    assert StarFlag.DOUBLE_LINED in flags[0]
+    assert StarFlag.OUTSIDE_GRID in flags[1]
+    assert StarFlag.DOUBLE_LINED not in flags[1]
