@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(args.emulator, "cpu")
     native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
-    found, names = [], ()
+    found, names = [], tuple[str, ...]()
     for i, row in enumerate(tqdm(choose(grid, args.split, args.n), disable=None)):
         labels = np.append(grid.labels[row], BROADENING)
         model, guess = (
