@@ -4,7 +4,8 @@ Mocks of models that the emulator never saw, and the Sun, are fitted in fast mod
 and derivatives. *Claimed* is the emulator's own part of a label's error: the square root of what its error adds to the
 squared Cramér-Rao bound. Labels whose bound is below --informative are counted.
 
-    python scripts/refine_study.py grid.h5 --atmospheres A.npz --line-list L.npz --split test --n 10 --sun DATA/highres
+    python scripts/refine_study.py grid.h5 --split test --n 10 --sun DATA/highres --atmospheres A.npz \\
+        --line-list L.npz M.npz
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid")
     parser.add_argument("--atmospheres", required=True)
-    parser.add_argument("--line-list", required=True)
+    parser.add_argument("--line-list", nargs="+", required=True)
     parser.add_argument("--split", default="validation")
     parser.add_argument("--n", type=int, default=10)
     parser.add_argument("--snr", type=float, default=100.0)
