@@ -7,7 +7,7 @@ use, shares of stars flagged as having a nuisance parameter at its bound, and fa
 
     python scripts/planted_faults.py grid.h5 --split test --n 300 --out faults
 
-Fits are kept in the folder --out, from where the same command goes on.
+Fits are kept in the folder --out, from where the same command goes on, with more stars too.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ def main() -> None:
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator()
     native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)
-    rows, random = choose(grid, args.split, args.n), np.random.default_rng(7)
+    rows = choose(grid, args.split, args.n)
     truth = {name: grid.labels[rows, grid.label_names.index(name)] for name in LABELS}
-    truth["RV"] = random.normal(0.0, 60.0, len(rows))
+    randoms = [np.random.default_rng((7, i)) for i in range(len(rows))]  # the first stars of more are the same
+    truth["RV"] = np.array([random.normal(0.0, 60.0) for random in randoms])
 
     def mocks(which: np.ndarray, **changed: float) -> list[Spectrum]:
         return [
@@ -75,7 +76,7 @@ def main() -> None:
     every, some = np.arange(len(rows)), np.arange(0, len(rows), EVERY)
     clean = mocks(every)
     told = fitted("clean", clean)
-    spoiled = fitted("spikes", [with_spikes(spectrum, random) for spectrum in clean])
+    spoiled = fitted("spikes", [with_spikes(*both) for both in zip(clean, randoms)])
     print_spikes(told, spoiled, truth)
     print(table_head("fault", "stars", "flagged at a bound"))
     print(f"| none | {len(told)} | {share(told):.0f}% |")
