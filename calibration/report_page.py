@@ -22,7 +22,7 @@ from calibration.pixel_influence import Diagnostics, windows
 from calibration.store import Calibration, LabelCalibration
 from phdlspec.columns import PARAMETER_SYMBOLS
 from phdlspec.errors import UserError
-from phdlspec.pages import Block, Details, Heading, Listing, Rows, new_figure, picture, text, write_page
+from phdlspec.pages import Block, Details, Heading, Listing, PageTable, new_figure, picture, text, write_page
 from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_report(
 
 
 def _head(calibration: Calibration) -> list[Block]:
-    references = Rows(
+    references = PageTable(
         ("reference", "kind", "stars given", "used", "solar scale"),
         [(r["name"], r["kind"], r["given"], r["used"], r.get("solar_scale") or "") for r in calibration.references],
     )
@@ -85,7 +85,7 @@ def _head(calibration: Calibration) -> list[Block]:
         held = [f"{after:.3g} ({before:.3g})" for after, before in label.held_out.values()]
         lines.append((_called(name), sum(s.rows for s in label.sets), f"{label.scatter:.3g}", ", ".join(held),
                       "yes" if label.has_zero_point else "no: differences only"))  # fmt: skip
-    overview = Rows(
+    overview = PageTable(
         ("label", "rows", "external scatter", "held-out scatter after (before), by set", "zero point known"), lines
     )
     blocks: list[Block] = [
@@ -114,7 +114,7 @@ def _called(name: str) -> str:
 
 
 def _section(calibration: Calibration, label: LabelCalibration, rows: Table) -> Details:
-    sets = Rows(
+    sets = PageTable(
         ("set", "rows", "intrinsic scatter", "discrepant", "their scatter", "held-out scatter", "before"),
         [(s.name, s.rows, f"{s.tau:.3g}", f"{100 * s.discrepant:.0f} %", f"{s.wide:.3g}",
           *(f"{v:.3g}" for v in label.held_out.get(s.name, (np.nan, np.nan)))) for s in label.sets],
@@ -229,7 +229,7 @@ def _external_section(rows: Table, label: LabelCalibration) -> list[Block]:
     bins = external_errors(rows)
     if not bins:
         return [text(f"External error by SNR: no set has {MIN_ROWS} rows of one signal-to-noise.")]
-    table = Rows(
+    table = PageTable(
         ("set", "SNR", "rows", "held-out scatter", "reference's error", "external error", "range",
          "claimed by the fit", "claimed after calibration"),
         [(b.set_name, f"{b.low:g}-{b.high:g}", b.rows, *(f"{v:.3g}" for v in (b.scatter, b.reference, b.external)),
@@ -281,7 +281,7 @@ def _influence_section(found: Diagnostics) -> list[Block]:
         strongest = np.argsort(-np.abs(total[:, i]))[:6]
         rows = [(f"{centre[k]:.0f}", f"{total[k, i]:+.3g}") for k in strongest]
         summary = f"{_called(name)}: {total[:, i].sum():+.3g} in all"
-        blocks.append(Details(summary, [picture(figure, DPI), Rows(("window", "influence"), rows)]))
+        blocks.append(Details(summary, [picture(figure, DPI), PageTable(("window", "influence"), rows)]))
     return blocks
 
 
@@ -308,7 +308,7 @@ def _opinion_section(opinion: Table) -> list[Block]:
         axes[0, 0].set_xlabel(f"{_symbol(name)} from data")
         axes[0, 0].set_ylabel("physics minus data")
         worst = part[np.argsort(-np.abs(pull))[:10]]
-        listed = Rows(
+        listed = PageTable(
             ("star", "physics", "data", "difference / error"),
             [(row["FILE"], f"{row['PHYSICS']:.4g}", f"{row['DATA']:.4g}", f"{row['PULL']:+.1f}") for row in worst],
         )
@@ -317,5 +317,5 @@ def _opinion_section(opinion: Table) -> list[Block]:
         "Calibrated labels minus those of a model learned from data, for the stars that the model does not flag; all "
         "of them are in second_opinion.ecsv."
     )
-    head = Rows(("label", "stars", "median difference", "scatter", "scatter / error"), rows)
+    head = PageTable(("label", "stars", "median difference", "scatter", "scatter / error"), rows)
     return [Heading("Second opinion"), text(said), head, *sections]

@@ -84,7 +84,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class _Stars:
+class _TrueStars:
     """All stars: x (n, 3) Teff, logg, [Fe/H]; first and second stars of the pairs, all of the cluster, its members."""
 
     x: Floats
@@ -94,7 +94,7 @@ class _Stars:
     members: slice
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, s: SimulationSettings) -> _Stars:
+    def drawn(cls, rng: np.random.Generator, s: SimulationSettings) -> _TrueStars:
         field_stars = _field(rng, sum(s.survey_sizes))
         first, second = _pairs(rng, s.pairs)
         cluster = _cluster(rng, s.members)
@@ -109,7 +109,7 @@ def simulate(settings: SimulationSettings | None = None, seed: int = 1) -> Surve
     """Draw a survey."""
     s = settings or SimulationSettings()
     rng = np.random.default_rng(seed)
-    stars = _Stars.drawn(rng, s)
+    stars = _TrueStars.drawn(rng, s)
     x, names = stars.x, ["FE_H", *map(abundance_name, s.elements)]
     truth = _truth(rng, s, stars, names)
     x[:, 2] = truth["FE_H"]
@@ -141,7 +141,7 @@ def simulate(settings: SimulationSettings | None = None, seed: int = 1) -> Surve
     )
 
 
-def _truth(rng: np.random.Generator, s: SimulationSettings, stars: _Stars, names: list[str]) -> dict[str, Floats]:
+def _truth(rng: np.random.Generator, s: SimulationSettings, stars: _TrueStars, names: list[str]) -> dict[str, Floats]:
     """True labels: companions and cluster members agree, but for the discrepant pairs and for diffusion."""
     x, first, second, members = stars.x, stars.first, stars.second, stars.members
     truth = {name: x[:, i].copy() for i, name in enumerate(STRUCTURE)}
@@ -171,13 +171,13 @@ def _catalogue(raw: dict[str, Floats], quoted: dict[str, Floats]) -> Table:
     return table
 
 
-def _pair_table(ids: NDArray[np.str_], stars: _Stars, usable: NDArray[np.bool_]) -> PairTable:
+def _pair_table(ids: NDArray[np.str_], stars: _TrueStars, usable: NDArray[np.bool_]) -> PairTable:
     both = usable[stars.first] & usable[stars.second]
     first, second = Stars(ids[stars.first][both]), Stars(ids[stars.second][both])
     return PairTable("binaries", first, second, np.ones(both.sum()))
 
 
-def _cluster_table(ids: NDArray[np.str_], stars: _Stars, usable: NDArray[np.bool_]) -> ClusterTable:
+def _cluster_table(ids: NDArray[np.str_], stars: _TrueStars, usable: NDArray[np.bool_]) -> ClusterTable:
     members = ids[stars.cluster][usable[stars.cluster]]
     return ClusterTable("M67", Stars(members), np.full(len(members), 0.95))
 

@@ -56,7 +56,7 @@ class _Set(Struct, forbid_unknown_fields=True):
     rows: int
 
 
-class _Label(Struct, forbid_unknown_fields=True):
+class _CalibratedLabel(Struct, forbid_unknown_fields=True):
     coefficients: list[_Finite]
     centre: list[_Finite]
     covariance_lower: list[_Finite]
@@ -89,7 +89,7 @@ class _File(Struct, forbid_unknown_fields=True):
     basis: Annotated[list[_Axis], Meta(min_length=1, max_length=10)]
     references: list[_Reference]
     skipped: dict[str, str]
-    labels: dict[str, _Label]
+    labels: dict[str, _CalibratedLabel]
     evidence_sha256: str = ""  # calibrations of the first version have neither
     sha256: str = ""
 

@@ -105,7 +105,9 @@ def build(
                 tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="model", disable=not progress)
             )
             runner: Runner = stack.enter_context(_runner(workers, scheduler, threads))
-            made = _Run(runner, RowWork(factory, stores), bar, row_timeout).make(labels, seed, todo, first=not done)
+            made = _BuildRun(runner, RowWork(factory, stores), bar, row_timeout).make(
+                labels, seed, todo, first=not done
+            )
         for store in stores:
             if store.parts.exists():
                 collect(store.path)
@@ -147,7 +149,7 @@ def _refuse_other_origin(stores: Sequence[GridStore], factory: SynthesizerFactor
         store.refuse_other_origin(provenance)
 
 
-class _Run:
+class _BuildRun:
     """Rows on their way through the workers."""
 
     def __init__(self, runner: Runner, work: RowWork, bar: tqdm[Any], time_limit: float):

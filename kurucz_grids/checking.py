@@ -65,15 +65,15 @@ def check_grid(grid: Grid, contains: Contains | None = None, progress: bool = Fa
     ...     "error" in [found.level for found in kurucz_grids.check_grid(grid)]
     True
     """
-    findings = [_completeness(grid), _bounds(grid)]
+    results = [_completeness(grid), _bounds(grid)]
     rows = grid.rows()
     if len(rows) < 2:
-        return [*findings, CheckResult("rows", "error", f"{len(rows)} complete rows: nothing to check")]
-    findings += [_split(grid), _bins(grid, contains), *_spacing(grid)]
+        return [*results, CheckResult("rows", "error", f"{len(rows)} complete rows: nothing to check")]
+    results += [_split(grid), _bins(grid, contains), *_spacing(grid)]
     scan = _Scan.of(grid, progress)
-    findings += scan.findings(grid)
-    findings += compare_neighbours(scan.sketch(grid), progress)
-    return findings
+    results += scan.results(grid)
+    results += compare_neighbours(scan.sketch(grid), progress)
+    return results
 
 
 def envelope(flux: NDArray[np.floating]) -> float:
@@ -248,7 +248,7 @@ class _Scan:
             if power.sum() > 0:
                 self.on_lines.setdefault(name, []).append(float(power[mask].sum() / power.sum()))
 
-    def findings(self, grid: Grid) -> Iterator[CheckResult]:
+    def results(self, grid: Grid) -> Iterator[CheckResult]:
         yield CheckResult.of_rows("finite", self.not_finite, "hold NaN or infinity", "all values are finite")
         low, high = self.extremes
         yield CheckResult.of_rows("flux", self.out_of_range, f"leave 0 to {MAX_FLUX}", f"from {low:.3f} to {high:.3f}")

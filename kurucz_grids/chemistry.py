@@ -50,14 +50,14 @@ MOLECULES = tuple(
 
 
 @dataclass(frozen=True)
-class Composition:
-    """Atoms and charge of a species: `Composition.of("TiO")`, `Composition.of("Fe+")`."""
+class SpeciesFormula:
+    """Atoms and charge of a species: `SpeciesFormula.of("TiO")`, `SpeciesFormula.of("Fe+")`."""
 
     atoms: tuple[tuple[str, int], ...]
     charge: int
 
     @classmethod
-    def of(cls, species: str) -> Composition:
+    def of(cls, species: str) -> SpeciesFormula:
         charge = species.count("+") - species.count("-")
         counts = re.findall(r"([A-Z][a-z]?)(\d*)", species.rstrip("+-"))
         return cls(tuple((element, int(number or 1)) for element, number in counts), charge)
@@ -124,7 +124,7 @@ class Response:
         atoms = np.zeros((len(names), n_elements))
         charge = np.zeros(len(names))
         for row, name in enumerate(names):
-            composition = Composition.of(name)
+            composition = SpeciesFormula.of(name)
             for element, count in composition.atoms:
                 atoms[row, index[element]] = count
             charge[row] = composition.charge
@@ -376,7 +376,7 @@ def _elements_of(species: Sequence[str]) -> tuple[str, ...]:
     # All elements in the species, hydrogen first, then helium, then in order of appearance.
     found = dict.fromkeys(["H", "He"])
     for name in species:
-        found.update(dict.fromkeys(element for element, _ in Composition.of(name).atoms))
+        found.update(dict.fromkeys(element for element, _ in SpeciesFormula.of(name).atoms))
     return tuple(found)
 
 

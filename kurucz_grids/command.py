@@ -255,10 +255,10 @@ def _run_check(args: argparse.Namespace) -> int:
     if args.atmospheres:
         contains = AtmosphereGrid.load(args.atmospheres).contains
     with Grid(args.grid) as grid:
-        findings = check_grid(grid, contains, progress=sys.stderr.isatty())
-    for finding in findings:
-        say(f"{finding.level:8s} {finding.check:22s} {finding.text}")
-    return 1 if any(finding.level == "error" for finding in findings) else 0
+        results = check_grid(grid, contains, progress=sys.stderr.isatty())
+    for result in results:
+        say(f"{result.level:8s} {result.check:22s} {result.text}")
+    return 1 if any(result.level == "error" for result in results) else 0
 
 
 def _run_info(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.star_calibration import calibrated
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def synthesize(
     *,
     atmospheres: AtmosphereGrid | Path | str,
     line_list: LineList | Path | str | Sequence[str | Path],
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
     device: str = "cpu",
 ) -> Synthesized:
     """Synthesise a star's normalised spectrum and its derivatives by every label.
@@ -81,14 +81,14 @@ def synthesize(
     atmospheres : a grid of model atmospheres, or its file or folder.
     line_list : a line list, or its files and folders; what is read from files is corrected as real stars want it
         (`linelists.star_calibration`).
-    settings : wavelength range, sampling and cuts, see `synthesis.Settings`.
+    settings : wavelength range, sampling and cuts, see `synthesis.SynthesisSettings`.
     device : "cpu" or "cuda", for lines and transfer.
 
     The last files that were given stay in memory, so that further spectra of them cost the synthesis alone.
     Raises `UserError` for labels without an atmosphere, for files that cannot be read, and without the extra [grids].
 
-    >>> from kurucz_grids.synthesis import Settings
-    >>> settings = Settings(wave_min=5150.0, wave_max=5156.0, compiled=False)
+    >>> from kurucz_grids.synthesis import SynthesisSettings
+    >>> settings = SynthesisSettings(wave_min=5150.0, wave_max=5156.0, compiled=False)
     >>> star = kurucz_grids.synthesize(
     ...     {"TEFF": 5000.0, "LOGG": 3.4}, atmospheres=atmospheres, line_list=lines, settings=settings
     ... )
@@ -110,7 +110,7 @@ def synthesize(
 
 @lru_cache(maxsize=1)
 def _of_files(
-    atmospheres: str | Path, line_list: tuple[str | Path, ...], settings: Settings, device: str
+    atmospheres: str | Path, line_list: tuple[str | Path, ...], settings: SynthesisSettings, device: str
 ) -> Synthesizer:
     lines = calibrated(read_line_list(line_list))
     return Synthesizer(AtmosphereGrid.load(atmospheres), lines, settings, device)
@@ -122,7 +122,7 @@ def provide(atmospheres: str, line_list: Sequence[str], made_with: Mapping[str, 
     Warns where they are not what the emulator was made with, the grid attributes `made_with`: their differences would
     pass for its errors.
     """
-    synthesizer = _of_files(atmospheres, tuple(line_list), Settings(), "cpu")
+    synthesizer = _of_files(atmospheres, tuple(line_list), SynthesisSettings(), "cpu")
     other = [what for name, what in PHYSICS.items() if synthesizer.provenance[name] != made_with.get(name)]
     if other:
         log.warning(

@@ -79,7 +79,7 @@ class FileProblem(UserError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FetchOutcome:
     """What became of one file: downloaded now, or verified, or else the problem in one sentence."""
 
     source: Source
@@ -108,7 +108,9 @@ def choose(names: Sequence[str]) -> list[Source]:
     return [source for source in SOURCES if not names or source.name in names or source.folder in names]
 
 
-def fetch(sources: Sequence[Source], cache: Path, base_url: str = HOME, *, progress: bool = False) -> Iterator[Outcome]:
+def fetch(
+    sources: Sequence[Source], cache: Path, base_url: str = HOME, *, progress: bool = False
+) -> Iterator[FetchOutcome]:
     """Download what is not in the cache and verify what is, file by file.
 
     A file that is missing at the server, or damaged here, is an outcome with a problem and the next one follows.
@@ -134,12 +136,12 @@ def fetch(sources: Sequence[Source], cache: Path, base_url: str = HOME, *, progr
                 if sums.get(key, digest) != digest:
                     raise FileProblem(_changed(path, missing))
             except FileProblem as problem:
-                yield Outcome(source, path, problem=str(problem))
+                yield FetchOutcome(source, path, problem=str(problem))
                 continue
             if key not in sums:
                 sums[key] = digest
                 _write_checksums(cache, sums)
-            yield Outcome(source, path, downloaded=missing)
+            yield FetchOutcome(source, path, downloaded=missing)
 
 
 def _changed(path: Path, fresh: bool) -> str:

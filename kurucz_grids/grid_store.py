@@ -16,8 +16,8 @@ from kurucz_grids.grid_writer import degrade_to, grid_attributes, make_manifest
 from kurucz_grids.sampling import split_rows
 from kurucz_grids.synthesizers import FineSpectrum
 from phdlspec.errors import UserError
-from phdlspec.gridfile import CONTINUUM_WAVE, Form, Grid
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile import CONTINUUM_WAVE, Grid, SpectrumForm
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.labels import GRID_LABELS
 
 # The checksum of the line list speaks for its place and its medium.
@@ -36,14 +36,14 @@ class RowStates:
 class GridStore:
     """The grid of one form at `path`; `job` is known once it was begun, and sent to the workers with it."""
 
-    form: Form
+    form: SpectrumForm
     path: Path
     job: str = ""
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> GridParts:
         """The folder of its rows."""
-        return Parts(self.path, self.job)
+        return GridParts(self.path, self.job)
 
     def prepare(self, labels: NDArray[np.float64], seed: int, retry_failed: bool) -> RowStates:
         """What is there already; rows that are not what they should be are removed. Refuses a grid of other labels."""

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from phdlspec import __version__
 from phdlspec.errors import UserError
 from phdlspec.files import replacing
-from phdlspec.gridfile import CONTINUUM_WAVE, FORMAT, VERSION, Form, Grid
-from phdlspec.gridfile.parts import KEPT, Parts
+from phdlspec.gridfile import CONTINUUM_WAVE, FORMAT, VERSION, Grid, SpectrumForm
+from phdlspec.gridfile.parts import KEPT, GridParts
 from phdlspec.labels import GRID_LABELS, LabelSet
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_SCALE
@@ -44,7 +44,7 @@ def degrade_to(
     return degrade(values, source.dlnlam, source.wave0, r_in, target).cpu().numpy()
 
 
-def grid_attributes(form: Form, provenance: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+def grid_attributes(form: SpectrumForm, provenance: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
     """The attributes that say what made a grid; nested or unusual values become JSON text."""
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -90,7 +90,7 @@ def collect(path: str | Path, keep_parts: bool = False) -> Path:
     everything kept.
     """
     path = Path(path)
-    parts = Parts(path)
+    parts = GridParts(path)
     if not parts.exists():
         raise UserError(f"{path}: there is no grid in the making here ({parts.folder} is missing)")
     manifest = parts.manifest()

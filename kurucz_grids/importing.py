@@ -42,8 +42,8 @@ from kurucz_grids.checking import ENVELOPE, envelope
 from kurucz_grids.grid_writer import collect, degrade_to, grid_attributes, make_manifest
 from kurucz_grids.sampling import split_rows
 from phdlspec.errors import UserError, first_line
-from phdlspec.gridfile import CONTINUUM_WAVE, FORMS, Form
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile import CONTINUUM_WAVE, FORMS, SpectrumForm
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.hdf5_check import check_hdf5
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.wavelength import air_to_vacuum
@@ -139,7 +139,7 @@ def import_grid(
         }
     except OSError as error:
         raise UserError(f"{error.filename or source}: cannot be read ({error.strerror or error})") from error
-    parts = Parts(out)
+    parts = GridParts(out)
     with parts.lock():
         manifest = make_manifest(
             grid_attributes(target, provenance, seed), target.wave, has_jacobian=found.has_jacobian
@@ -178,7 +178,7 @@ def _same_import(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _convert(
-    spectrum: _Spectrum, medium: str, resolving_power: float, form: Form
+    spectrum: _Spectrum, medium: str, resolving_power: float, form: SpectrumForm
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     wave = air_to_vacuum(spectrum.wave) if medium == "air" else spectrum.wave
     flux = spectrum.flux
@@ -211,7 +211,7 @@ def _convert(
     return low[0], continuum, None if spectrum.jacobian is None else low[1:]
 
 
-def _log_uniform(wave: Array, stack: Array, resolving_power: float, form: Form) -> tuple[Array, Array]:
+def _log_uniform(wave: Array, stack: Array, resolving_power: float, form: SpectrumForm) -> tuple[Array, Array]:
     """The spectra on a log-uniform grid: as they are if they lie on one, else interpolated."""
     steps = np.diff(np.log(wave))
     kernel = math.sqrt(1 / form.resolving_power**2 - 1 / resolving_power**2) / 2.355

@@ -36,7 +36,7 @@ LEAST_KEPT = 3e-5  # of the flux to a factor e in gf, in a pixel
 
 
 @dataclass(frozen=True)
-class ReferenceStar:
+class CalibrationStar:
     """A star with known labels and its spectrum.
 
     Attributes
@@ -127,7 +127,7 @@ def grouping(member: Indices) -> csr_array:
     return csr_array(coo_array((np.ones(len(member), dtype=np.float32), (member, np.arange(len(member)))), shape=shape))
 
 
-def linearise(synthesizer: Synthesizer, star: ReferenceStar, groups: csr_array) -> Linearised:
+def linearise(synthesizer: Synthesizer, star: CalibrationStar, groups: csr_array) -> Linearised:
     """The model of a star at its labels with all derivatives; `groups` (G, N) as of `grouping`."""
     operator = projection(synthesizer.wave.numpy(), star.wave, star.gaussian, star.vsini)
     spectrum = synthesizer.synthesize(star.labels, derivatives=True)
@@ -165,7 +165,7 @@ class Solution:
     residuals: list[Array]
 
 
-class Calibration:
+class LineDataFit:
     """The least squares of all stars together.
 
     Parameters
@@ -177,7 +177,7 @@ class Calibration:
         self._gf_prior, self._vdw_prior = gf_prior, vdw_prior
 
     def solve(
-        self, stars: Sequence[ReferenceStar], models: Sequence[Linearised], gf: Array, vdw: Array, rounds: int = 4
+        self, stars: Sequence[CalibrationStar], models: Sequence[Linearised], gf: Array, vdw: Array, rounds: int = 4
     ) -> Solution:
         """Changes that fit all stars best, where the lines have been changed by `gf` and `vdw` (G,) already."""
         responses = [m.by_gf for m in models], [m.by_vdw for m in models]
@@ -251,7 +251,7 @@ def _spline(wave: Array, step: float) -> csr_array:
 class _StarSystem:
     """The equations of one star: its own unknowns are labels, velocity, broadening and continuum."""
 
-    def __init__(self, star: ReferenceStar, model: Linearised):
+    def __init__(self, star: CalibrationStar, model: Linearised):
         self._star, self._model = star, model
         self._good = np.isfinite(star.flux) & (model.flux > 0)
         self._velocities = _spline(star.wave, VELOCITY_KNOTS)

@@ -52,7 +52,7 @@ class Sketch:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class NeighbourPairs:
     """Each row and the neighbour that its derivatives predict best, (n,) each: rms of predicted and actual
     differences of flux, of what the prediction leaves, and the slope of actual on predicted."""
 
@@ -101,7 +101,9 @@ def _rms(values: Array) -> Array:
     return answer
 
 
-def _best_pairs(sketch: Sketch, jacobian: NDArray[np.float32], near: NDArray[np.int64], progress: bool) -> Pairs:
+def _best_pairs(
+    sketch: Sketch, jacobian: NDArray[np.float32], near: NDArray[np.int64], progress: bool
+) -> NeighbourPairs:
     """Predict the differences to the five most similar of the neighbours, and keep the one that fits best.
 
     For a smooth function the mean of the slopes at both ends predicts the difference to third order. A row that
@@ -119,10 +121,10 @@ def _best_pairs(sketch: Sketch, jacobian: NDArray[np.float32], near: NDArray[np.
         k = int(np.argmin(residual / np.hypot(size, 1e-3) ** 1.5))
         found.append((others[k], size[k], residual[k], slope[k]))
     partner, predicted, residual, slope = map(np.array, zip(*found))
-    return Pairs(partner, predicted, residual, slope)
+    return NeighbourPairs(partner, predicted, residual, slope)
 
 
-def _prediction(pairs: Pairs) -> CheckResult:
+def _prediction(pairs: NeighbourPairs) -> CheckResult:
     known = pairs.predicted > 0
     if not known.any():
         return CheckResult("derivatives", "error", "no derivative tells rows apart")
@@ -145,7 +147,9 @@ def _outliers(sketch: Sketch, departure: Array, limits: tuple[float, float]) -> 
     return CheckResult("outliers", level, f"{len(worst)} rows depart from their neighbours: {listed}")
 
 
-def _slopes(sketch: Sketch, jacobian: NDArray[np.float32], pairs: Pairs, chosen: NDArray[np.int64]) -> CheckResult:
+def _slopes(
+    sketch: Sketch, jacobian: NDArray[np.float32], pairs: NeighbourPairs, chosen: NDArray[np.int64]
+) -> CheckResult:
     """By what factor the differences between rows follow the derivatives of each label: 1, if they are right.
 
     Least squares over all pairs and bins, weighted with what such differences leave; the errors are those of a

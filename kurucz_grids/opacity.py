@@ -118,7 +118,7 @@ class LineState:
     """Lines that matter in an atmosphere, sorted by profile form, half width and wavelength.
 
     strength, damping, inverse_doppler : (N, D): peak opacity (cm2/g) for a = 0, Voigt a, 1 / Doppler width (s/km)
-    reach : (N,) grid steps to which the wing matters. groups : (form, half width, first, last) of the sorted lines
+    extent : (N,) grid steps to which the wing matters. groups : (form, half width, first, last) of the sorted lines
     """
 
     index: Tensor
@@ -126,7 +126,7 @@ class LineState:
     strength: Tensor
     damping: Tensor
     inverse_doppler: Tensor
-    reach: Tensor
+    extent: Tensor
     groups: tuple[tuple[int, int, int, int], ...]
     strong: Tensor
 
@@ -186,16 +186,16 @@ def select_lines(
     core = torch.sqrt(torch.log((ratio / window_cut).clamp(min=1.0)))
     wing = torch.sqrt(ratio * damping * (ONE_OVER_SQRT_PI / window_cut))
     width = 1.0 / (inverse * data.grid.step_km_s)
-    core_reach = (core * width).amax(1)
-    reach = torch.maximum(core_reach, (wing * width).amax(1))
+    core_extent = (core * width).amax(1)
+    extent = torch.maximum(core_extent, (wing * width).amax(1))
     core_limit = (CORE_DOPPLER_WIDTHS * width).amax(1)
-    faint = (reach <= core_reach * 1.02) & (reach <= FAINT_HALF_WIDTHS[-1])
+    faint = (extent <= core_extent * 1.02) & (extent <= FAINT_HALF_WIDTHS[-1])
     inside = data.centre[keep]
-    on_grid = (inside + reach.clamp(min=40) >= 0) & (inside - reach.clamp(min=40) < data.grid.size)
+    on_grid = (inside + extent.clamp(min=40) >= 0) & (inside - extent.clamp(min=40) < data.grid.size)
     chosen = torch.full_like(keep, -1)
     key = torch.zeros_like(keep)
     kinds = [(FAINT, h) for h in FAINT_HALF_WIDTHS] + [(CORE, h) for h in CORE_HALF_WIDTHS]
-    need = torch.where(faint, reach, torch.minimum(reach, core_limit))
+    need = torch.where(faint, extent, torch.minimum(extent, core_limit))
     for number, (form, half) in enumerate(kinds):
         fits = (chosen < 0) & (need <= half) & (faint if form == FAINT else ~faint)
         chosen[fits] = number
@@ -203,15 +203,15 @@ def select_lines(
     key = chosen * (1 << 40) + inside + (1 << 30)
     order = torch.argsort(key)
     order = order[on_grid[order]]
-    index, chosen, reach = keep[order], chosen[order], reach[order]
+    index, chosen, extent = keep[order], chosen[order], extent[order]
     counts = torch.bincount(chosen, minlength=len(kinds)).cumsum(0).tolist()
     starts = [0, *counts[:-1]]
     groups = tuple((f, h, a, b) for (f, h), a, b in zip(kinds, starts, counts) if b > a)
     strength, damping, inverse = _parameters(data, layers, index, slice(None))
     halves = torch.tensor([h for _, h in kinds], device=data.device)[chosen]
     forms = torch.tensor([f for f, _ in kinds], device=data.device)[chosen]
-    strong = torch.nonzero((forms == CORE) & (reach > halves)).squeeze(1)
-    return LineState(index, data.centre[index], strength, damping, inverse, reach, groups, strong)
+    strong = torch.nonzero((forms == CORE) & (extent > halves)).squeeze(1)
+    return LineState(index, data.centre[index], strength, damping, inverse, extent, groups, strong)
 
 
 # --- profiles of a chunk of lines: (n, W, D), or contracted with the adjoint to (n, W) -------------------------------
@@ -275,7 +275,7 @@ class Profiles:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _LineChunk:
     lines: slice
     offsets: Tensor  # (n, W) km/s from the true centre
     row: Tensor  # (n, W) index within the block, out of range where the profile leaves it
@@ -284,7 +284,7 @@ class _Chunk:
 
 def _chunks(
     data: LineData, state: LineState, first: int, last: int, group: tuple[int, int, int, int]
-) -> Iterator[_Chunk]:
+) -> Iterator[_LineChunk]:
     # The lines of a group whose windows touch the block [first, last), in pieces that fit the memory.
     _, half, begin, end = group
     centres = state.centre[begin:end]
@@ -297,7 +297,7 @@ def _chunks(
         row = state.centre[lines, None] + window - first
         fraction = data.fraction[state.index[lines]]
         offsets = (window + fraction[:, None]) * data.grid.step_km_s
-        yield _Chunk(lines, offsets, row, (row >= 0) & (row < last - first))
+        yield _LineChunk(lines, offsets, row, (row >= 0) & (row < last - first))
 
 
 class Wings(NamedTuple):
@@ -312,14 +312,14 @@ class Wings(NamedTuple):
 
 def block_wings(data: LineData, state: LineState, first: int, last: int) -> Wings | None:
     """The strong lines whose wings reach the block of wavelengths, if there are any."""
-    centre, reach = state.centre[state.strong], state.reach[state.strong]
-    lines = state.strong[(centre + reach >= first) & (centre - reach < last)]
+    centre, extent = state.centre[state.strong], state.extent[state.strong]
+    lines = state.strong[(centre + extent >= first) & (centre - extent < last)]
     if not len(lines):
         return None
     pixel = torch.arange(first, last, device=data.device)
     steps = pixel[None] - state.centre[lines, None]
     offset = (steps + data.fraction[state.index[lines], None]) * data.grid.step_km_s
-    active = (steps.abs() > _core_half_width(state, lines)[:, None]) & (steps.abs() <= state.reach[lines, None])
+    active = (steps.abs() > _core_half_width(state, lines)[:, None]) & (steps.abs() <= state.extent[lines, None])
     square = torch.where(active, 1.0 / (offset * offset).clamp(min=0.25 * data.grid.step_km_s**2), 0.0)
     return Wings(lines, square, square * square, *_wing_factors(state, lines))
 

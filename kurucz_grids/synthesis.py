@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
-from kurucz_grids.chemistry import Composition
+from kurucz_grids.chemistry import SpeciesFormula
 from kurucz_grids.hydrogen import interpolation_weights
 from kurucz_grids.linelists.linelist import LineList
 from kurucz_grids.opacity import (
@@ -63,7 +63,7 @@ REFERENCE_SPAN = 10.0  # optical depth that lines of a layer can add, over that 
 
 
 @dataclass(frozen=True)
-class Settings:
+class SynthesisSettings:
     """Numerical choices of the synthesis; the defaults are those of the shipped grid.
 
     wave_min, wave_max : vacuum Å. points : grid points per unit of ln(wave). line_cut : central opacity over
@@ -108,8 +108,8 @@ class Synthesizer:
     line_list : vacuum wavelengths, isotope fractions applied
     device : "cpu" or "cuda": where lines and transfer are computed; the chemistry always runs on the CPU
 
-    >>> from kurucz_grids.synthesis import Settings
-    >>> settings = Settings(wave_min=5150.0, wave_max=5156.0, compiled=False)
+    >>> from kurucz_grids.synthesis import SynthesisSettings
+    >>> settings = SynthesisSettings(wave_min=5150.0, wave_max=5156.0, compiled=False)
     >>> synthesizer = kurucz_grids.Synthesizer(atmospheres, lines, settings)
     >>> spectrum = synthesizer.synthesize({"TEFF": 5000.0, "LOGG": 3.4})
     >>> bool(spectrum.flux.min() < 0.9)
@@ -120,7 +120,7 @@ class Synthesizer:
         self,
         atmospheres: AtmosphereGrid | None,
         line_list: LineList,
-        settings: Settings = Settings(),  # noqa: B008 (frozen)
+        settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
         device: str = "cpu",
     ):
         self._atmospheres = atmospheres
@@ -448,5 +448,5 @@ def _sum_of(pieces: list[coo_array]) -> csr_array:
 
 def _is_followed(species: str) -> bool:
     # Lines of elements without a label of their own are kept where a late-type spectrum shows them.
-    composition = Composition.of(species)
+    composition = SpeciesFormula.of(species)
     return composition.charge < 2 and all(element in FOLLOWED for element, _ in composition.atoms) and species != "H"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import read_line_list
 from kurucz_grids.linelists.star_calibration import calibrated
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 
 
 class FineSpectrum(Protocol):
@@ -66,6 +66,6 @@ class KuruczFactory:
         return Synthesizer(
             AtmosphereGrid.load(self.atmospheres),
             calibrated(lines) if self.calibrated else lines,
-            Settings(**self.settings),
+            SynthesisSettings(**self.settings),
             device=self.device,
         )

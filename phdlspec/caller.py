@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 Arguments = ParamSpec("Arguments")
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 
 _LOCK = threading.Lock()
 _inside = 0  # calls that are under way, in all threads
@@ -41,11 +41,11 @@ def _usual_type() -> Iterator[None]:
                 torch.set_default_dtype(_before)
 
 
-def undisturbed(function: Callable[Arguments, Found]) -> Callable[Arguments, Found]:
+def undisturbed(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """The function, with the usual settings of torch and numpy while it runs."""
 
     @wraps(function)
-    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Found:
+    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Returned:
         with (
             _usual_type(),
             torch.inference_mode(False),

@@ -23,7 +23,7 @@ MOST_BYTES = 1 << 30  # of what a file may unpack to
 MOST_SHORT = 1 << 26  # of a list of paths or a small table
 
 Arguments = ParamSpec("Arguments")
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 _GZIP = b"\x1f\x8b"
 
 
@@ -90,11 +90,11 @@ def reading(path: str | Path, what: str = "cannot be read") -> Iterator[None]:
         raise UserError(f"{path}: {what} ({type(error).__name__}: {first_line(error)})") from error
 
 
-def one_sentence(reader: Callable[Arguments, Found]) -> Callable[Arguments, Found]:
+def one_sentence(reader: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """The reader (of a path, which comes first) that raises `UserError` alone: see `reading`."""
 
     @wraps(reader)
-    def read(*args: Arguments.args, **options: Arguments.kwargs) -> Found:
+    def read(*args: Arguments.args, **options: Arguments.kwargs) -> Returned:
         path = args[0] if args else next(iter(options.values()), "")
         with reading(str(path)):
             return reader(*args, **options)

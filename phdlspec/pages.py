@@ -53,7 +53,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PageTable:
     """A table. faint : numbers of the rows that are shown in grey."""
 
     kind: ClassVar[str] = "rows"
@@ -95,7 +95,7 @@ class MadeByLibrary:
     html: Markup
 
 
-Block = Heading | Text | Picture | Rows | Listing | Code | Details | MadeByLibrary
+Block = Heading | Text | Picture | PageTable | Listing | Code | Details | MadeByLibrary
 
 
 def text(*lines: str, mood: str = "", strong: str = "") -> Text:
@@ -117,7 +117,7 @@ def picture(figure: Figure, dpi: int = 100) -> Picture:
     return Picture(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
-def rows_of(table: Table) -> Rows:
+def rows_of(table: Table) -> PageTable:
     """A table with four digits of its numbers; NaN is an empty cell."""
 
     def cell(value: object) -> object:
@@ -125,7 +125,7 @@ def rows_of(table: Table) -> Rows:
             return "" if np.isnan(value) else f"{value:.4g}"
         return value
 
-    return Rows(table.colnames, [[cell(value) for value in row] for row in table])
+    return PageTable(table.colnames, [[cell(value) for value in row] for row in table])
 
 
 def page(title: str, blocks: Sequence[Block], head: Markup | None = None) -> str:

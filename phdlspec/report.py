@@ -14,7 +14,7 @@ from phdlspec.columns import PARAMETER_SYMBOLS
 from phdlspec.fitting.result import Fitted, ModelSpectrum
 from phdlspec.flags import LabelFlag, label_words, star_words
 from phdlspec.labels import ELEMENTS, abundance_name
-from phdlspec.pages import Block, Code, Heading, Rows, new_figure, picture, text, write_page
+from phdlspec.pages import Block, Code, Heading, PageTable, new_figure, picture, text, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def _star(result: Fitted) -> Block:
     rows = [(words, str(meta.get(key) or "").strip()) for key, words in _BY_HEADER.items()]
     rows.append(("position (ICRS)", _position(meta.get("RA"), meta.get("DEC"))))
     rows.append(("file", result.path))
-    return Rows((), [row for row in rows if row[1]])
+    return PageTable((), [row for row in rows if row[1]])
 
 
 def _position(ra: Any, dec: Any) -> str:
@@ -112,7 +112,7 @@ def _given(result: Fitted) -> list[Block]:
         for one in result.given
     ]  # fmt: skip
     return [
-        text("Given from elsewhere (an error of 0: exactly), and what the spectrum alone says:"), Rows(head, rows),
+        text("Given from elsewhere (an error of 0: exactly), and what the spectrum alone says:"), PageTable(head, rows),
         text("The bounds below count what was given."),
     ]  # fmt: skip
 
@@ -271,7 +271,7 @@ def _label_table(result: Fitted) -> list[Block]:
         "Cramér–Rao, – where the spectrum says nothing. In capitals: columns of a catalogue. Grey: the prior, not the "
         "spectrum, sets the value."
     )
-    return [Rows(head, rows, poor), text(said)]
+    return [PageTable(head, rows, poor), text(said)]
 
 
 def _provenance(result: Fitted, provenance: Mapping[str, Any]) -> Code:

@@ -21,7 +21,7 @@ from astropy.table import Table
 
 from phdlspec.ages import make_ages, read_isochrones
 from phdlspec.ages.composition import metallicity_term
-from phdlspec.ages.fine_grid import LEVELS, FineGrids
+from phdlspec.ages.fine_grid import LEVELS, IsochroneGrids
 from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.inference import AgeSettings
 from phdlspec.ages.photometry import with_magnitudes
@@ -30,7 +30,7 @@ from phdlspec.ages.priors import PRIORS
 from phdlspec.ages.selection import subgiants
 from phdlspec.ages.simulation import Errors, Mock, simulate
 from phdlspec.ages.stages import Stage
-from phdlspec.ages.stars import Photometry, Stars, no_photometry
+from phdlspec.ages.stars import AgeStars, Photometry, no_photometry
 
 SETS = ("mist", "parsec", "basti", "dartmouth", "yapsi")
 # Median errors of the fit of mocks at S/N 100 (docs/fitting.md) scale with 1/SNR; "sky" are those of held-out LAMOST
@@ -42,14 +42,14 @@ CASES = {
 FLAGGED = AgeFlag.OUTSIDE_SET | AgeFlag.CONFLICT
 
 
-def grids_of(data: Path, name: str, bands: tuple[str, ...] = (), prior: str = "flat") -> FineGrids:
+def grids_of(data: Path, name: str, bands: tuple[str, ...] = (), prior: str = "flat") -> IsochroneGrids:
     """The fine grids of a set cut from lachesis-grids."""
     path = next((data / "isochrones").glob(f"lachesis_{name}*.npz"))
     isochrones, errors, _ = with_magnitudes(read_isochrones(path))
-    return FineGrids(isochrones, PRIORS[prior], bands, errors)
+    return IsochroneGrids(isochrones, PRIORS[prior], bands, errors)
 
 
-def mock_subgiants(grids: FineGrids, n: int, errors: Errors, seed: int) -> Mock:
+def mock_subgiants(grids: IsochroneGrids, n: int, errors: Errors, seed: int) -> Mock:
     """n simulated stars of [M/H] > -1 that the lines of phdlspec.ages.selection choose, by their observed labels."""
     mock = simulate(grids, 60 * n, errors, seed)
     chosen, _ = subgiants(mock.stars.labels, mock.stars.photometry)
@@ -91,9 +91,9 @@ def simulated(data: Path) -> None:
             line(f"{words}, {case}", posteriors(stars, grids), mock.age)
 
 
-def without_photometry(stars: Stars) -> Stars:
+def without_photometry(stars: AgeStars) -> AgeStars:
     """The labels alone."""
-    return Stars(stars.labels, stars.covariance, no_photometry(len(stars)))
+    return AgeStars(stars.labels, stars.covariance, no_photometry(len(stars)))
 
 
 def sets(data: Path) -> None:
@@ -136,10 +136,10 @@ def convergence(data: Path) -> None:
             )
 
 
-def real(labels: np.ndarray, errors: np.ndarray, photometry: Photometry | None = None) -> Stars:
+def real(labels: np.ndarray, errors: np.ndarray, photometry: Photometry | None = None) -> AgeStars:
     """Real stars (n, 3) with independent errors (n, 3)."""
     covariance = np.einsum("ni,ij->nij", errors**2, np.eye(3))
-    return Stars(labels, covariance, photometry or no_photometry(len(labels)))
+    return AgeStars(labels, covariance, photometry or no_photometry(len(labels)))
 
 
 def sun(data: Path) -> None:

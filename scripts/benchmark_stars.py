@@ -2,8 +2,8 @@
 
 High-resolution spectra are degraded to R = 1800, sampled on LAMOST's pixels and given noise of LAMOST's run with
 wavelength. Printed: labels with errors next to the reference values, and for stars with a reference which wavelengths
-pull the fit away from it (`calibration.pulls`; they count the noise of pixels as independent, and add up to the
-difference as far as it is).
+pull the fit away from it (`calibration.pixel_influence`; they count the noise of pixels as independent, and add up to
+the difference as far as it is).
 
     python scripts/benchmark_stars.py ../shared/data --emulator CKPT
 """
@@ -30,7 +30,7 @@ from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import LAMOST_WAVE, air_to_vacuum
 
 RESOLVING_POWER = 1800.0
-PULLED = ("TEFF", "LOGG", "FE_H", "SI_FE", "TI_FE", "NI_FE")
+BY_WINDOW = ("TEFF", "LOGG", "FE_H", "SI_FE", "TI_FE", "NI_FE")
 WINDOW = 100.0  # Å
 GAP = 1.0  # Å without flux, above which it is one and not a deep core of a line
 BALMER = (
@@ -114,10 +114,10 @@ def influence_by_window(result: Fitted, reference: dict[str, float]) -> tuple[np
     return edges, dict(zip(result.names, sums.T))
 
 
-def pulls(result: Fitted, reference: dict[str, float]) -> list[str]:
+def strongest_windows(result: Fitted, reference: dict[str, float]) -> list[str]:
     """Lines of text: the windows that pull labels farthest away from the reference."""
     edges, by_label = influence_by_window(result, reference)
-    names = [n for n in PULLED if n in reference]
+    names = [n for n in BY_WINDOW if n in reference]
     scale = result.err[[result.names.index(n) for n in names]]
     table = np.column_stack([by_label[n] for n in names])
     strongest = np.sort(np.argsort(-np.abs(table / scale).max(1))[:10])
@@ -155,7 +155,7 @@ def main() -> None:
             if name in ("TEFF", "LOGG", "VMIC", "FE_H", "VBROAD", "RV", "LN_RESOLUTION") or bound < 0.08:
                 print(f"  {name:14s}{value:10.3f} ± {err:.3f}  bound {bound:.3f}  {'' if known is None else known}")
         if star in REFERENCE and result.spectrum is not None:
-            print("\n".join(pulls(result, REFERENCE[star])))
+            print("\n".join(strongest_windows(result, REFERENCE[star])))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ from tqdm import tqdm
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.line_calibration import (
-    Calibration,
+    CalibrationStar,
     Linearised,
-    ReferenceStar,
+    LineDataFit,
     Solution,
     group_lines,
     grouping,
@@ -47,7 +47,7 @@ from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.silicon_hydride import silicon_hydride
 from kurucz_grids.linelists.star_calibration import StarCalibration, bands_of
 from kurucz_grids.linelists.veil import BIN, EXCITATION, WAVE_MIN, bins, classes, veil
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
 
@@ -55,7 +55,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 ROUNDS = 7  # the first with the high-resolution stars alone
-SETTINGS = Settings(wave_min=3690.0, wave_max=7420.0)
+SETTINGS = SynthesisSettings(wave_min=3690.0, wave_max=7420.0)
 DEX = float(np.log(10.0))
 LABORATORY, CALCULATED = 0.05 * DEX, 0.35 * DEX
 ABO, APPROXIMATE = 0.08 * DEX, 0.2 * DEX
@@ -171,7 +171,7 @@ def _start(atmospheres: str, lines: LineList, member: Indices, is_veil: NDArray[
     _worker[True] = Synthesizer(grid, lines.select(~is_veil), SETTINGS), groups[:, ~is_veil]
 
 
-def _linearised(task: tuple[ReferenceStar, Path]) -> None:
+def _linearised(task: tuple[CalibrationStar, Path]) -> None:
     star, path = task
     # The lines of the veil are at random places: they mean something where single lines are not seen.
     synthesizer, groups = _worker[star.name in HIGH_RESOLUTION]
@@ -193,7 +193,7 @@ class State:
 
 
 def models_of(
-    stars: Sequence[ReferenceStar], lines: Lines, state: State, atmospheres: str, folder: Path, workers: int
+    stars: Sequence[CalibrationStar], lines: Lines, state: State, atmospheres: str, folder: Path, workers: int
 ) -> list[Linearised]:
     """The linearised models of the stars, those in the folder as they are."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def models_of(
     return models
 
 
-def with_model(star: ReferenceStar, model: Linearised, absolute: bool) -> ReferenceStar:
+def with_model(star: CalibrationStar, model: Linearised, absolute: bool) -> CalibrationStar:
     """A star with the error that its model has in deep lines; for absolute flux over the computed continuum.
 
     Of the shape of an absolute flux a slope is free, as reddening changes it; beyond, it is good to `SHAPE_ERROR`.
@@ -236,7 +236,7 @@ def one_round(number: int, args: argparse.Namespace, lines: Lines, known: list[K
     if number == ROUNDS - 1 and left_out:
         kept = [i for i, star in enumerate(stars) if star.name not in left_out]
         stars, models = [stars[i] for i in kept], [models[i] for i in kept]
-    solution = Calibration(lines.gf_prior, lines.vdw_prior).solve(stars, models, state.gf, state.vdw)
+    solution = LineDataFit(lines.gf_prior, lines.vdw_prior).solve(stars, models, state.gf, state.vdw)
     tell(stars, solution)
     for star, velocity, blur in zip(stars, solution.velocity, solution.broadening):
         state.velocity[star.name] = state.velocity.get(star.name, 0.0) + velocity
@@ -244,13 +244,13 @@ def one_round(number: int, args: argparse.Namespace, lines: Lines, known: list[K
     return solution
 
 
-def moved(star: ReferenceStar, state: State) -> ReferenceStar:
+def moved(star: CalibrationStar, state: State) -> CalibrationStar:
     """A high-resolution star with the velocity and blur found so far."""
     wave = star.wave * (1.0 - state.velocity.get(star.name, 0.0) / SPEED_OF_LIGHT_KM_S)
     return replace(star, wave=wave, gaussian=star.gaussian * np.exp(state.blur.get(star.name, 0.0)))
 
 
-def tell(stars: Sequence[ReferenceStar], solution: Solution) -> None:
+def tell(stars: Sequence[CalibrationStar], solution: Solution) -> None:
     """Print what is left of each star and what became of its labels."""
     shown = ("TEFF", "LOGG", "VMIC", "FE_H", "C_FE", "N_FE", "MG_FE", "SI_FE", "CA_FE", "TI_FE", "CR_FE", "NI_FE")
     for star, labels, left in zip(stars, solution.labels, solution.residuals):

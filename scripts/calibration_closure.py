@@ -102,7 +102,7 @@ def joint(
         label = calibration.labels[name]
         place = calibration.calibrated_coordinates(raw)
         value, error = label.bias(calibration.basis.design(place))
-        reached = label.reach.axis_reached(place) & label.reach.near(place)
+        reached = label.coverage.covers_axes(place) & label.coverage.near(place)
         return value, error, ~reached if flagged else reached
 
     return scores(survey, bias, "survey1" if "S" in use else None)

@@ -37,7 +37,7 @@ from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.columnar import UNSOLD_EXPONENT
 from kurucz_grids.opacity import FineGrid, Layers, LineData, LineState, select_lines
 from kurucz_grids.stellar_model import StellarModel
-from kurucz_grids.synthesis import REFERENCE_LOG_TAU, Settings, Synthesizer
+from kurucz_grids.synthesis import REFERENCE_LOG_TAU, SynthesisSettings, Synthesizer
 from kurucz_grids.transfer import RAYS
 from phdlspec.labels import ELEMENTS
 from phdlspec.lsf import NativeGrid, degrade
@@ -91,8 +91,8 @@ class PySme:
         import pandas as pd
 
         first, last = (np.log(x / self._grid.wave0) * self._grid.points for x in (low, high))
-        centre, reach = self.state.centre.numpy(), self.state.reach.numpy().clip(min=40)
-        near = (centre + reach >= first) & (centre - reach <= last)
+        centre, extent = self.state.centre.numpy(), self.state.extent.numpy().clip(min=40)
+        near = (centre + extent >= first) & (centre - extent <= last)
         mine = self._lines.select(np.sort(self.state.index.numpy()[near]))
         return pd.concat([_rows(mine), _hydrogen_rows()]).sort_values("wlcent").reset_index(drop=True)
 
@@ -298,7 +298,7 @@ def main() -> None:
     atmospheres = AtmosphereGrid.load(args.atmospheres)
     atmosphere = atmospheres.interpolate(*star[:3])
     abundances = _abundances(star[2])
-    settings = Settings(scattering=args.scattering)
+    settings = SynthesisSettings(scattering=args.scattering)
     if args.task != "cost":
         settings = replace(settings, wave_min=WAVE_MIN, wave_max=WAVE_MAX)
     synthesizer = Synthesizer(atmospheres, lines, settings)

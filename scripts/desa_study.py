@@ -25,7 +25,7 @@ from phdlspec.datadriven.desa.check import Inputs, Split, inputs_of, retrieval, 
 from phdlspec.datadriven.desa.desa import Tokens
 from phdlspec.datadriven.desa.dual_former import DualFormer
 from phdlspec.datadriven.desa.probes import ranks_of_partners
-from phdlspec.datadriven.desa.stars import Labels, labels_of
+from phdlspec.datadriven.desa.stars import StarLabels, labels_of
 from phdlspec.datadriven.desa.training import take_tokens, train_dual
 from phdlspec.files import replacing
 
@@ -64,7 +64,13 @@ def row_of(name: str, kind: str, table: Table, found: dict[str, float], seconds:
 
 
 def run_variant(
-    name: str, model: Desa, tokens: Tokens, labels: Labels, split: Split, epochs: int, trained: dict[str, DualFormer]
+    name: str,
+    model: Desa,
+    tokens: Tokens,
+    labels: StarLabels,
+    split: Split,
+    epochs: int,
+    trained: dict[str, DualFormer],
 ) -> Table:
     """Train a variant, or take the training it shares, and score it."""
     settings = replace(model.settings, dual_epochs=epochs, **VARIANTS[name])
@@ -82,7 +88,7 @@ def run_variant(
     return row_of(name, "both, embedding", scores(only, labels, split)[0], retrieval(model, tokens, split), seconds)
 
 
-def run_concatenation(model: Desa, tokens: Tokens, labels: Labels, split: Split) -> Table:
+def run_concatenation(model: Desa, tokens: Tokens, labels: StarLabels, split: Split) -> Table:
     """The encoders' features side by side."""
     inputs = inputs_of(model, tokens, np.full(len(tokens.have), np.nan))
     only = Inputs(*({"both, encoders": part["both, encoders"]} for part in (inputs.features, inputs.there)))

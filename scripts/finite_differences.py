@@ -16,7 +16,7 @@ from harness import table_head
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import read_line_list
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid, degrade
 
@@ -48,7 +48,7 @@ def main() -> None:
     labels = args.labels or (GRID_LABELS.names if args.everywhere else LABELS)
     for low, high in [EVERYWHERE] if args.everywhere else WINDOWS:
         cuts = {} if args.everywhere else {"line_cut": 1e-4, "window_cut": 1e-4}
-        settings = Settings(wave_min=low, wave_max=high, **cuts)
+        settings = SynthesisSettings(wave_min=low, wave_max=high, **cuts)
         synthesizer = Synthesizer(atmospheres, line_list, settings)
         size = int((np.log(high / low) - 0.004) * 7200)
         out = NativeGrid(low * np.exp(0.002), 1.0 / 7200.0, size, 1800.0)

@@ -45,7 +45,7 @@ from phdlspec.emulator.training_state import AveragedWeights, TrainingState
 from phdlspec.fitting.known_table import read_known
 from phdlspec.fitting.result import Fitted
 from phdlspec.gridfile import FORMS, Grid
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.io import read_spectrum, write_lamost
 from phdlspec.labels import GRID_LABELS
 from phdlspec.products import read_hdf5, write_ecsv, write_hdf5
@@ -258,7 +258,7 @@ def _read_job(path: Path) -> str:
 def _grid_parts(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         random = np.random.default_rng(3)
-        parts = Parts(folder / "g.h5")
+        parts = GridParts(folder / "g.h5")
         labels = random.uniform(size=(3, 32))
         wave = FORMS["survey"].wave[:300]
         manifest = make_manifest(grid_attributes(FORMS["survey"], {"line_list_checksum": "abc"}, seed=1), wave)
@@ -274,14 +274,14 @@ def _grid_parts(name: str) -> Callable[[Path], Path]:
 
 
 def _read_grid_parts(path: Path) -> str:
-    parts = Parts(path.parents[1] / "g.h5")
+    parts = GridParts(path.parents[1] / "g.h5")
     whole = parts.whole_rows()
     rows = [fingerprint(*parts.read_row(i).values()) if i in whole else AGAIN for i in range(2)]
     return AGAIN if AGAIN in rows else fingerprint(*rows, *parts.labels(), str(parts.manifest()))
 
 
 def _read_failures(path: Path) -> object:
-    return Parts(path.parents[1] / "g.h5").failures()
+    return GridParts(path.parents[1] / "g.h5").failures()
 
 
 def _grid(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.stellar_model import StellarModel
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.labels import GRID_LABELS
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
@@ -38,7 +38,7 @@ LABELS = ("VMIC", "FE_H", "C_FE", "MG_FE", "TI_FE")
 
 
 def solve(
-    synthesizer: Synthesizer, model: StellarModel, lines: LineList, settings: Settings, low: float, high: float
+    synthesizer: Synthesizer, model: StellarModel, lines: LineList, settings: SynthesisSettings, low: float, high: float
 ) -> tuple[np.ndarray, int, float]:
     """Flux and derivatives (33, P) at R = 1800 with other settings, the number of lines, CPU seconds."""
     other = Synthesizer(None, lines, settings) if settings != synthesizer.settings else synthesizer
@@ -56,7 +56,7 @@ def prepared(
     lines: LineList, atmosphere: Atmosphere, star: tuple[float, ...], low: float, high: float
 ) -> tuple[Synthesizer, StellarModel]:
     """Our synthesis for a window with its margins, and the star's model."""
-    settings = Settings(wave_min=low * 0.998, wave_max=high * 1.002, compiled=False)
+    settings = SynthesisSettings(wave_min=low * 0.998, wave_max=high * 1.002, compiled=False)
     synthesizer = Synthesizer(None, lines, settings)
     abundances = {e: a + (0.0 if e in ("H", "He") else star[2]) for e, a in SOLAR_ABUNDANCES.items()}
     return synthesizer, synthesizer.prepare_atmosphere(atmosphere, abundances, star[3])

@@ -26,7 +26,7 @@ from kurucz_grids.line_calibration import projection
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.damping import classical_radiative
 from kurucz_grids.linelists.star_calibration import StarCalibration
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.wavelength import air_to_vacuum
 
 Array = NDArray[np.float64]
@@ -66,7 +66,7 @@ def computed(
     atmospheres: AtmosphereGrid, lines: LineList, labels: Array, low: float, high: float
 ) -> tuple[Array, Array]:
     """Vacuum wavelengths and normalised flux between two wavelengths (Å)."""
-    settings = Settings(wave_min=low - EDGE, wave_max=high + EDGE)
+    settings = SynthesisSettings(wave_min=low - EDGE, wave_max=high + EDGE)
     near = lines.select((lines.wave_vacuum > low - 60.0) & (lines.wave_vacuum < high + 60.0))
     spectrum = Synthesizer(atmospheres, near, settings).synthesize(labels)
     return spectrum.wave.numpy(), spectrum.flux.double().numpy()

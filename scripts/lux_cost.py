@@ -21,14 +21,14 @@ import torch
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux
-from phdlspec.datadriven.lux.held_out import ErrorModel
-from phdlspec.datadriven.lux.label_map import LabelMap, Shape
+from phdlspec.datadriven.lux.held_out import LabelErrorModel
+from phdlspec.datadriven.lux.label_map import LabelMap, MapFreedom
 from phdlspec.datadriven.lux.lux import Limits
-from phdlspec.datadriven.lux.model import Parameters, Stars
+from phdlspec.datadriven.lux.model import Parameters, StarArrays
 from phdlspec.datadriven.lux.optimise import optimise
 
 
-def simulate(n: int, pixels: int, latents: int, labels: int, seed: int = 0) -> Stars:
+def simulate(n: int, pixels: int, latents: int, labels: int, seed: int = 0) -> StarArrays:
     """Stars of a random linear model."""
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(n, latents, generator=g)
@@ -42,7 +42,7 @@ def simulate(n: int, pixels: int, latents: int, labels: int, seed: int = 0) -> S
     mixing = torch.randn(labels, latents, generator=g).double() / latents**0.5
     y = z.double() @ mixing.T + 0.1 * torch.randn(n, labels, generator=g).double()
     known = torch.rand(n, labels, generator=g) > 0.4
-    return Stars(flux, ivar, y * known, known.double() / 0.01)
+    return StarArrays(flux, ivar, y * known, known.double() / 0.01)
 
 
 def model_of(parameters: Parameters, leading: int = 10) -> Lux:
@@ -50,16 +50,16 @@ def model_of(parameters: Parameters, leading: int = 10) -> Lux:
     pixels, latents = parameters.loadings.shape
     labels, features = len(parameters.label_mean), 1 + latents + leading * (leading + 1) // 2
     ones, none = np.ones(labels), np.zeros(labels)
-    label_map = LabelMap(Shape(leading, 3.0), torch.zeros(labels, features, dtype=torch.float64))
+    label_map = LabelMap(MapFreedom(leading, 3.0), torch.zeros(labels, features, dtype=torch.float64))
     infos = tuple(LabelInfo(f"X{i}", "simulated", "dex", "not stated") for i in range(labels))
     return Lux(
         np.arange(1.0, pixels + 1), np.ones(pixels, bool), np.ones(pixels), parameters, label_map,
-        ErrorModel(ones, np.eye(labels)), infos, none, ones, np.zeros(latents), np.eye(latents),
+        LabelErrorModel(ones, np.eye(labels)), infos, none, ones, np.zeros(latents), np.eye(latents),
         Limits(9.0, 9.0, -ones, ones), {}, (), np.empty((0, labels)),
     )  # fmt: skip
 
 
-def dataset_of(stars: Stars) -> Dataset:
+def dataset_of(stars: StarArrays) -> Dataset:
     """The same spectra as a data set."""
     names, nan = tuple(map(str, range(len(stars)))), np.full(len(stars), np.nan)
     wave = np.arange(1.0, stars.flux.shape[1] + 1)

@@ -2,7 +2,7 @@
 
 Fitted in fast mode are real LAMOST stars, up to eight of each kind from every second file (the other half stays apart),
 and the HARPS Sun. Differences are ours minus the survey's, median and robust scatter. Printed besides: which windows
-pull the Teff of the giants away from the survey's labels, with the default masks (`calibration.pulls`).
+pull the Teff of the giants away from the survey's labels, with the default masks (`calibration.pixel_influence`).
 
     python scripts/mask_study.py ../shared/data
 """
@@ -72,8 +72,8 @@ def main() -> None:
         print(f"| {words} | " + " | ".join(cells) + " |", flush=True)
         if not more:
             giants = np.flatnonzero(kind == "giants")
-            pulls = [influence_by_window(results[i], {n: survey[n][i] for n in COLUMNS}) for i in giants]
-    low, teff = pulls[0][0], np.median([by_label["TEFF"] for _, by_label in pulls], axis=0)
+            influences = [influence_by_window(results[i], {n: survey[n][i] for n in COLUMNS}) for i in giants]
+    low, teff = influences[0][0], np.median([by_label["TEFF"] for _, by_label in influences], axis=0)
     strongest = np.sort(np.argsort(-np.abs(teff))[:10])
     print(
         "\nTeff of the giants, median pull of a window: "

@@ -31,7 +31,7 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists import forest as forests
 from kurucz_grids.linelists.star_calibration import calibrated
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.lsf import NativeGrid, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
 from phdlspec.wavelength import vacuum_to_air
@@ -193,7 +193,7 @@ def study_bands(data: Path, atmospheres: AtmosphereGrid) -> None:
     grid = np.arange(3700.0, 7400.0, STEP)
     depths: dict[str, dict[str, list[float]]] = {star.name: {} for star in (SUN, ALDEBARAN, *stars)}
     for which, molecules in (("before", False), ("after", True)):
-        synthesizer = Synthesizer(None, line_list(data, molecules), Settings(wave_max=7450.0))
+        synthesizer = Synthesizer(None, line_list(data, molecules), SynthesisSettings(wave_max=7450.0))
         for star in (SUN, ALDEBARAN, *stars):
             own = computed(synthesizer, atmospheres, star)
             depths[star.name][which] = [depth(grid, blurred(*own, FWHM, grid), band) for band in BANDS]
@@ -229,7 +229,7 @@ def study_lines(data: Path, atmospheres: AtmosphereGrid) -> None:
     print(table_head("window (Å)", "before: slope, correlation, rms", "after"))
     rows: dict[tuple[int, int], list[str]] = {window: [] for window in FULL_RESOLUTION}
     for molecules in (False, True):
-        synthesizer = Synthesizer(None, line_list(data, molecules), Settings(wave_min=4900.0, wave_max=6750.0))
+        synthesizer = Synthesizer(None, line_list(data, molecules), SynthesisSettings(wave_min=4900.0, wave_max=6750.0))
         own = computed(synthesizer, atmospheres, ALDEBARAN)
         seen = echelle(data / "highres" / "HARPS.GBOG_alfTau.fits", *own)
         for low, high in FULL_RESOLUTION:

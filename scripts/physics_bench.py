@@ -36,13 +36,13 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.line_calibration import FWHM, projection
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.star_calibration import StarCalibration
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.labels import GRID_LABELS
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-SETTINGS = Settings(wave_min=3690.0, wave_max=7420.0)
+SETTINGS = SynthesisSettings(wave_min=3690.0, wave_max=7420.0)
 STEP = 0.9  # Å a pixel
 BANDS = ((3800, 4200), (4200, 4600), (4600, 4840), (4890, 5150), (5200, 5500), (5500, 5850), (5950, 6500))
 SHAPES = ((3750, 3950), (3950, 4150), (4150, 4500), (4500, 5000), (6500, 7300))
@@ -89,7 +89,7 @@ def synthesized(task: tuple[KnownStar, Path | None]) -> Model:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Examined:
     """What is found of a star: by band, and fit minus label by name, with and without cores that LTE cannot make."""
 
     contrast: Array
@@ -99,7 +99,7 @@ class Finding:
     chi2: tuple[float, float]
 
 
-def examine(star: KnownStar, model: Model) -> Finding:
+def examine(star: KnownStar, model: Model) -> Examined:
     """Compare a star with its model."""
     wave, flux = used(star)
     air = wave - 1.4
@@ -119,7 +119,7 @@ def examine(star: KnownStar, model: Model) -> Finding:
         free &= np.abs(air - centre) > half
     whole, chi2, _ = gauss_newton(wave, observed, good, model)
     masked, chi2_masked, _ = gauss_newton(wave, observed, good & free, model)
-    return Finding(np.array(contrast), np.array(shape), whole, masked, (chi2, chi2_masked))
+    return Examined(np.array(contrast), np.array(shape), whole, masked, (chi2, chi2_masked))
 
 
 def _bands(air: Array, bands: Sequence[tuple[float, float]]) -> list[Mask]:
@@ -174,9 +174,9 @@ def _middle(values: Array) -> tuple[float, float]:
     return median, float(1.4826 * np.median(np.abs(values - median)))
 
 
-def tell(stars: Sequence[KnownStar], findings: Sequence[Finding]) -> None:
+def tell(stars: Sequence[KnownStar], results: Sequence[Examined]) -> None:
     """Print the tables: contrast and shape, then labels, by class."""
-    groups = {kind: [f for s, f in zip(stars, findings) if s.kind == kind] for kind in CLASSES}
+    groups = {kind: [f for s, f in zip(stars, results) if s.kind == kind] for kind in CLASSES}
     print("| stars | contrast " + " | ".join(f"{a}-{b}" for a, b in BANDS) + " | shape "
           + " | ".join(f"{a}-{b}" for a, b in SHAPES) + " |")  # fmt: skip
     print("|---" * (1 + len(BANDS) + len(SHAPES)) + "|")
@@ -192,7 +192,7 @@ def tell(stars: Sequence[KnownStar], findings: Sequence[Finding]) -> None:
                 print(_row(kind, group, lambda f, labels=labels: getattr(f, labels), which))
 
 
-def _row(kind: str, group: Sequence[Finding], labels: Callable[[Finding], dict[str, float]], which: int) -> str:
+def _row(kind: str, group: Sequence[Examined], labels: Callable[[Examined], dict[str, float]], which: int) -> str:
     def of(name: str) -> tuple[float, float]:
         return _middle(np.array([labels(f)[name] for f in group]))
 
@@ -234,12 +234,12 @@ def main() -> None:
     lines = line_list(args.line_list, args.lines)
     with ProcessPoolExecutor(args.workers, initializer=start, initargs=(args.atmospheres, lines)) as pool:
         models = list(tqdm(pool.map(synthesized, tasks), total=len(tasks)))
-    findings = [examine(star, model) for star, model in zip(stars, models)]
-    for star, f in sorted(zip(stars, findings), key=lambda x: (CLASSES.index(x[0].kind), x[0].labels[0])):
+    results = [examine(star, model) for star, model in zip(stars, models)]
+    for star, f in sorted(zip(stars, results), key=lambda x: (CLASSES.index(x[0].kind), x[0].labels[0])):
         main_labels = " ".join(f"{f.masked[n]:+.2f}" for n in ("TEFF", "LOGG", "FE_H", "VMIC"))
         print(f"{star.name:14s} {star.kind:18s} {star.labels.round(2)} contrast {f.contrast.round(2)} shape "
               f"{f.shape.round(2)} | Teff {f.whole['TEFF']:+.0f} | {main_labels} | chi2 {f.chi2[1]:.1f}")  # fmt: skip
-    tell(stars, findings)
+    tell(stars, results)
 
 
 if __name__ == "__main__":

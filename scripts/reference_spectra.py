@@ -15,7 +15,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from kurucz_grids.line_calibration import FWHM, ReferenceStar
+from kurucz_grids.line_calibration import FWHM, CalibrationStar
 from phdlspec.labels import GRID_LABELS, STRUCTURE
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S, air_to_vacuum
 
@@ -142,7 +142,7 @@ def observed(data: Path, name: str) -> tuple[Array, Array, NDArray[np.bool_]]:
     return air_to_vacuum(air), flux, bad
 
 
-def high_resolution(data: Path, name: str) -> ReferenceStar:
+def high_resolution(data: Path, name: str) -> CalibrationStar:
     """A high-resolution star, brought to one resolving power and sampling, without cores and telluric bands."""
     known = HIGH_RESOLUTION[name]
     wave, flux, bad = observed(data, name)
@@ -162,7 +162,7 @@ def high_resolution(data: Path, name: str) -> ReferenceStar:
         errors = np.where(np.arange(len(errors)) == GRID_LABELS.index("VMIC"), 0.01, 1e-5)
     width = np.exp(known.blur) * target / known.resolving_power
     labels = full_labels(*known.labels, vmic=known.vmic)
-    return ReferenceStar(name, target, values, np.full(len(target), 0.012), width, known.vsini, labels, errors, 12.0)
+    return CalibrationStar(name, target, values, np.full(len(target), 0.012), width, known.vsini, labels, errors, 12.0)
 
 
 def _hidden(wave: Array, sodium: bool) -> NDArray[np.bool_]:
@@ -175,7 +175,7 @@ def _hidden(wave: Array, sodium: bool) -> NDArray[np.bool_]:
     return hidden
 
 
-def low_resolution(star: KnownStar, velocity: float = 0.0) -> ReferenceStar:
+def low_resolution(star: KnownStar, velocity: float = 0.0) -> CalibrationStar:
     """A star of MILES as a reference, moved to rest by `velocity` (km/s).
 
     Its shape is free where it is wider than 45 Å.
@@ -186,7 +186,7 @@ def low_resolution(star: KnownStar, velocity: float = 0.0) -> ReferenceStar:
         flux[np.abs(wave - 1.4 - centre) < half] = np.nan
     teff, logg, fe_h = HELD["fundamental" if star.fundamental else "literature"] * star.errors
     known = label_errors((teff, logg, fe_h))
-    return ReferenceStar(
+    return CalibrationStar(
         star.name, wave * (1.0 - velocity / SPEED_OF_LIGHT_KM_S), flux, np.full(len(wave), MILES_ERROR),
         np.full(len(wave), MILES_FWHM), 0.0, full_labels(*star.labels), known, 45.0, 20.0,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from kurucz_grids.atmospheres import read_atmospheres
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.damping import UNSOLD_EXPONENT, unsold_vdw, upper_level_ev
 from kurucz_grids.linelists.star_calibration import calibrated
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.labels import ELEMENTS
 from phdlspec.lsf import NativeGrid, broaden, degrade
 from phdlspec.solar import SOLAR_ABUNDANCES
@@ -117,10 +117,12 @@ def line_lists(path: Path) -> dict[str, LineList]:
 
 def spectrum(lines: LineList, atmosphere, vmic: float, out: NativeGrid) -> tuple[Array, tuple[str, ...]]:
     """Flux and derivatives (33, P) of the Sun, seen on `out`; the labels of the derivatives."""
-    synthesizer = Synthesizer(None, lines, Settings())
+    synthesizer = Synthesizer(None, lines, SynthesisSettings())
     result = synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic))
     both = torch.cat([result.flux[None], result.jacobian])
-    seen = degrade(both, 1.0 / Settings().points, float(result.wave[0]), float("inf"), out).numpy().astype(float)
+    seen = (
+        degrade(both, 1.0 / SynthesisSettings().points, float(result.wave[0]), float("inf"), out).numpy().astype(float)
+    )
     return seen, result.label_names
 
 

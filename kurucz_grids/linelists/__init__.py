@@ -13,7 +13,7 @@ from kurucz_grids.linelists.columnar import read_columnar
 from kurucz_grids.linelists.forest import forests_thinned
 from kurucz_grids.linelists.kurucz import is_gfall, read_gfall
 from kurucz_grids.linelists.linelist import LineList
-from kurucz_grids.linelists.merging import Part, merged
+from kurucz_grids.linelists.merging import LineListPart, merged
 from kurucz_grids.linelists.molecules import is_molecular, read_molecular
 from kurucz_grids.linelists.moog import is_moog, read_moog
 from kurucz_grids.linelists.rows import GZIP
@@ -93,7 +93,7 @@ def _refuse_twice(files: Sequence[Path]) -> None:
             )
 
 
-def _read_file(path: Path, medium: str | None) -> Part:
+def _read_file(path: Path, medium: str | None) -> LineListPart:
     with path.open("rb") as stream:
         head = stream.read(2000)
     if head.startswith(GZIP):
@@ -101,17 +101,17 @@ def _read_file(path: Path, medium: str | None) -> Part:
     if head[:4] == b"PK\x03\x04" or head[:8] == b"\x89HDF\r\n\x1a\n":
         if medium == "vacuum":
             raise UserError(f"{path}: the wavelengths of a columnar list are in air, but vacuum was asked for")
-        return Part("columnar", read_columnar(path))
+        return LineListPart("columnar", read_columnar(path))
     text = head.decode("latin-1")
     if is_vald(text):
-        return Part("VALD", read_vald(path, medium))
+        return LineListPart("VALD", read_vald(path, medium))
     filled = [line for line in text.splitlines() if line.strip()]
     if filled and is_gfall(filled[0]):
-        return Part("gfall", read_gfall(path, medium))
+        return LineListPart("gfall", read_gfall(path, medium))
     if filled and is_molecular(filled[0]):
-        return Part("Kurucz molecules", read_molecular(path, medium))
+        return LineListPart("Kurucz molecules", read_molecular(path, medium))
     if is_moog(filled):
-        return Part("MOOG", read_moog(path, medium))
+        return LineListPart("MOOG", read_moog(path, medium))
     raise UserError(
         f"{path}: the format of this line list is not known; expected a columnar npz or HDF5, Kurucz's gfall or "
         "molecules, VALD's 'extract stellar', or MOOG"

@@ -32,14 +32,14 @@ SAME_LEVEL = 0.003  # eV
 _COPY_WAVE, _COPY_LOGGF = 5e-7, 0.015  # of a molecular line that stands in two files of one kind
 
 
-class Part(NamedTuple):
+class LineListPart(NamedTuple):
     """A list as it was read: its kind, one of `PRECEDENCE`, and its lines."""
 
     kind: str
     lines: LineList
 
 
-def merged(parts: Sequence[Part], path: str) -> LineList:
+def merged(parts: Sequence[LineListPart], path: str) -> LineList:
     """The lists as one, in the order in which they were named, each line once."""
     if len(parts) == 1:
         return parts[0].lines
@@ -61,7 +61,7 @@ def _rows_of(lines: LineList, species: str) -> NDArray[np.intp]:
 
 
 def _drop_repeated(
-    parts: Sequence[Part], rows: Sequence[NDArray[np.intp]], kept: Sequence[NDArray[np.bool_]], species: str
+    parts: Sequence[LineListPart], rows: Sequence[NDArray[np.intp]], kept: Sequence[NDArray[np.bool_]], species: str
 ) -> None:
     molecule = species in MOLECULE_ATOMS
     for later, mine in enumerate(rows):
@@ -98,7 +98,7 @@ def repeated(lines: LineList, others: LineList, exactly: bool) -> NDArray[np.boo
 
 
 def _drop_outranked(
-    parts: Sequence[Part], rows: Sequence[NDArray[np.intp]], kept: Sequence[NDArray[np.bool_]], species: str
+    parts: Sequence[LineListPart], rows: Sequence[NDArray[np.intp]], kept: Sequence[NDArray[np.bool_]], species: str
 ) -> None:
     spans: list[tuple[float, float]] = []  # covered by kinds of higher rank
     for kind in PRECEDENCE:

@@ -28,7 +28,7 @@ _STRENGTH = {(0, 0): 0.0045, (1, 1): 0.0042, (0, 1): 0.0001, (1, 0): 0.0001}  # 
 
 
 @dataclass(frozen=True)
-class _State:
+class _ElectronicState:
     """Constants of an electronic state, 1/cm: vibration, rotation, spin-orbit coupling; `momentum` is Lambda."""
 
     omega: float
@@ -51,8 +51,8 @@ class _State:
         return float(b * (square - momentum2 + sign * root) - self.distortion * square**2)
 
 
-_LOWER = _State(2041.80, 35.51, 7.4996, 0.2190, 3.97e-4, 142.83, momentum=1)
-_UPPER = _State(1858.90, 99.175, 7.4664, 0.3445, 5.24e-4, 3.58, momentum=2)
+_LOWER = _ElectronicState(2041.80, 35.51, 7.4996, 0.2190, 3.97e-4, 142.83, momentum=1)
+_UPPER = _ElectronicState(1858.90, 99.175, 7.4664, 0.3445, 5.24e-4, 3.58, momentum=2)
 
 
 def silicon_hydride() -> LineList:

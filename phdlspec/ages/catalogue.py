@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from phdlspec.ages.composition import metallicity_slope, metallicity_term
 from phdlspec.ages.flags import AgeFlag
-from phdlspec.ages.stars import Stars, no_photometry
+from phdlspec.ages.stars import AgeStars, no_photometry
 from phdlspec.aliases import error_of
 from phdlspec.columns import PARAMETER_UNITS
 from phdlspec.errors import UserError
@@ -90,7 +90,7 @@ class AgeCatalogue:
         """The columns that may name a star in another table."""
         return {name: text_column(self._table, name) for name in _IDS if self._has(name)}
 
-    def stars(self, start: int, stop: int) -> tuple[Stars, dict[str, Array]]:
+    def stars(self, start: int, stop: int) -> tuple[AgeStars, dict[str, Array]]:
         """Stars of the rows start <= row < stop without photometry, and FE_H, ALPHA_FE and M_H (n,) that were used."""
         part = self._table[start:stop]
         names = [*MAIN, *self._alpha]
@@ -106,7 +106,7 @@ class AgeCatalogue:
             good = usable(np.nan_to_num(number_column(part, "FLAG", self.path)).astype(np.int64))
             flag |= np.where(good, 0, int(AgeFlag.LABELS_FLAGGED))
         used = {"FE_H": values[:, 2], "ALPHA_FE": alpha, "M_H": labels[:, 2]}
-        return Stars(labels, covariance, no_photometry(len(part)), flag), used
+        return AgeStars(labels, covariance, no_photometry(len(part)), flag), used
 
     # --- columns -----------------------------------------------------------------------------------------------
 

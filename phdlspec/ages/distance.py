@@ -74,7 +74,7 @@ class DistanceTables:
     extinction_kernel: torch.Tensor
     modulus_table: torch.Tensor
     spectrum: torch.Tensor
-    reach: torch.Tensor
+    modulus_place: torch.Tensor
 
     def chi2(
         self, star: torch.Tensor, absolute: torch.Tensor, index: torch.Tensor
@@ -118,8 +118,8 @@ class DistanceTables:
             table.scatter_add_(0, at + step, share * part)
         by_u = torch.bmm(table.reshape(n, N_U, N_V), self.extinction_kernel)
         extinction = (by_u * self.modulus_table).sum(dim=1)
-        k = self.reach.floor().clamp(0, N_MODULUS - 2).long()
-        c = (self.reach - k).clamp(0, 1)
+        k = self.modulus_place.floor().clamp(0, N_MODULUS - 2).long()
+        c = (self.modulus_place - k).clamp(0, 1)
         k = (k + torch.arange(n, device=weight.device)[:, None, None] * N_MODULUS).reshape(-1)
         on_modulus = torch.zeros(n * N_MODULUS, dtype=torch.float64, device=weight.device)
         on_modulus.scatter_add_(0, k, (by_u * (1 - c)).reshape(-1))
@@ -171,14 +171,14 @@ def distance_tables(photometry: Photometry, own_errors: dict[str, float], device
     kernel_a = _extinction_kernel(put(v_low), put(v_step), put(edges), put(extinction_prior), put(sigma_v))
     spectrum = _kernel_spectrum(put(sigma_u), put(modulus))
     u = put(u_low)[:, None] + put(u_step)[:, None] * torch.arange(N_U, device=device)
-    table, reach = _averaged(_convolve(put(modulus_prior), spectrum), u, put(rho), put(edges), put(modulus))
+    table, modulus_place = _averaged(_convolve(put(modulus_prior), spectrum), u, put(rho), put(edges), put(modulus))
     w_table = torch.bmm(table, kernel_a.transpose(1, 2))
     top = w_table.amax(dim=(1, 2), keepdim=True).clamp(min=_SMALL)
     return DistanceTables(
         torch.as_tensor(used, device=device), put(np.column_stack([x0, x])).float(),
         put(np.column_stack([y0, y])).float(), put(_rest(w, slopes, m)).float(), put(sigma_v),
         _corners(torch.log(w_table / top)), put(modulus), put(edges), put(modulus_prior), kernel_a / top, table,
-        spectrum, reach,
+        spectrum, modulus_place,
     )  # fmt: skip
 
 

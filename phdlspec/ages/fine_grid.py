@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from phdlspec.ages.distance import NO_MAGNITUDE
 from phdlspec.ages.interpolation import interpolate
 from phdlspec.ages.isochrones import Isochrones
-from phdlspec.ages.priors import Prior
+from phdlspec.ages.priors import AgePrior
 from phdlspec.ages.stages import Stage
 from phdlspec.errors import UserError
 
@@ -51,7 +51,7 @@ LEVELS: tuple[Level, ...] = (
 
 
 @dataclass(frozen=True)
-class FineGrid:
+class IsochroneGrid:
     """Points of a set at one level, on one device; all columns are (N,).
 
     Attributes
@@ -93,7 +93,7 @@ class FineGrid:
         return first, last
 
 
-class FineGrids:
+class IsochroneGrids:
     """The levels of a set under a prior, each made at its first use.
 
     Attributes
@@ -107,7 +107,7 @@ class FineGrids:
     def __init__(
         self,
         isochrones: Isochrones,
-        prior: Prior,
+        prior: AgePrior,
         bands: Sequence[str] = (),
         own_errors: dict[str, float] | None = None,
         device: str | torch.device = "cpu",
@@ -116,7 +116,7 @@ class FineGrids:
         self.isochrones, self.prior, self.bands = isochrones, prior, tuple(bands)
         self.own_errors, self.device, self.levels = own_errors or {}, torch.device(device), levels
         self.mh_range = (float(isochrones.mh[0]), float(isochrones.mh[-1]))
-        self._made: dict[int, FineGrid] = {}
+        self._made: dict[int, IsochroneGrid] = {}
         self._low = max(float(isochrones.log_age[0]), float(np.log10(YOUNGEST_GYR) + 9.0))
         self._top = min(float(isochrones.log_age[-1]), float(np.log10(prior.oldest_gyr) + 9.0))
         if self._top < self._low:
@@ -129,12 +129,12 @@ class FineGrids:
             level[(sigma_teff >= steps.least_teff) & (sigma_mh >= steps.least_mh)] = k
         return level
 
-    def __getitem__(self, level: int) -> FineGrid:
+    def __getitem__(self, level: int) -> IsochroneGrid:
         if level not in self._made:
             self._made[level] = self._make(self.levels[level])
         return self._made[level]
 
-    def _make(self, level: Level) -> FineGrid:
+    def _make(self, level: Level) -> IsochroneGrid:
         isochrones = self.isochrones
         single = len(isochrones.log_age) == 1
         log_age = isochrones.log_age if single else _axis(self._low, self._top, level.age)
@@ -151,7 +151,7 @@ class FineGrids:
         if not len(columns["ln_weight"]):
             raise UserError(f"{isochrones.facts.name}: no point of it lies in the range of Teff and log g")
         columns, starts, counts, origin = _sorted(columns)
-        return FineGrid(
+        return IsochroneGrid(
             level, self.bands, starts=torch.from_numpy(starts).to(self.device), counts=counts, origin=origin,
             log_age=log_age, age_edges=edges, age_prior=age_mass / age_mass.sum(),
             **{name: torch.from_numpy(values).to(self.device) for name, values in columns.items()},
@@ -186,8 +186,8 @@ def _eep_axis(isochrones: Isochrones, wanted: int) -> Array:
     return eep
 
 
-def _columns(slab: Isochrones, prior: Prior, age_mass: Array, bands: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """The columns of `FineGrid` of the points of a slab, unsorted."""
+def _columns(slab: Isochrones, prior: AgePrior, age_mass: Array, bands: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """The columns of `IsochroneGrid` of the points of a slab, unsorted."""
     q = slab.quantities
     teff = 10.0 ** q["log_teff"]
     with np.errstate(all="ignore"):

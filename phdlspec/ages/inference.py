@@ -18,7 +18,7 @@ from tqdm import tqdm
 from phdlspec import __version__
 from phdlspec.ages.catalogue import AgeCatalogue
 from phdlspec.ages.columns import COLUMNS, COMPARED, MOMENTS, QUANTITIES, STAGE_COLUMNS
-from phdlspec.ages.fine_grid import FineGrids
+from phdlspec.ages.fine_grid import IsochroneGrids
 from phdlspec.ages.flags import AGE_WORDS
 from phdlspec.ages.isochrones import Isochrones
 from phdlspec.ages.photometry import common_bands, with_magnitudes
@@ -70,15 +70,15 @@ class AgeInference:
         self.isochrones, errors, self.magnitudes_from = with_magnitudes(read_isochrones(settings.isochrones))
         bands = common_bands(list(photometry.bands), self.isochrones)
         self.photometry = _only(photometry, bands)
-        self.grids = FineGrids(self.isochrones, self.prior, bands, errors, settings.device)
-        self.second: FineGrids | None = None
+        self.grids = IsochroneGrids(self.isochrones, self.prior, bands, errors, settings.device)
+        self.second: IsochroneGrids | None = None
         if settings.compare:
             other, errors, _ = with_magnitudes(read_isochrones(settings.compare))
             common_bands(bands, other)
             missing = [band for band in bands if band not in other.magnitudes]
             if missing:
                 raise UserError(f"{other.facts.name}: has no magnitudes {', '.join(missing)}, which the first set has")
-            self.second = FineGrids(other, self.prior, bands, errors, settings.device)
+            self.second = IsochroneGrids(other, self.prior, bands, errors, settings.device)
 
     def __len__(self) -> int:
         return len(self.catalogue)
@@ -177,7 +177,7 @@ def make_ages(catalogue: str | Path, out: str | Path, settings: AgeSettings, pro
         raise UserError(f"{out}: is the catalogue itself and would be lost; choose another --out")
     with only_writer(out):
         job = AgeInference(catalogue, settings)
-        store = _Parts(out, _digest(job))
+        store = _AgeParts(out, _digest(job))
         starts = range(0, len(job), CHUNK)
         finished = store.whole(starts)
         with tqdm(total=len(job), unit="star", disable=not progress) as bar:
@@ -247,7 +247,7 @@ def _points(isochrones: Isochrones) -> str:
     return found.hexdigest()
 
 
-class _Parts:
+class _AgeParts:
     """The folder `OUT.parts/` of finished rows: `job.json` names what they belong to; those of another job go."""
 
     def __init__(self, out: Path, digest: str):

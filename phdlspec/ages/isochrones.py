@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from phdlspec.ages.rows import QUANTITIES, Rows, SetFacts
+from phdlspec.ages.rows import QUANTITIES, IsochronePoints, SetFacts
 from phdlspec.ages.stages import stages_of
 from phdlspec.errors import UserError
 
@@ -75,7 +75,7 @@ class Isochrones:
         return self.nodes(np.arange(len(self.mh)), age)
 
 
-def build(rows: Rows, path: str = "") -> Isochrones:
+def build(rows: IsochronePoints, path: str = "") -> Isochrones:
     """The cube of the rows of a set. Raises `UserError` where the isochrones do not make a grid."""
     where = path or rows.facts.name
     rows = rows.take(_usable(rows))
@@ -110,7 +110,7 @@ def build(rows: Rows, path: str = "") -> Isochrones:
     )  # fmt: skip
 
 
-def _usable(rows: Rows) -> NDArray[np.bool_]:
+def _usable(rows: IsochronePoints) -> NDArray[np.bool_]:
     use = rows.log_age >= YOUNGEST - _SAME
     for name in ("initial_mass", "mass", "log_teff", "logg", "log_l"):
         use &= np.isfinite(rows.quantities[name])
@@ -137,7 +137,7 @@ def _check(log_teff: Array, mh: Array, log_age: Array, where: str) -> None:
 
 
 def _one_isochrone(
-    rows: Rows, part: NDArray[np.intp], own: Array, eep: Array
+    rows: IsochronePoints, part: NDArray[np.intp], own: Array, eep: Array
 ) -> tuple[NDArray[np.intp], dict[str, Array]]:
     """Positions on the common axis of EEP and the values there, of one isochrone."""
     sort = np.argsort(own, kind="stable")
@@ -154,7 +154,7 @@ def _one_isochrone(
     return inside, {name: np.interp(eep[inside], own, column) for name, column in values.items()}
 
 
-def _equivalent_points(rows: Rows, part: NDArray[np.intp]) -> Array:
+def _equivalent_points(rows: IsochronePoints, part: NDArray[np.intp]) -> Array:
     """Points of equal progress: whole multiples of `_POINTS_PER_PHASE` where a phase of the set ends."""
     segment = rows.segment[part]
     path = np.zeros(len(part))

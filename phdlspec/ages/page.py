@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from phdlspec import pages
 from phdlspec.ages.flags import AGE_WORDS, AgeFlag
 from phdlspec.ages.isochrones import Isochrones
-from phdlspec.pages import Block, Heading, Rows, new_figure, picture, text
+from phdlspec.pages import Block, Heading, PageTable, new_figure, picture, text
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def _said(table: Table) -> list[Block]:
         )
     )  # fmt: skip
     counts = f"{len(table)} stars, {int(trusted(table).sum())} subgiants whose age no flag puts in doubt."
-    return [text(f"{counts} {facts}."), Rows((), rows)]
+    return [text(f"{counts} {facts}."), PageTable((), rows)]
 
 
 def _values(table: Table, name: str, use: NDArray[np.bool_]) -> Array:

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from phdlspec.ages.distance import DistanceTables, distance_tables, usable_parallax
-from phdlspec.ages.fine_grid import LOGG_EDGES, MASS_EDGES, FineGrid, FineGrids
+from phdlspec.ages.fine_grid import LOGG_EDGES, MASS_EDGES, IsochroneGrid, IsochroneGrids
 from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.judgement import judge
 from phdlspec.ages.stages import Stage
-from phdlspec.ages.stars import Stars
+from phdlspec.ages.stars import AgeStars
 from phdlspec.ages.summary import divergence, moments
 
 Array = NDArray[np.float64]
@@ -58,7 +58,7 @@ class AgePosteriors:
     flag: NDArray[np.int64]
 
 
-def posteriors(stars: Stars, grids: FineGrids) -> AgePosteriors:
+def posteriors(stars: AgeStars, grids: IsochroneGrids) -> AgePosteriors:
     """Posteriors of stars on the grids of a set. The photometry's bands must be those of the grids.
 
     Stars without usable labels get NaN and a flag. Each star is summed on the coarsest level that its errors allow.
@@ -86,7 +86,9 @@ def _empty(n: int) -> AgePosteriors:
     )  # fmt: skip
 
 
-def _batch(stars: Stars, grids: FineGrids, grid: FineGrid, out: AgePosteriors, rows: NDArray[np.intp]) -> None:
+def _batch(
+    stars: AgeStars, grids: IsochroneGrids, grid: IsochroneGrid, out: AgePosteriors, rows: NDArray[np.intp]
+) -> None:
     """Fill the rows of `out` for at most `_STARS_AT_ONCE` stars."""
     device = grid.device
     covariance = stars.covariance.copy()
@@ -95,7 +97,7 @@ def _batch(stars: Stars, grids: FineGrids, grid: FineGrid, out: AgePosteriors, r
     tables = distance_tables(stars.photometry, grids.own_errors, device) if grid.bands else None
     whitening = torch.as_tensor(_whitening(covariance), dtype=torch.float32, device=device)
     labels = torch.as_tensor(stars.labels, dtype=torch.float32, device=device)
-    sums = _Sums(len(stars), len(grid.log_age), device)
+    sums = _StarSums(len(stars), len(grid.log_age), device)
     for star, index, real in runs.padded():
         misfit = _label_misfit(grid.labels, index, labels[star], whitening[star])
         place = None
@@ -111,7 +113,7 @@ def _batch(stars: Stars, grids: FineGrids, grid: FineGrid, out: AgePosteriors, r
 
 
 @dataclass(frozen=True)
-class _Runs:
+class _PointRuns:
     """Runs of neighbouring points: star (R,) in rising order, first point and number of points of each run; and the
     number of points of each star (n,)."""
 
@@ -149,7 +151,7 @@ def _expand(start: torch.Tensor, length: torch.Tensor, count: int, padded: int) 
     return index
 
 
-def _neighbours(labels: Array, covariance: Array, grid: FineGrid) -> _Runs:
+def _neighbours(labels: Array, covariance: Array, grid: IsochroneGrid) -> _PointRuns:
     """Runs of points within `REACH` errors of the labels on each axis: one run a cell of [M/H] and log g."""
     device, n = grid.device, len(labels)
     sigma = np.sqrt(np.einsum("nii->ni", covariance))
@@ -168,7 +170,9 @@ def _neighbours(labels: Array, covariance: Array, grid: FineGrid) -> _Runs:
     length = grid.starts[row * grid.counts[2] + t1[star] + 1] - first
     kept = length > 0
     star, first, length = star[kept], first[kept], length[kept]
-    return _Runs(star, first, length, torch.zeros(n, dtype=torch.int64, device=device).scatter_add_(0, star, length))
+    return _PointRuns(
+        star, first, length, torch.zeros(n, dtype=torch.int64, device=device).scatter_add_(0, star, length)
+    )
 
 
 # --- misfits ---------------------------------------------------------------------------------------------------
@@ -196,7 +200,7 @@ def _label_misfit(
 _Place = tuple[torch.Tensor, torch.Tensor]
 
 
-class _Sums:
+class _StarSums:
     """Sums over points by star, each relative to the star's own best misfit."""
 
     def __init__(self, n: int, ages: int, device: torch.device):
@@ -209,7 +213,7 @@ class _Sums:
         self.kept: list[tuple[torch.Tensor, _Place, torch.Tensor]] = []
 
     def add(
-        self, grid: FineGrid, star: torch.Tensor, index: torch.Tensor, misfit: torch.Tensor, place: _Place | None
+        self, grid: IsochroneGrid, star: torch.Tensor, index: torch.Tensor, misfit: torch.Tensor, place: _Place | None
     ) -> None:  # fmt: skip
         """Add all points (b, N) of the stars (b,); a point of a misfit above `_WORST` is none."""
         best = misfit.amin(dim=1).clamp(max=_WORST)
@@ -232,8 +236,8 @@ class _Sums:
 
 
 def _summarise(
-    stars: Stars, grids: FineGrids, grid: FineGrid, sums: _Sums, tables: DistanceTables | None, out: AgePosteriors,
-    rows: NDArray[np.intp],
+    stars: AgeStars, grids: IsochroneGrids, grid: IsochroneGrid, sums: _StarSums, tables: DistanceTables | None,
+    out: AgePosteriors, rows: NDArray[np.intp],
 ) -> None:  # fmt: skip
     ages = sums.ages.cpu().numpy()
     total = ages.sum(axis=1)
@@ -259,7 +263,7 @@ def _summarise(
 
 
 def _distances(
-    sums: _Sums, tables: DistanceTables, found: NDArray[np.bool_], out: AgePosteriors, rows: NDArray[np.intp]
+    sums: _StarSums, tables: DistanceTables, found: NDArray[np.bool_], out: AgePosteriors, rows: NDArray[np.intp]
 ) -> None:  # fmt: skip
     used = tables.used.cpu().numpy() & found
     star = torch.cat([part[0] for part in sums.kept])
@@ -273,7 +277,7 @@ def _distances(
     out.extinction[rows[used]] = moments(extinction, tables.extinction.cpu().numpy()[used])
 
 
-def _number_of_data(stars: Stars) -> NDArray[np.int64]:
+def _number_of_data(stars: AgeStars) -> NDArray[np.int64]:
     photometry = stars.photometry
     bands = (np.isfinite(photometry.magnitudes) & (photometry.errors > 0)).sum(axis=1)
     return np.asarray(3 + np.where(bands > 0, bands + usable_parallax(photometry), 0), dtype=np.int64)

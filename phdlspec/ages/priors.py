@@ -38,7 +38,7 @@ def per_age(age: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Prior:
+class AgePrior:
     """A named prior: densities in initial mass (solar masses) and in age (Gyr), and the words for the output.
 
     [M/H] is flat; distances follow the exponentially decreasing space density where magnitudes are used.
@@ -51,19 +51,19 @@ class Prior:
     oldest_gyr: float = OLDEST_GYR
 
 
-PRIORS: dict[str, Prior] = {
+PRIORS: dict[str, AgePrior] = {
     prior.name: prior
     for prior in (
-        Prior("flat", "flat in age to 15 Gyr, initial mass function of Kroupa (2001)", kroupa, flat),
-        Prior("universe", "flat in age to 13.8 Gyr, initial mass function of Kroupa (2001)", kroupa, flat, 13.8),
-        Prior("log-age", "flat in log age to 15 Gyr, initial mass function of Kroupa (2001)", kroupa, per_age),
-        Prior("salpeter", "flat in age to 15 Gyr, initial mass function of Salpeter (1955)", salpeter, flat),
-        Prior("flat-mass", "flat in age to 15 Gyr and in initial mass", flat, flat),
+        AgePrior("flat", "flat in age to 15 Gyr, initial mass function of Kroupa (2001)", kroupa, flat),
+        AgePrior("universe", "flat in age to 13.8 Gyr, initial mass function of Kroupa (2001)", kroupa, flat, 13.8),
+        AgePrior("log-age", "flat in log age to 15 Gyr, initial mass function of Kroupa (2001)", kroupa, per_age),
+        AgePrior("salpeter", "flat in age to 15 Gyr, initial mass function of Salpeter (1955)", salpeter, flat),
+        AgePrior("flat-mass", "flat in age to 15 Gyr and in initial mass", flat, flat),
     )
 }
 
 
-def named_prior(name: str) -> Prior:
+def named_prior(name: str) -> AgePrior:
     """The prior of a name. Raises `UserError` for an unknown one."""
     if name not in PRIORS:
         raise UserError(f"unknown prior {name!r}; known are {', '.join(PRIORS)}")

@@ -47,7 +47,7 @@ class SetFacts:
 
 
 @dataclass(frozen=True)
-class Rows:
+class IsochronePoints:
     """Points of isochrones as they stand in a set's files.
 
     Attributes
@@ -74,9 +74,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.mh)
 
-    def take(self, use: NDArray[np.bool_]) -> Rows:
+    def take(self, use: NDArray[np.bool_]) -> IsochronePoints:
         """The rows where `use` is true."""
-        return Rows(
+        return IsochronePoints(
             self.facts, self.mh[use], self.log_age[use], None if self.eep is None else self.eep[use],
             self.segment[use], None if self.helium is None else self.helium[use],
             {name: values[use] for name, values in self.quantities.items()},
@@ -84,7 +84,7 @@ class Rows:
         )  # fmt: skip
 
 
-def join(parts: list[Rows]) -> Rows:
+def join(parts: list[IsochronePoints]) -> IsochronePoints:
     """The rows of several files of one set; bands that not all of them have are dropped."""
     first = parts[0]
     if len(parts) == 1:
@@ -92,7 +92,7 @@ def join(parts: list[Rows]) -> Rows:
     bands = [band for band in first.magnitudes if all(band in part.magnitudes for part in parts)]
     eeps = [part.eep for part in parts if part.eep is not None]
     helium = [part.helium for part in parts if part.helium is not None]
-    return Rows(
+    return IsochronePoints(
         first.facts,
         np.concatenate([part.mh for part in parts]),
         np.concatenate([part.log_age for part in parts]),

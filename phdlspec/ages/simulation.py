@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.ages.distance import NO_MAGNITUDE
-from phdlspec.ages.fine_grid import FineGrids
+from phdlspec.ages.fine_grid import IsochroneGrids
 from phdlspec.ages.priors import LENGTH_KPC, MEAN_EXTINCTION
-from phdlspec.ages.stars import Photometry, Stars, no_photometry
+from phdlspec.ages.stars import AgeStars, Photometry, no_photometry
 from phdlspec.bolometric import BANDS
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ class Errors:
 class Mock:
     """Simulated stars and their truth (n,): age (Gyr), distance modulus, extinction, stage; labels (n, 3)."""
 
-    stars: Stars
+    stars: AgeStars
     age: Array
     modulus: Array
     extinction: Array
@@ -48,7 +48,7 @@ class Mock:
     labels: Array
 
 
-def simulate(grids: FineGrids, n: int, errors: Errors, seed: int, farthest_kpc: float = 2.0) -> Mock:
+def simulate(grids: IsochroneGrids, n: int, errors: Errors, seed: int, farthest_kpc: float = 2.0) -> Mock:
     """n stars drawn from the prior of the grids (initial mass, age, [M/H], space density, extinction).
 
     Stars lie within `farthest_kpc`, where surveys see subgiants; only points that have magnitudes are drawn.
@@ -79,7 +79,7 @@ def simulate(grids: FineGrids, n: int, errors: Errors, seed: int, farthest_kpc: 
         )  # fmt: skip
     covariance = np.repeat(errors.covariance[None], n, axis=0)
     stage = grid.stage.cpu().numpy()[at].astype(np.int64)
-    return Mock(Stars(labels, covariance, photometry), age, modulus, extinction, stage, truth)
+    return Mock(AgeStars(labels, covariance, photometry), age, modulus, extinction, stage, truth)
 
 
 def _distances(rng: np.random.Generator, n: int, farthest: float) -> Array:

@@ -41,7 +41,7 @@ def no_photometry(n: int) -> Photometry:
 
 
 @dataclass(frozen=True)
-class Stars:
+class AgeStars:
     """n stars with labels.
 
     Attributes
@@ -64,7 +64,7 @@ class Stars:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: NDArray[np.intp]) -> Stars:
+    def take(self, rows: NDArray[np.intp]) -> AgeStars:
         """Some of the stars."""
         return replace(
             self, labels=self.labels[rows], covariance=self.covariance[rows], photometry=self.photometry.take(rows),

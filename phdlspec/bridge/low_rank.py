@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 
-from phdlspec.bridge.residuals import BAND, Told
+from phdlspec.bridge.residuals import BAND, SplineEquations
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class LowRank:
     covariances: Array
 
     @classmethod
-    def of(cls, told: Sequence[Told], rank: int) -> LowRank:
+    def of(cls, told: Sequence[SplineEquations], rank: int) -> LowRank:
         """From what the stars' pixels say."""
         vectors = _first(told, rank)
         for _ in range(ROUNDS):
@@ -42,7 +42,7 @@ class LowRank:
         return cls(vectors, amplitudes, covariances)
 
 
-def _first(told: Sequence[Told], rank: int) -> Array:
+def _first(told: Sequence[SplineEquations], rank: int) -> Array:
     # Principal components of corrections that each star would ask for alone.
     alone = []
     for one in told:
@@ -55,7 +55,7 @@ def _first(told: Sequence[Told], rank: int) -> Array:
     return np.asarray((size[:rank, None] / np.sqrt(len(told)) * directions[:rank]).T)
 
 
-def _amplitudes(told: Sequence[Told], vectors: Array) -> tuple[Array, Array]:
+def _amplitudes(told: Sequence[SplineEquations], vectors: Array) -> tuple[Array, Array]:
     """(N, K) and the covariances of their errors (N, K, K); a weak prior of unit variance."""
     amplitudes, covariances = [], []
     for one in told:
@@ -70,7 +70,7 @@ def _scaled(amplitudes: Array) -> Array:
     return np.asarray(amplitudes / np.maximum(np.sqrt((amplitudes**2).mean(0)), 1e-12))
 
 
-def _vectors(told: Sequence[Told], amplitudes: Array) -> Array:
+def _vectors(told: Sequence[SplineEquations], amplitudes: Array) -> Array:
     """The coefficients (Q, K) that fit best with amplitudes (N, K)."""
     size, rank = len(told[0].score), amplitudes.shape[1]
     products = (amplitudes[:, :, None] * amplitudes[:, None]).reshape(len(told), -1)

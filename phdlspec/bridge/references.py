@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.catalog.inputs import expand_inputs, read_reference
-from phdlspec.datadriven.label_table import LabelTable, match, read_label_table
+from phdlspec.datadriven.label_table import GivenLabels, match, read_label_table
 from phdlspec.errors import UserError
 from phdlspec.fitting.known import KnownStar
 from phdlspec.io import reading
@@ -98,7 +98,7 @@ def _read(
 
 
 def _star(
-    spectrum: Spectrum, table: LabelTable, known: dict[str, int], row: int, labelset: LabelSet
+    spectrum: Spectrum, table: GivenLabels, known: dict[str, int], row: int, labelset: LabelSet
 ) -> ReferenceStar | str:
     path = spectrum.path or "spectrum"
     columns = [known[name] for name in STRUCTURE]

@@ -94,11 +94,11 @@ class Residual:
             csr_array(operator @ splines), s.jacobian[used][:, main].astype(float),
         )  # fmt: skip
 
-    def told(self, left: Array) -> Told:
+    def told(self, left: Array) -> SplineEquations:
         """What its pixels say of the splines, where an independent rest of the size `left` (Q,) remains at each."""
         rest = self.seen @ left
         weight = 1.0 / (self.sigma**2 + rest**2)
-        return Told.of(self.seen, weight, self.value)
+        return SplineEquations.of(self.seen, weight, self.value)
 
     def without_wild(self, model: Array, left: Array, threshold: float) -> Residual:
         """The same with infinite noise where it is far from a model (Q,) of the splines: a cosmic ray, a bad pixel."""
@@ -117,14 +117,14 @@ def _rough_noise(value: Array) -> float:
 
 
 @dataclass(frozen=True)
-class Told:
+class SplineEquations:
     """A^T W A by its diagonals, (BAND, Q): entry (d, q) is that of q and q + d; A^T W r (Q,)."""
 
     gram: NDArray[np.float32]
     score: Array
 
     @classmethod
-    def of(cls, seen: csr_array, weight: Array, value: Array) -> Told:
+    def of(cls, seen: csr_array, weight: Array, value: Array) -> SplineEquations:
         """Of pixels that see the splines (P, Q), with weights and values (P,)."""
         weighted = csr_array(seen.multiply(weight[:, None]))
         full = csr_array(seen.T @ weighted).tocoo()

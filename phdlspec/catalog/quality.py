@@ -20,7 +20,7 @@ from phdlspec.catalog.strangest import strangest_section
 from phdlspec.columns import ColumnRole, column_name
 from phdlspec.flags import STAR_WORDS, LabelFlag, StarFlag, star_words, usable
 from phdlspec.labels import ELEMENTS, abundance_name
-from phdlspec.pages import Block, MadeByLibrary, Rows, text, write_page
+from phdlspec.pages import Block, MadeByLibrary, PageTable, text, write_page
 
 MOST_DRAWN = 20_000
 MAIN = ("TEFF", "LOGG", "FE_H")
@@ -71,7 +71,7 @@ def _counts(table: Table) -> list[Block]:
     flag = np.asarray(table["FLAG"])
     rows = [(words, int(((flag & int(bit)) > 0).sum())) for bit, words in STAR_WORDS.items()]
     counts = f"{int(usable(flag).sum())} that may be used, {int((flag == 0).sum())} of them without any flag"
-    return [text(f"{len(table)} stars, {counts}."), Rows((), rows)]
+    return [text(f"{len(table)} stars, {counts}."), PageTable((), rows)]
 
 
 def _numbers(table: Table, name: str) -> Array:

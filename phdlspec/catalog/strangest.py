@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from astropy.table import Table
 
-from phdlspec.pages import Block, Heading, Rows, text
+from phdlspec.pages import Block, Heading, PageTable, text
 
 SHOWN = 10
 
@@ -26,5 +26,5 @@ def strangest_section(table: Table) -> list[Block]:
         Heading("The strangest spectra"),
         text("The score is -log10 of the probability of the strangest sign among ordinary stars; + is light that no "
              "star like this one has."),
-        Rows(("file", "S/N", "score", "stranger than, %", "sign: worst windows (sigma)"), rows),
+        PageTable(("file", "S/N", "score", "stranger than, %", "sign: worst windows (sigma)"), rows),
     ]  # fmt: skip

@@ -29,7 +29,7 @@ from pathlib import Path
 from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.console import say
 from phdlspec.datadriven.dataset import Dataset, read_dataset
-from phdlspec.datadriven.desa import Desa, LightCurveSet, Settings, gather, read_light_curves, train
+from phdlspec.datadriven.desa import Desa, DesaSettings, LightCurveSet, gather, read_light_curves, train
 from phdlspec.datadriven.desa.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError
@@ -101,7 +101,7 @@ def _train(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs {args.epochs}: expected at least 1")
-    settings = Settings(attention=args.attention, objective=args.objective, seed=args.seed)
+    settings = DesaSettings(attention=args.attention, objective=args.objective, seed=args.seed)
     if args.epochs is not None:
         settings = replace(settings, spectrum_epochs=args.epochs, curve_epochs=args.epochs, dual_epochs=args.epochs)
     with only_writer(args.out):

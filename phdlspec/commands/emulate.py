@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class _Stars:
+class _StarsToEmulate:
     """What to emulate: theta (N, L), rv (N,) in km/s, names (N,)."""
 
     theta: NDArray[np.float64]
@@ -125,7 +125,7 @@ def _told(emulator: Emulator) -> str:
     return low if low == high else f"{low}-{high}"
 
 
-def _one_star(items: list[str], emulator: Emulator) -> _Stars:
+def _one_star(items: list[str], emulator: Emulator) -> _StarsToEmulate:
     values: dict[str, float] = {}
     for item in items:
         name, _, text = item.partition("=")
@@ -134,10 +134,12 @@ def _one_star(items: list[str], emulator: Emulator) -> _Stars:
         except ValueError as error:
             raise UserError(f"--set {item}: expected LABEL=VALUE with a number") from error
     rv = next((values.pop(name) for name in list(values) if squashed(name) in map(squashed, _RV_NAMES)), 0.0)
-    return _Stars(_checked(emulator.labels.complete(values)[None], emulator), _velocities(np.array([rv])), ("star 0",))
+    return _StarsToEmulate(
+        _checked(emulator.labels.complete(values)[None], emulator), _velocities(np.array([rv])), ("star 0",)
+    )
 
 
-def _of_table(path: str, names: dict[str, str], emulator: Emulator) -> _Stars:
+def _of_table(path: str, names: dict[str, str], emulator: Emulator) -> _StarsToEmulate:
     table = renamed(read_any_table(path), names, path)
     found = label_columns(table, path)
     refuse_near(table, path, found, need_error=False)
@@ -148,7 +150,7 @@ def _of_table(path: str, names: dict[str, str], emulator: Emulator) -> _Stars:
     velocity, name = find_column(table, *_RV_NAMES), find_column(table, "NAME", *IDENTIFIERS)
     rv = np.zeros(len(table)) if velocity is None else _numbers(table, velocity, path)
     called = [f"star {i}" for i in range(len(table))] if name is None else text_column(table, name)
-    return _Stars(_checked(np.stack(rows), emulator), _velocities(rv), tuple(map(str, called)))
+    return _StarsToEmulate(_checked(np.stack(rows), emulator), _velocities(rv), tuple(map(str, called)))
 
 
 def _numbers(table: Table, column: str, path: str) -> NDArray[np.float64]:
@@ -175,7 +177,7 @@ def _velocities(rv: NDArray[np.float64]) -> NDArray[np.float64]:
     return rv
 
 
-def _emulated(emulator: Emulator, stars: _Stars) -> NDArray[np.float32]:
+def _emulated(emulator: Emulator, stars: _StarsToEmulate) -> NDArray[np.float32]:
     wave = torch.as_tensor(emulator.wave, device=emulator.device)
     parts = []
     with torch.no_grad():
@@ -187,7 +189,7 @@ def _emulated(emulator: Emulator, stars: _Stars) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def _ab_initio(args: argparse.Namespace, emulator: Emulator, stars: _Stars) -> NDArray[np.float32]:
+def _ab_initio(args: argparse.Namespace, emulator: Emulator, stars: _StarsToEmulate) -> NDArray[np.float32]:
     direct = load_direct_synthesis(args.atmospheres, args.line_list, emulator.metadata["grid"])
     of_grid, broadening = emulator.labels.place(*GRID_ROLES), emulator.labels.place(Role.BROADENING)
     wave, power = emulator.wave, emulator.resolving_power
@@ -199,7 +201,11 @@ def _ab_initio(args: argparse.Namespace, emulator: Emulator, stars: _Stars) -> N
 
 
 def _spectra(
-    emulator: Emulator, stars: _Stars, flux: NDArray[np.float32], direct: NDArray[np.float32] | None, snr: float
+    emulator: Emulator,
+    stars: _StarsToEmulate,
+    flux: NDArray[np.float32],
+    direct: NDArray[np.float32] | None,
+    snr: float,
 ) -> ModelSpectra:
     labels = Table(stars.theta, names=emulator.labels.names, units=[label.unit or None for label in emulator.labels])
     labels[RV] = stars.rv

@@ -28,7 +28,7 @@ from phdlspec.direct_synthesis import load_direct_synthesis
 from phdlspec.emulator.bridge import DEFAULT, bridged
 from phdlspec.errors import UserError, printable
 from phdlspec.fitting.driver import fit_batch
-from phdlspec.fitting.known import Given, parse_fixed, parse_gaussian
+from phdlspec.fitting.known import GivenValue, parse_fixed, parse_gaussian
 from phdlspec.fitting.known_table import read_known
 from phdlspec.fitting.progress import listening
 from phdlspec.fitting.result import Fitted
@@ -91,10 +91,10 @@ def settings_of(args: argparse.Namespace) -> FitSettings:
     )  # fmt: skip
 
 
-def known_of(args: argparse.Namespace) -> dict[str, Given]:
+def known_of(args: argparse.Namespace) -> dict[str, GivenValue]:
     """What --fix and --gaussian say, by label; `UserError` where one is given twice, or --known cannot be read."""
-    told: dict[str, Given] = {}
-    pairs: list[tuple[str, Given]] = [parse_fixed(text) for text in args.fix]
+    told: dict[str, GivenValue] = {}
+    pairs: list[tuple[str, GivenValue]] = [parse_fixed(text) for text in args.fix]
     pairs += [parse_gaussian(text) for text in args.gaussian]
     for name, given in pairs:
         if name in told:

@@ -37,7 +37,7 @@ from phdlspec.fits_files import DAMAGED, open_fits
 from phdlspec.flags import star_words, usable
 from phdlspec.foreign import one_sentence
 from phdlspec.gridfile import Grid
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.hdf5_check import check_hdf5
 from phdlspec.io import read_spectrum, reading
 from phdlspec.io.model_spectra import PACKED_FORMAT
@@ -91,7 +91,7 @@ def installation() -> str:
 @one_sentence
 def describe(path: Path) -> str:
     """What a file is and what made it. Raises `UserError` where it is nothing that the package knows, or damaged."""
-    if Parts(path).exists():  # a grid in the making: its file is made last
+    if GridParts(path).exists():  # a grid in the making: its file is made last
         return _grid(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file")

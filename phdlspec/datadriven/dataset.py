@@ -29,7 +29,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from phdlspec.catalog.inputs import expand_inputs, read_reference
-from phdlspec.datadriven.label_table import MATCH_ARCSEC, LabelInfo, LabelTable, match, read_label_table
+from phdlspec.datadriven.label_table import MATCH_ARCSEC, GivenLabels, LabelInfo, match, read_label_table
 from phdlspec.datadriven.rest_frame import PhysicsFit, at_rest, normalised, read_physics_fit, velocity_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
@@ -89,7 +89,7 @@ class Dataset:
         changes |= {name: getattr(self, name)[rows] for name in names}
         return replace(self, **changes)
 
-    def with_labels(self, tables: Sequence[LabelTable]) -> Dataset:
+    def with_labels(self, tables: Sequence[GivenLabels]) -> Dataset:
         """The labels of these tables, one set each, in place of what it had."""
         names = [table.infos[0].set_name for table in tables]
         if len(set(names)) < len(names):
@@ -155,7 +155,7 @@ def is_dataset(path: str | Path) -> bool:
 
 def read_dataset(
     inputs: Sequence[str | Path | Spectrum],
-    labels: Sequence[str | Path | Table | LabelTable] = (),
+    labels: Sequence[str | Path | Table | GivenLabels] = (),
     grid: Array | None = None,
     *,
     velocity: str = "auto",
@@ -180,7 +180,7 @@ def read_dataset(
 
     A spectrum that cannot be read is a row with a reason. Raises `UserError` where none can.
     """
-    tables = [t if isinstance(t, LabelTable) else read_label_table(t, solar_scale) for t in labels]
+    tables = [t if isinstance(t, GivenLabels) else read_label_table(t, solar_scale) for t in labels]
     if len(inputs) == 1 and not isinstance(inputs[0], Spectrum) and Path(inputs[0]).is_file() and is_dataset(inputs[0]):
         data = _check_grid(Dataset.read(inputs[0]), grid, str(inputs[0]))
     else:
@@ -213,7 +213,7 @@ def _gather(
     rows = []
     power: Array | None = None
     for source in tqdm(sources, desc="reading", unit="spectrum", disable=not progress):
-        row = _Row(source if isinstance(source, str) else source.path)
+        row = _SpectrumRow(source if isinstance(source, str) else source.path)
         try:
             spectrum = read_reference(source, medium, resolving_power) if isinstance(source, str) else source
             if grid is None:
@@ -248,7 +248,7 @@ def _fit_of(folder: Path | None, spectrum: Spectrum) -> PhysicsFit | None:
     return read_physics_fit(path) if path is not None and path.is_file() else None
 
 
-class _Row:
+class _SpectrumRow:
     # One spectrum on its way into a data set.
 
     def __init__(self, file: str):

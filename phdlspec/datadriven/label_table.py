@@ -47,7 +47,7 @@ class LabelInfo:
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class GivenLabels:
     """Labels of stars as a table gives them.
 
     path : for messages. infos : of the L labels. values, errors : (n, L), NaN where missing.
@@ -65,7 +65,9 @@ class LabelTable:
     dec: Array | None
 
 
-def read_label_table(source: str | Path | Table, solar_scale: str | None = None, name: str | None = None) -> LabelTable:
+def read_label_table(
+    source: str | Path | Table, solar_scale: str | None = None, name: str | None = None
+) -> GivenLabels:
     """Read a table of labels.
 
     Parameters
@@ -98,7 +100,7 @@ def read_label_table(source: str | Path | Table, solar_scale: str | None = None,
     def text(column: str | None) -> NDArray[np.str_] | None:
         return None if column is None else text_column(table, column)
 
-    return LabelTable(
+    return GivenLabels(
         path, infos, np.column_stack([v for v, _ in values]), np.column_stack([e for _, e in values]),
         text(file), text(obsid), text(star),
         ra, dec,
@@ -133,7 +135,7 @@ def _values(table: Table, columns: LabelColumns, path: str) -> tuple[Array, Arra
     return np.where(bad, np.nan, value), np.where(bad, np.nan, error)
 
 
-def match(table: LabelTable, files: list[str], obsids: list[str], ra: Array, dec: Array) -> NDArray[np.intp]:
+def match(table: GivenLabels, files: list[str], obsids: list[str], ra: Array, dec: Array) -> NDArray[np.intp]:
     """Row of the table for each of N spectra, -1 where there is none: by FILE (path, else name), OBSID, position.
 
     Raises `UserError` where two rows claim one spectrum, or none claims any.

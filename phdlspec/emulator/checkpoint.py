@@ -24,7 +24,7 @@ _Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 _Positive = Annotated[float, Meta(gt=0.0, le=1e9)]
 
 
-class _Label(Struct):
+class _NetworkLabel(Struct):
     name: str
     lower: _Number
     upper: _Number
@@ -68,7 +68,7 @@ class _Architecture(Struct, forbid_unknown_fields=True):
 class _Description(Struct):
     code_version: str
     architecture: _Architecture
-    labels: list[_Label]
+    labels: list[_NetworkLabel]
     native: _Native
     solar_scale: str
     grid: dict[str, str | int | float | bool]

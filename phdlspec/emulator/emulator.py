@@ -24,7 +24,7 @@ from phdlspec.lsf import NativeGrid, at_resolving_power, project, project_with_d
 from phdlspec.resolution import ResolvingPower, resolving_power_at
 
 Outside = Literal["raise", "flag", "allow"]
-Labels = ArrayLike | Tensor | Mapping[str, float]
+LabelValues = ArrayLike | Tensor | Mapping[str, float]
 _JACOBIAN_BATCH = {"cpu": 8, "cuda": 256}  # stars whose derivatives on the native grid are computed at once
 
 
@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _OnDevice:
     network: Network
     basis: PatchBasis
 
@@ -205,7 +205,7 @@ class Emulator:
 
     # --- for users ---------------------------------------------------------------------------------------------
 
-    def _checked(self, theta: Labels, outside: Outside) -> Tensor:
+    def _checked(self, theta: LabelValues, outside: Outside) -> Tensor:
         given = self.labels.complete(theta) if isinstance(theta, Mapping) else theta
         try:
             values = torch.as_tensor(given, dtype=torch.float32, device=self.device)
@@ -254,7 +254,7 @@ class Emulator:
             good &= (column >= low) & (column <= high)
         return good
 
-    def flux(self, theta: Labels, outside: Outside = "raise") -> Tensor:
+    def flux(self, theta: LabelValues, outside: Outside = "raise") -> Tensor:
         """Normalised flux (B, P) at `wave` and `resolving_power` for labels (B, 33), or for one star's by name.
 
         `outside` says what to do with labels beyond their bounds: "raise" an error, "flag" them with NaN fluxes, or
@@ -265,7 +265,7 @@ class Emulator:
             flux = self.observe(values, torch.as_tensor(self.wave, device=self.device), self.resolving_power)
         return self._flagged(flux, values, outside)
 
-    def flux_and_jacobian(self, theta: Labels, outside: Outside = "raise") -> tuple[Tensor, Tensor]:
+    def flux_and_jacobian(self, theta: LabelValues, outside: Outside = "raise") -> tuple[Tensor, Tensor]:
         """Flux (B, P) and its derivatives (B, P, 33) per label unit; arguments as for `flux`."""
         values = self._checked(theta, outside)
         wave = torch.as_tensor(self.wave, device=self.device)
@@ -312,7 +312,7 @@ class Emulator:
         return pixels, flux[0].cpu().numpy()
 
 
-def _assemble(checkpoint: Checkpoint, native: NativeGrid, device: torch.device) -> _Parts:
+def _assemble(checkpoint: Checkpoint, native: NativeGrid, device: torch.device) -> _OnDevice:
     tensors = checkpoint.tensors
     architecture = Architecture(**checkpoint.metadata["architecture"])
     lower, upper, scale = (tensors[f"network.{name}"] for name in ("lower", "upper", "scale"))
@@ -322,4 +322,4 @@ def _assemble(checkpoint: Checkpoint, native: NativeGrid, device: torch.device) 
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
     network.requires_grad_(False)
     basis = PatchBasis(tensors["basis.mean"], tensors["basis.vectors"], native.size)
-    return _Parts(network.to(device).eval(), basis.to(device))
+    return _OnDevice(network.to(device).eval(), basis.to(device))

@@ -21,7 +21,7 @@ JUDGED_AT = 1800.0  # resolving power of the figures that are reported
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutModels:
     """Models for judging, as pixels at `JUDGED_AT`: x (N, L), flux (N, P), change (N, L, P)."""
 
     x: Tensor
@@ -30,7 +30,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Figures:
+class JudgedErrors:
     """Errors on held-out models at R = 1800: rms of the flux (N,), relative L2 error of the derivatives (N, L)."""
 
     flux_rms: Array
@@ -61,8 +61,8 @@ def seen(spectra: Tensor, native: NativeGrid) -> Tensor:
 
 @torch.no_grad()
 def judge(
-    network: torch.nn.Module, basis: PatchBasis, native: NativeGrid, held_out: HeldOut, names: tuple[str, ...]
-) -> Figures:
+    network: torch.nn.Module, basis: PatchBasis, native: NativeGrid, held_out: HeldOutModels, names: tuple[str, ...]
+) -> JudgedErrors:
     """Errors of a network on held-out models at R = 1800 over 3800-9000 Å."""
     device = basis.mean.device
     flux = seen(basis.decode(network(held_out.x.to(device))).cpu(), native)
@@ -74,4 +74,4 @@ def judge(
         change = seen(basis.decode_change(change).cpu(), native)
         size = held_out.change[i].norm(dim=1).clamp(min=1e-12)
         errors[i] = (change - held_out.change[i]).norm(dim=1) / size
-    return Figures(rms.double().numpy(), errors.double().numpy(), names)
+    return JudgedErrors(rms.double().numpy(), errors.double().numpy(), names)

@@ -38,7 +38,7 @@ from phdlspec import __version__
 from phdlspec.emulator import trust
 from phdlspec.emulator.checkpoint import Checkpoint, save_checkpoint
 from phdlspec.emulator.emulator import choose_device
-from phdlspec.emulator.judging import Figures, HeldOut, judge
+from phdlspec.emulator.judging import HeldOutModels, JudgedErrors, judge
 from phdlspec.emulator.model_error import MEASURED_AT, ModelError
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.emulator.training_data import encode, hold_out
@@ -188,11 +188,11 @@ class Trainer:
         return self.settings.learning_rate * warm * decay
 
     @torch.no_grad()
-    def evaluate(self, held_out: HeldOut | None = None) -> Figures:
+    def evaluate(self, held_out: HeldOutModels | None = None) -> JudgedErrors:
         """Errors of the present weights on held-out models (the validation part by default)."""
         return judge(self.network, self.basis, self.native, held_out or self.validation, self.label_set.names)
 
-    def train(self, out: str | Path, progress: bool = True) -> Figures:
+    def train(self, out: str | Path, progress: bool = True) -> JudgedErrors:
         """Train and write the checkpoint `out`; continues from `out.training` where a run was stopped."""
         settings, out = self.settings, Path(out)
         state_path = out.with_name(out.name + ".training")
@@ -266,7 +266,7 @@ class Trainer:
 
     # --- files -------------------------------------------------------------------------------------------------
 
-    def write(self, out: str | Path, figures: Figures, steps: int) -> None:
+    def write(self, out: str | Path, figures: JudgedErrors, steps: int) -> None:
         """Write the checkpoint with the present weights."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {"basis.mean": self.basis.mean, "basis.vectors": self.basis.vectors}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phdlspec.emulator.basis import FLUX_WEIGHT, PatchBasis, fit_basis
 from phdlspec.emulator.checkpoint import Checkpoint
-from phdlspec.emulator.judging import HeldOut, seen
+from phdlspec.emulator.judging import HeldOutModels, seen
 from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.gridfile import Grid
 from phdlspec.labels import LabelSet
@@ -89,9 +89,9 @@ def encode(
     return basis, EncodedModels(scaled_labels(grid.label_set, grid.labels[rows]), fluxes, changes, in_model)
 
 
-def hold_out(grid: Grid, rows: Index, native: NativeGrid) -> HeldOut:
+def hold_out(grid: Grid, rows: Index, native: NativeGrid) -> HeldOutModels:
     """These rows of a grid, for judging."""
     half = _half_range(grid.label_set)
     flux = torch.stack([seen(torch.as_tensor(grid.flux(int(i))), native) for i in rows])
     change = torch.stack([seen(torch.as_tensor(grid.jacobian(int(i)) * half), native) for i in rows])
-    return HeldOut(scaled_labels(grid.label_set, grid.labels[rows]), flux, change)
+    return HeldOutModels(scaled_labels(grid.label_set, grid.labels[rows]), flux, change)

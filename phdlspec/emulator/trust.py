@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phdlspec.emulator.judging import Figures
+from phdlspec.emulator.judging import JudgedErrors
 from phdlspec.labels import LabelSet, Role
 
 FLUX_LIMIT = 5e-3  # of the continuum, median of the models' rms at R = 1800
@@ -27,7 +27,7 @@ Range = dict[str, list[float]]
 
 
 def distrust(validation: Mapping[str, Any]) -> str:
-    """Why a checkpoint with these errors (`Figures.summary`) is not to be trusted at all; empty where it is."""
+    """Why a checkpoint with these errors (`JudgedErrors.summary`) is not to be trusted at all; empty where it is."""
     flux, errors = float(validation["flux_rms_median"]), validation["derivative_error_median"]
     wrong = [name for name in _MAIN if not float(errors[name]) <= DERIVATIVE_LIMIT]
     if wrong:
@@ -50,7 +50,7 @@ def untrusted_labels(validation: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, error in errors.items() if not float(error) <= LABEL_LIMIT)
 
 
-def trusted_range(stars: NDArray[np.float64], figures: Figures) -> Range:
+def trusted_range(stars: NDArray[np.float64], figures: JudgedErrors) -> Range:
     """The ranges of TEFF and LOGG in which the emulator is good, from the held-out models with these two (N, 2).
 
     Along each axis, the models are taken in overlapping groups of neighbours; the range is the longest run of groups

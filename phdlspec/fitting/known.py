@@ -35,7 +35,7 @@ EXTINCTION_ERROR = (0.03, 0.2)  # mag, and share of A_V, where it comes without 
 NAMES = tuple(label.name for label in LABELS)
 _PHOTOMETRY = ("PARALLAX", *BANDS, "AV")
 
-Given = float | tuple[float, float]  # a value that holds exactly, or with its error
+GivenValue = float | tuple[float, float]  # a value that holds exactly, or with its error
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class KnownStar:
         return KnownStar(fixed, gaussian, other.logg or self.logg, (*self.unused, *other.unused))
 
     @classmethod
-    def of(cls, given: Mapping[str, Given], labels: LabelSet | None = None) -> KnownStar:
+    def of(cls, given: Mapping[str, GivenValue], labels: LabelSet | None = None) -> KnownStar:
         """From names and what is given of them: labels, PARALLAX (mas), magnitudes G, BP, RP, KS and AV.
 
         A number fixes a label, a pair of numbers is value and error. Raises `UserError` for unknown names, values
@@ -92,7 +92,7 @@ class KnownStar:
         return cls(fixed, gaussian, logg, unused)
 
 
-def _pair(name: str, told: Given) -> tuple[float, float]:
+def _pair(name: str, told: GivenValue) -> tuple[float, float]:
     try:
         value, error = told if isinstance(told, tuple) else (told, 0.0)
         return float(value), float(error)

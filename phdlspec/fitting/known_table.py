@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from phdlspec.bolometric import BANDS
 from phdlspec.errors import UserError
-from phdlspec.fitting.known import NAMES, Given, KnownStar
+from phdlspec.fitting.known import NAMES, GivenValue, KnownStar
 from phdlspec.spectrum import Spectrum, stem_of
 from phdlspec.tables import find_column, number_column, read_any_table, text_column
 
@@ -114,7 +114,7 @@ def _values(table: Table, name: str, column: str, path: str) -> tuple[NDArray[np
 
 def _star(given: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]], row: int) -> KnownStar:
     star = KnownStar()
-    photometry: dict[str, Given] = {}
+    photometry: dict[str, GivenValue] = {}
     for name, (values, errors) in given.items():
         if not np.isfinite(values[row]):
             continue

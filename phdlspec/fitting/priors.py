@@ -23,14 +23,14 @@ from phdlspec.errors import UserError
 from phdlspec.fitting.coordinates import Coordinates
 from phdlspec.labels import STRUCTURE, LabelSet, Role, typical_vmic
 
-Residuals = Callable[[LabelSet, Tensor], Tensor]
+PriorResiduals = Callable[[LabelSet, Tensor], Tensor]
 
 
 class StatedPrior(Protocol):
     """What a fit asks of a prior: `Prior` is one, and what is known of single stars (`phdlspec.fitting.known`)."""
 
     @property
-    def residuals(self) -> Residuals:
+    def residuals(self) -> PriorResiduals:
         """Standardised residuals (S, ..., R) of labels (S, ..., L)."""
 
     def select(self, index: Tensor) -> StatedPrior:
@@ -43,7 +43,7 @@ class Prior:
 
     name: str
     description: str
-    residuals: Residuals
+    residuals: PriorResiduals
 
     def select(self, index: Tensor) -> Prior:
         """The prior of some stars: the same for all."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from phdlspec.emulator.bridge import DEFAULT
 from phdlspec.errors import UserError
-from phdlspec.fitting.known import Given, KnownStar
+from phdlspec.fitting.known import GivenValue, KnownStar
 from phdlspec.fitting.priors import select_priors
 from phdlspec.masks import DEFAULT_INTERVALS, MaskInterval, intervals_of
 
@@ -49,7 +49,7 @@ class FitSettings:
     robust: bool = True
     refine: bool = False
     max_steps: int = 4000
-    known: Mapping[str, Given] = field(default_factory=dict)
+    known: Mapping[str, GivenValue] = field(default_factory=dict)
     known_table: str | None = None
     bridge: str = DEFAULT
 

@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Alone:
+class SpectrumAlone:
     """Of one star: what was given, and value and err (D,) of the spectrum alone; crlb (D,) at the fitted labels."""
 
     names: tuple[str, ...]
@@ -68,13 +68,13 @@ def spectrum_alone(
     coordinates: Coordinates,
     priors: tuple[StatedPrior, ...],
     wave: Tensor | None = None,
-) -> list[Alone | None]:
+) -> list[SpectrumAlone | None]:
     """For each star of which something was given: the optimum without it.
 
     problem, best : of the fit with what was given; coordinates, priors : as they are without; wave : (P,) pixels, if
     errors shall be widened where windows of the spectrum disagree.
     """
-    found: list[Alone | None] = [None] * len(stars)
+    found: list[SpectrumAlone | None] = [None] * len(stars)
     which = [s for s, star in enumerate(stars) if star]
     if not which:
         return found
@@ -87,7 +87,7 @@ def spectrum_alone(
     # At the same place as those with what was given, so that the two tell what it brought.
     crlb = cramer_rao(best.expansion.select(index), free.coordinates).cpu().numpy()
     for i, s in enumerate(which):
-        found[s] = Alone(coordinates.names, stars[s], value[i], err[i], crlb[i])
+        found[s] = SpectrumAlone(coordinates.names, stars[s], value[i], err[i], crlb[i])
     return found
 
 

@@ -26,7 +26,7 @@ from phdlspec.fitting.problem import Problem
 from phdlspec.fitting.random import StarRandom
 from phdlspec.fitting.refine import Refined
 from phdlspec.fitting.result import Fitted, ModelSpectrum
-from phdlspec.fitting.spectrum_alone import Alone
+from phdlspec.fitting.spectrum_alone import SpectrumAlone
 from phdlspec.flags import LabelFlag, StarFlag
 from phdlspec.labels import STRUCTURE, Role
 from phdlspec.radial_velocity import Velocities, air_wavelengths_suspected
@@ -63,7 +63,7 @@ class FittedStars:
     arms: ArmShift
     second: DoubleLines
     refined: list[Refined | None]
-    alone: list[Alone | None]
+    alone: list[SpectrumAlone | None]
     seconds: dict[str, float]
 
     @property

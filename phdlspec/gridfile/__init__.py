@@ -9,7 +9,7 @@ from phdlspec.gridfile.layout import (
     VERSION,
     WAVE_MAX,
     WAVE_MIN,
-    Form,
+    SpectrumForm,
 )
 
-__all__ = ["CONTINUUM_WAVE", "FORMAT", "FORMS", "SPLITS", "VERSION", "WAVE_MAX", "WAVE_MIN", "Form", "Grid"]
+__all__ = ["CONTINUUM_WAVE", "FORMAT", "FORMS", "SPLITS", "VERSION", "WAVE_MAX", "WAVE_MIN", "SpectrumForm", "Grid"]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from phdlspec.errors import UserError, first_line
 from phdlspec.foreign import is_there
 from phdlspec.gridfile.layout import FORMAT, SPLITS, VERSION, check_layout
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.hdf5_check import check_hdf5
 from phdlspec.labels import LabelSet
 
@@ -32,13 +32,13 @@ class Grid:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._file: h5py.File | None = None
-        self._parts: Parts | None = None
+        self._parts: GridParts | None = None
         if not is_there(self.path) and self.path.is_dir():
             raise UserError(f"{self.path}: a folder, expected the HDF5 file of a grid")
         if self.path.is_file():
             self._open_file()
-        elif Parts(self.path).exists():
-            self._open_parts(Parts(self.path))
+        elif GridParts(self.path).exists():
+            self._open_parts(GridParts(self.path))
         else:
             raise UserError(f"{self.path}: there is no such grid; `phdlspec grid build --out` makes one")
 
@@ -78,7 +78,7 @@ class Grid:
             self.close()
             raise
 
-    def _open_parts(self, parts: Parts) -> None:
+    def _open_parts(self, parts: GridParts) -> None:
         self._parts = parts
         manifest = parts.manifest()
         self.attrs = dict(manifest["attrs"])
@@ -183,7 +183,7 @@ class Grid:
         return {"labels": self.labels[i], **{name: self._read(name, i) for name in names}}
 
     def manifest(self) -> dict[str, Any]:
-        """What `Parts.write_manifest` needs to make a grid of the same kind."""
+        """What `GridParts.write_manifest` needs to make a grid of the same kind."""
         return {
             "attrs": self.attrs,
             "wave": self.wave.tolist(),

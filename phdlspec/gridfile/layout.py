@@ -49,7 +49,7 @@ _MOST_CHUNK = 1 << 28  # bytes that are unpacked at once
 
 
 @dataclass(frozen=True)
-class Form:
+class SpectrumForm:
     """Resolution and sampling at which spectra are stored."""
 
     name: str
@@ -63,9 +63,9 @@ class Form:
         return np.asarray(WAVE_MIN * np.exp(self.dlnlam * np.arange(steps + 1)))
 
 
-FORMS: dict[str, Form] = {
-    "full": Form("full", 12_000.0, 1 / 30_000),
-    "survey": Form("survey", 3_500.0, 1 / 8_750),
+FORMS: dict[str, SpectrumForm] = {
+    "full": SpectrumForm("full", 12_000.0, 1 / 30_000),
+    "survey": SpectrumForm("survey", 3_500.0, 1 / 8_750),
 }
 
 

@@ -41,7 +41,7 @@ def quantise(jacobian: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.float32
     return np.clip(np.rint(jacobian / divisor), -_QUANTA, _QUANTA).astype(np.int16), scale
 
 
-class Parts:
+class GridParts:
     """The folder of finished rows beside a grid that is being made.
 
     job : what `job` was in another process, so that a worker need not read the manifest.

@@ -84,14 +84,14 @@ class Blocks:
         return values.new_zeros(stars, self.pixels + 1).scatter(1, flat, values)[:, :-1]
 
 
-def windows(patches: Tensor, reach: int) -> Tensor:
-    """Patches (Q, ..., W) with `reach` pixels of their neighbours on either side: (Q, ..., W + 2 reach)."""
+def windows(patches: Tensor, overlap: int) -> Tensor:
+    """Patches (Q, ..., W) with `overlap` pixels of their neighbours on either side: (Q, ..., W + 2 overlap)."""
     count, width = len(patches), patches.shape[-1]
-    steps = -(-reach // width)
+    steps = -(-overlap // width)
     padded = pad(patches, (0, 0) * (patches.ndim - 1) + (steps, steps))
     parts = []
     for step in range(-steps, steps + 1):
-        low = max(width * step, -reach) - width * step
-        high = min(width * (step + 1), width + reach) - width * step
+        low = max(width * step, -overlap) - width * step
+        high = min(width * (step + 1), width + overlap) - width * step
         parts.append(padded[steps + step : steps + step + count, ..., low:high])
     return torch.cat(parts, dim=-1)

@@ -45,13 +45,13 @@ class Instrument:
     blocks : of the S stars
     variance : (Q, S, N) of the instrument's Gaussian, native pixels squared, at the stated resolving power
     half : taps on either side of a kernel, for the lowest resolving power and the fastest rotation
-    reach : native pixels of a neighbour that a patch's pixels may see, kernels and changes of velocity together
+    overlap : native pixels of a neighbour that a patch's pixels may see, kernels and changes of velocity together
     """
 
     blocks: Blocks
     variance: Tensor
     half: int
-    reach: int
+    overlap: int
 
     @classmethod
     def of(
@@ -85,11 +85,11 @@ class Instrument:
         change = torch.log1p(rv0 / SPEED_OF_LIGHT_KM_S) - torch.log1p(rv / SPEED_OF_LIGHT_KM_S)
         return change / self.blocks.grid.dlnlam
 
-    def taps(self, shift: Tensor, half: int, reach: int) -> tuple[Tensor, Tensor]:
+    def taps(self, shift: Tensor, half: int, overlap: int) -> tuple[Tensor, Tensor]:
         """The native pixels under each kernel, for shifts (S,): the first one's place (Q, S, N) in the patch's window,
         and the distances (Q, S, N, T) of the pixel from all."""
-        place = self.blocks.place + shift[:, None] + reach
-        size = self.blocks.width + 2 * reach
+        place = self.blocks.place + shift[:, None] + overlap
+        size = self.blocks.width + 2 * overlap
         first = (torch.round(place).long() - half).clamp(0, size - (2 * half + 1))
         offset = (place - first).to(self.variance.dtype)[..., None]
         return first, offset - torch.arange(2 * half + 1, dtype=offset.dtype, device=offset.device)
@@ -103,8 +103,8 @@ class Instrument:
         km/s) and the logarithm of the resolving power.
         """
         dtype = patches.dtype
-        wide = windows(patches, self.reach)
-        first, distance = self.taps(self.shift(seen.rv, self.blocks.rv), self.half, self.reach)
+        wide = windows(patches, self.overlap)
+        first, distance = self.taps(self.shift(seen.rv, self.blocks.rv), self.half, self.overlap)
         instrument = self.variance * (seen.scale**-2).to(dtype)[:, None]
         variance = instrument - self.native_variance + self.rotation_variance(seen.vbroad).to(dtype)[:, None]
         weight = _normalised(torch.exp(distance**2 * (-0.5 / variance)[..., None]), self.blocks.filled)
@@ -143,10 +143,10 @@ class Nearby:
     ----------
     instrument : of the S stars
     rv, inverse, rotation : (S,) float64 middles of velocity, scale^-2 and variance of the rotation
-    kernel : (Q, S, 5 N, W + 2 reach) operators of the kernel's value, of its first and second change with t, of its
+    kernel : (Q, S, 5 N, W + 2 overlap) operators of the kernel's value, of its first and second change with t, of its
         change with place and of that with place and t, where t is -1 to 1 over the range of variances
     by_inverse, by_rotation : (Q, S, N) change of t with scale^-2 and with the variance of rotation
-    reach : native pixels of a neighbour that a patch's pixels see
+    overlap : native pixels of a neighbour that a patch's pixels see
     """
 
     instrument: Instrument
@@ -156,7 +156,7 @@ class Nearby:
     kernel: Tensor
     by_inverse: Tensor
     by_rotation: Tensor
-    reach: int
+    overlap: int
 
     @classmethod
     def of(cls, instrument: Instrument, range_of: Dispersion) -> Nearby:
@@ -172,15 +172,15 @@ class Nearby:
         nodes = [(centre + sign * NODE * spread).to(spread.dtype) for sign in (0.0, 1.0, -1.0)]
         shift = instrument.shift(rv, instrument.blocks.rv)
         half = math.ceil(TRUNCATION_SIGMA * math.sqrt(float((centre + spread).max())))
-        reach = half + 1 + math.ceil(float(shift.abs().max()))
-        first, distance = instrument.taps(shift, half, reach)
+        overlap = half + 1 + math.ceil(float(shift.abs().max()))
+        first, distance = instrument.taps(shift, half, overlap)
         kernels = _polynomial(distance, [v.clamp(min=_LEAST_VARIANCE) for v in nodes], instrument.blocks.filled)
         under = first[..., None] + torch.arange(distance.shape[-1], device=first.device)
-        size = instrument.blocks.width + 2 * reach
+        size = instrument.blocks.width + 2 * overlap
         dense = kernels.new_zeros(*first.shape[:2], 5, first.shape[2], size)
         dense.scatter_(-1, under[:, :, None].expand_as(kernels), kernels)
         by_inverse, by_rotation = instrument.variance / spread, 1.0 / spread
-        return cls(instrument, rv, inverse, rotation, dense.flatten(2, 3), by_inverse, by_rotation, reach)
+        return cls(instrument, rv, inverse, rotation, dense.flatten(2, 3), by_inverse, by_rotation, overlap)
 
     def select(self, index: Tensor) -> Nearby:
         """The operators of some stars."""
@@ -193,7 +193,7 @@ class Nearby:
     def observe(self, patches: Tensor, seen: Dispersion) -> Tensor:
         """Models (Q, S, m, W) at the pixels: (Q, S, m, N). Differentiable in models and dispersions (S, m)."""
         dtype = patches.dtype
-        parts = windows(patches, self.reach) @ self.kernel.mT
+        parts = windows(patches, self.overlap) @ self.kernel.mT
         value, first, second, by_place, mixed = parts.reshape(*parts.shape[:-1], 5, -1).unbind(-2)
         shift = self.instrument.shift(seen.rv, self.rv[:, None])
         inverse = (seen.scale**-2 - self.inverse[:, None]).to(dtype)[..., None]

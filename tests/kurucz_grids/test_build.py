@@ -14,7 +14,7 @@ from kurucz_grids.build import build
 from kurucz_grids.sampling import sample_labels
 from phdlspec.errors import UserError
 from phdlspec.gridfile import Grid
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from tests.kurucz_grids.fakes import FakeFactory
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,7 @@ def test_what_cannot_be_built_is_told_before_anything_is_made(tmp_path, change, 
 def test_rows_without_a_manifest_never_get_into_another_grid(tmp_path):
     path = tmp_path / "grid.h5"
     _build(path, 3, FakeFactory())
-    parts = Parts(path)
+    parts = GridParts(path)
     parts.folder.mkdir()
     rows = parts.row_path(1), parts.row_path(3)
     for row in rows:  # what a removal that was killed leaves
@@ -160,12 +160,12 @@ def test_rows_without_a_manifest_never_get_into_another_grid(tmp_path):
 
 def test_what_others_put_beside_the_rows_stays(tmp_path):
     path = tmp_path / "grid.h5"
-    notes = Parts(path).folder / "notes" / "thesis.tex"
+    notes = GridParts(path).folder / "notes" / "thesis.tex"
     notes.parent.mkdir(parents=True)
     notes.write_text("chapter one")
     _build(path, 2, FakeFactory())
     assert path.is_file()
-    assert [p.name for p in Parts(path).folder.iterdir()] == ["notes"]
+    assert [p.name for p in GridParts(path).folder.iterdir()] == ["notes"]
     assert notes.read_text() == "chapter one"
 
 
@@ -223,7 +223,7 @@ def test_kills_of_all_processes_at_random_moments_lose_and_double_nothing(tmp_pa
     kills = int(os.environ.get("PHDLSPEC_TEST_KILLS", "2"))
     n = 60
     chance = random.Random(7)
-    parts = Parts(tmp_path / "grid.h5")
+    parts = GridParts(tmp_path / "grid.h5")
     progress = []
     for _ in range(kills):
         process = _start(tmp_path, n, 0.2)
@@ -256,7 +256,7 @@ def _group_lives(group):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_the_rows_and_no_processes(tmp_path, number):
     process = _start(tmp_path, 40, 0.3)
-    parts = Parts(tmp_path / "grid.h5")
+    parts = GridParts(tmp_path / "grid.h5")
     patience = time.monotonic() + 600
     while not (parts.exists() and parts.rows()):
         assert time.monotonic() < patience

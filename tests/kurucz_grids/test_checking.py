@@ -78,12 +78,12 @@ def make(spoil=None, relabel=None, derivatives=True, labels=None, profiles=PROFI
 
 
 def _levels(grid, **options):
-    return {finding.check: finding for finding in check_grid(grid, **options)}
+    return {result.check: result for result in check_grid(grid, **options)}
 
 
 def test_a_sound_grid():
     found = _levels(make())
-    wrong = {name: finding for name, finding in found.items() if finding.level != "ok"}
+    wrong = {name: result for name, result in found.items() if result.level != "ok"}
     assert set(wrong) == {"holes"}  # 120 models do not fill 378 cells
     assert _levels(make(), contains=lambda *_: False)["holes"].level == "ok"
 

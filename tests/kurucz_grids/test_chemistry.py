@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kurucz_grids.chemistry import BOLTZMANN, Chemistry, Composition
+from kurucz_grids.chemistry import BOLTZMANN, Chemistry, SpeciesFormula
 from kurucz_grids.hydrogen import hydrogen_lines
 from phdlspec.solar import SOLAR_ABUNDANCES
 from tests.kurucz_grids.test_synthesis import grey_atmosphere
@@ -25,17 +25,17 @@ def solve(chemistry: Chemistry, **changes: float):
 
 
 def test_compositions():
-    assert Composition.of("TiO") == Composition((("Ti", 1), ("O", 1)), 0)
-    assert Composition.of("H2O") == Composition((("H", 2), ("O", 1)), 0)
-    assert Composition.of("Fe+").charge == 1
-    assert Composition.of("H-").charge == -1
+    assert SpeciesFormula.of("TiO") == SpeciesFormula((("Ti", 1), ("O", 1)), 0)
+    assert SpeciesFormula.of("H2O") == SpeciesFormula((("H", 2), ("O", 1)), 0)
+    assert SpeciesFormula.of("Fe+").charge == 1
+    assert SpeciesFormula.of("H-").charge == -1
 
 
 def test_pressure_charge_and_nuclei_are_conserved(chemistry):
     state = solve(chemistry)
     total = sum(state.number.values()) + state.electron_density
     np.testing.assert_allclose(total * BOLTZMANN * state.temperature / state.gas_pressure, 1.0, rtol=1e-2)
-    charge = sum(Composition.of(name).charge * n for name, n in state.number.items())
+    charge = sum(SpeciesFormula.of(name).charge * n for name, n in state.number.items())
     np.testing.assert_allclose(charge / state.electron_density, 1.0, rtol=0.05)
 
 
@@ -43,7 +43,7 @@ def test_sulphur_is_not_silicon(chemistry):
     state = solve(chemistry)
     hydrogen = state.number["H"] + 2 * state.number["H2"] + state.number["H+"]
     for element in ("S", "Si"):
-        nuclei = sum(dict(Composition.of(name).atoms).get(element, 0) * n for name, n in state.number.items())
+        nuclei = sum(dict(SpeciesFormula.of(name).atoms).get(element, 0) * n for name, n in state.number.items())
         np.testing.assert_allclose(np.log10(nuclei / hydrogen) + 12, SOLAR_ABUNDANCES[element], atol=0.02)
 
 

@@ -11,7 +11,7 @@ from kurucz_grids.grid_writer import collect, grid_attributes, make_manifest
 from phdlspec.errors import UserError
 from phdlspec.files import DiskFullError
 from phdlspec.gridfile import FORMS, Grid
-from phdlspec.gridfile.parts import Parts, quantise
+from phdlspec.gridfile.parts import GridParts, quantise
 from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import log_grid
 
@@ -32,7 +32,7 @@ def _row(i, size=SIZE):
 
 def _begin(path, n, has_jacobian=True, wave=WAVE, form="survey"):
     # As a build that goes on does, with the attributes that are there: they tell when it began.
-    parts = Parts(path)
+    parts = GridParts(path)
     begun = parts.manifest()["attrs"] if parts.exists() else None
     attrs = begun or grid_attributes(FORMS[form], {"line_list_checksum": "abc"}, seed=1)
     labels = np.array([_row(i)[0] for i in range(n)])
@@ -170,7 +170,7 @@ def test_a_damaged_row_is_computed_again(tmp_path):
 
 
 def test_one_build_at_a_time(tmp_path):
-    parts = Parts(tmp_path / "grid.h5")
+    parts = GridParts(tmp_path / "grid.h5")
     with parts.lock(), pytest.raises(UserError, match="another run is making it"), parts.lock():
         pass
 
@@ -180,10 +180,10 @@ import resource, sys
 from tests.kurucz_grids.test_grid import _write
 from kurucz_grids.grid_writer import collect
 from phdlspec.files import DiskFullError
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
-    _write(Parts(sys.argv[1]), 2, size=20000) if sys.argv[2] == "row" else collect(sys.argv[1])
+    _write(GridParts(sys.argv[1]), 2, size=20000) if sys.argv[2] == "row" else collect(sys.argv[1])
 except DiskFullError as error:
     print(error)
     sys.exit(7)
@@ -226,7 +226,7 @@ def test_labels_that_were_changed_are_refused_also_of_rows_not_yet_made(tmp_path
     labels[row, 5] += 0.1
     np.save(parts.folder / "labels.npy", labels)
     with pytest.raises(UserError, match="no whole table"):
-        Parts(tmp_path / "g.h5").whole_rows()
+        GridParts(tmp_path / "g.h5").whole_rows()
 
 
 def test_a_longer_table_is_the_same_job(tmp_path):

@@ -6,7 +6,7 @@ from kurucz_grids import importing
 from kurucz_grids.importing import import_grid
 from phdlspec.errors import UserError
 from phdlspec.gridfile import Grid
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.labels import GRID_LABELS
 from phdlspec.wavelength import log_grid, vacuum_to_air
 
@@ -254,7 +254,7 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch):
     assert len(seen) == 3  # the first row was kept
     with Grid(out) as grid:
         assert grid.n_done == 2
-    assert not Parts(out).exists()
+    assert not GridParts(out).exists()
 
 
 def test_an_existing_grid_is_not_overwritten(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from kurucz_grids.line_calibration import Calibration, Linearised, ReferenceStar, projection
+from kurucz_grids.line_calibration import CalibrationStar, Linearised, LineDataFit, projection
 
 FINE = 5000.0 * np.exp(np.arange(6000) / 150_000)
 PIXELS = 5000.0 * np.exp(np.arange(200, 5800, 2) / 150_000)
@@ -32,15 +32,15 @@ def test_planted_changes_of_lines_are_found():
     planted = np.zeros(20)
     planted[[3, 11]] = 0.4, -0.3
     flux = 7.0 * (base + by_gf.T @ planted)
-    star = ReferenceStar(
+    star = CalibrationStar(
         "toy", PIXELS, flux, np.full(len(PIXELS), 0.005), np.full(len(PIXELS), 0.12), 0.0,
         np.zeros(32), np.full(32, 0.1), 60.0,
     )  # fmt: skip
     model = Linearised(base, np.ones(len(PIXELS)), np.zeros((len(PIXELS), 32)), by_gf, nothing)
-    calibration = Calibration(np.full(20, 0.8), np.full(20, 0.2))
+    calibration = LineDataFit(np.full(20, 0.8), np.full(20, 0.2))
     solution = calibration.solve([star], [model], np.zeros(20), np.zeros(20))
     assert solution.gf == pytest.approx(planted, abs=0.02)
     assert np.nanstd(solution.residuals[0]) < 1e-3
     # What was changed already is pulled back to the prior, not to the start.
-    tight = Calibration(np.full(20, 1e-4), np.full(20, 0.2))
+    tight = LineDataFit(np.full(20, 1e-4), np.full(20, 0.2))
     assert tight.solve([star], [model], planted, np.zeros(20)).gf == pytest.approx(-planted, abs=0.02)

@@ -13,7 +13,7 @@ from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.atmospheres import Atmosphere
 from kurucz_grids.direct_synthesis import synthesize
 from kurucz_grids.linelists import LineList
-from kurucz_grids.synthesis import Settings, Synthesizer
+from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.errors import UserError
 from phdlspec.labels import GRID_LABELS
 from phdlspec.solar import SOLAR_ABUNDANCES
@@ -59,7 +59,7 @@ def small_grid() -> AtmosphereGrid:
 
 @pytest.fixture(scope="module")
 def synthesizer(lines) -> Synthesizer:
-    settings = Settings(wave_min=5150.0, wave_max=5158.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
+    settings = SynthesisSettings(wave_min=5150.0, wave_max=5158.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
     return Synthesizer(None, lines, settings)
 
 
@@ -128,7 +128,7 @@ def test_electrons_of_an_element_broaden_the_wings_of_another():
     columns = {"wave_vacuum": 3934.8 * one, "elow_ev": 0 * one, "loggf": 0.1 * one, "gamma_rad": 1.5e8 * one}
     widths = {"gamma_stark": 1e-4 * one, "gamma_vdw": 1e-8 * one, "vdw_exponent": 0.38 * one}
     line = LineList.from_columns(np.array(["Ca+"]), **columns, **widths, isotope_fraction=one)
-    synthesizer = Synthesizer(None, line, Settings(wave_min=3925.0, wave_max=3933.0, compiled=False))
+    synthesizer = Synthesizer(None, line, SynthesisSettings(wave_min=3925.0, wave_max=3933.0, compiled=False))
     atmosphere, step = grey_atmosphere(5800.0), 0.05
     spectrum = synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, dict(SOLAR_ABUNDANCES), 1.5))
     low, high = (
@@ -147,7 +147,7 @@ def test_electrons_of_an_element_broaden_the_wings_of_another():
 @pytest.mark.parametrize(("label", "step"), [("TEFF", 10.0), ("LOGG", 0.02), ("FE_H", 0.02)])
 def test_derivative_along_the_atmosphere_is_the_finite_difference(lines, label, step):
     # Hbeta, whose wings are the hardest, and the lines around 5155 Å.
-    settings = Settings(wave_min=4850.0, wave_max=5160.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
+    settings = SynthesisSettings(wave_min=4850.0, wave_max=5160.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
     synthesizer = Synthesizer(small_grid(), lines, settings)
     star = {"TEFF": 5100.0, "LOGG": 3.7, "VMIC": 1.5, "FE_H": -0.1}
     spectrum = synthesizer.synthesize(star)
@@ -163,7 +163,7 @@ def test_derivative_along_the_atmosphere_is_the_finite_difference(lines, label, 
 
 @pytest.mark.parametrize(("label", "step"), [("MG_FE", 0.05), ("SI_FE", 0.05)])
 def test_an_electron_donor_acts_through_the_structure(lines, label, step):
-    settings = Settings(wave_min=5150.0, wave_max=5158.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
+    settings = SynthesisSettings(wave_min=5150.0, wave_max=5158.0, compiled=False, line_cut=1e-6, window_cut=1e-5)
     synthesizer = Synthesizer(small_grid(), lines, settings)
     star = {"TEFF": 5100.0, "LOGG": 3.7, "VMIC": 1.5, "FE_H": -0.1}
     model = synthesizer.prepare(star)
@@ -186,7 +186,7 @@ def test_an_abundance_acts_through_its_own_lines(spectrum):
 
 def test_compiled_kernels_give_the_same_numbers(lines, spectrum):
     compiled = Synthesizer(
-        None, lines, Settings(wave_min=5150.0, wave_max=5158.0, line_cut=1e-6, window_cut=1e-5, compiled=True)
+        None, lines, SynthesisSettings(wave_min=5150.0, wave_max=5158.0, line_cut=1e-6, window_cut=1e-5, compiled=True)
     )
     again = compiled.solve(compiled.prepare_atmosphere(grey_atmosphere(), dict(SOLAR_ABUNDANCES), 1.5))
     assert torch.allclose(again.flux, spectrum.flux, atol=2e-6)
@@ -194,7 +194,7 @@ def test_compiled_kernels_give_the_same_numbers(lines, spectrum):
 
 
 def test_one_spectrum_with_its_derivatives_in_one_call(lines, tmp_path):
-    settings = Settings(wave_min=5150.0, wave_max=5158.0, compiled=False)
+    settings = SynthesisSettings(wave_min=5150.0, wave_max=5158.0, compiled=False)
     star = {"TEFF": 5000.0, "LOGG": 3.4, "FE_H": 0.0, "MG_FE": 0.1}
     wave, flux, jacobian = synthesize(star, atmospheres=small_grid(), line_list=lines, settings=settings)
     expected = Synthesizer(small_grid(), lines, settings).synthesize(star)

@@ -12,7 +12,7 @@ from phdlspec.pages import (
     Heading,
     Listing,
     MadeByLibrary,
-    Rows,
+    PageTable,
     new_figure,
     page,
     picture,
@@ -24,8 +24,9 @@ from phdlspec.pages import (
 EVIL = "<script>alert('x')</script>"
 BLOCKS = {
     "heading": Heading(EVIL), "text": text("before", EVIL), "strong": text("words", strong=EVIL),
-    "cell": Rows(("name",), [(EVIL,)]), "head": Rows((EVIL,), []), "listing": Listing([EVIL]), "code": Code(EVIL),
-    "summary": Details(EVIL, []), "inside": Details("more", [text(EVIL)]), "table": rows_of(Table({EVIL: [EVIL]})),
+    "cell": PageTable(("name",), [(EVIL,)]), "head": PageTable((EVIL,), []), "listing": Listing([EVIL]),
+    "code": Code(EVIL), "summary": Details(EVIL, []), "inside": Details("more", [text(EVIL)]),
+    "table": rows_of(Table({EVIL: [EVIL]})),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from kurucz_grids.grid_writer import collect, grid_attributes, make_manifest
 from phdlspec.emulator.training import Trainer
 from phdlspec.emulator.training_settings import TrainingSettings
 from phdlspec.gridfile import FORMS, Grid
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from phdlspec.labels import GRID_LABELS
 
 WAVE = FORMS["survey"].wave
@@ -71,7 +71,7 @@ def write_grid(path: Path, n: int = 60) -> Grid:
     labels[:, GRID_LABELS.index("FE_H")] = random.uniform(-1.0, 0.5, n)
     split = np.zeros(n, dtype=np.uint8)
     split[n - 16 : n - 8], split[n - 8 :] = 1, 2
-    parts = Parts(path)
+    parts = GridParts(path)
     parts.folder.mkdir(parents=True)
     attrs = grid_attributes(FORMS["survey"], {"line_list_checksum": "toy", "atmospheres_checksum": "toy"}, 3)
     manifest = make_manifest(attrs, WAVE)

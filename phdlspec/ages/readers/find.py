@@ -10,13 +10,13 @@ import numpy as np
 
 from phdlspec.ages.isochrones import Isochrones, build
 from phdlspec.ages.readers import lachesis, mist, parsec, yrec
-from phdlspec.ages.rows import Rows, join
+from phdlspec.ages.rows import IsochronePoints, join
 from phdlspec.ages.settling import with_settling
 from phdlspec.errors import UserError
 from phdlspec.foreign import check_file, one_sentence
 
 NAMES: tuple[str, ...] = tuple(lachesis.FACTS)
-_BY_HEAD: tuple[tuple[Callable[[str], bool], Callable[[Path], Rows]], ...] = (
+_BY_HEAD: tuple[tuple[Callable[[str], bool], Callable[[Path], IsochronePoints]], ...] = (
     (mist.is_mist, mist.read_mist), (parsec.is_parsec, parsec.read_parsec), (yrec.is_yrec, yrec.read_yrec),
 )  # fmt: skip
 _HEAD = 8192
@@ -57,7 +57,7 @@ def _cube(name: str | Path) -> Isochrones:
 
 
 @one_sentence
-def read_file(path: Path) -> Rows:
+def read_file(path: Path) -> IsochronePoints:
     """The rows of one file, whatever its format."""
     if path.suffix == ".npz":
         return lachesis.read_npz(path)
@@ -75,7 +75,7 @@ def read_file(path: Path) -> Rows:
     )
 
 
-def _without_repetition(parts: list[Rows], files: list[Path]) -> Rows:
+def _without_repetition(parts: list[IsochronePoints], files: list[Path]) -> IsochronePoints:
     # Two files with the same isochrone would double its weight.
     seen: dict[tuple[float, float], Path] = {}
     for part, path in zip(parts, files):

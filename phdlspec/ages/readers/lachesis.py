@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from phdlspec.ages.rows import Rows, SetFacts
+from phdlspec.ages.rows import IsochronePoints, SetFacts
 from phdlspec.errors import UserError, first_line
 from phdlspec.hdf5_check import check_hdf5
 
@@ -39,7 +39,7 @@ _COLUMNS = {
 _HELIUM = {"mist": (3.0, 4.5), "parsec": (4.0, 7.5)}  # phases of core helium burning and early asymptotic giants
 
 
-def read_installed(name: str) -> Rows:
+def read_installed(name: str) -> IsochronePoints:
     """A set of the installed package. Raises `UserError` where the package is not there."""
     try:
         from lachesis_grids import grid_path
@@ -57,7 +57,7 @@ def read_installed(name: str) -> Rows:
     return read_hdf5(path, name)
 
 
-def read_hdf5(path: str | Path, name: str | None = None) -> Rows:
+def read_hdf5(path: str | Path, name: str | None = None) -> IsochronePoints:
     """The rows of a set in the package's HDF5 layout."""
     path = Path(path)
     check_hdf5(path)
@@ -81,7 +81,7 @@ def read_hdf5(path: str | Path, name: str | None = None) -> Rows:
     return _rows(table, name or _name_of(path), path)
 
 
-def read_npz(path: str | Path) -> Rows:
+def read_npz(path: str | Path) -> IsochronePoints:
     """The rows of a table cut from a set: arrays `data` (N, C) and `columns` (C,)."""
     path = Path(path)
     try:
@@ -96,7 +96,7 @@ def _name_of(path: Path) -> str:
     return next((name for name in FACTS if name in path.name.lower()), path.stem)
 
 
-def _rows(table: dict[str, Array], name: str, path: Path) -> Rows:
+def _rows(table: dict[str, Array], name: str, path: Path) -> IsochronePoints:
     missing = [column for column in (*_COLUMNS, "eep", "feh", "log_age_yr") if column not in table]
     if missing:
         raise UserError(f"{path}: no column {missing[0]} in its table of isochrones")
@@ -108,6 +108,6 @@ def _rows(table: dict[str, Array], name: str, path: Path) -> Rows:
     if name in _HELIUM:
         first, last = _HELIUM[name]
         helium, use = phase >= first - 0.5, (phase >= -0.5) & (phase < last)
-    return Rows(
+    return IsochronePoints(
         facts, table["feh"], table["log_age_yr"], table["eep"], np.zeros(len(phase), dtype=np.int64), helium, quantities
     ).take(use)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phdlspec.ages.composition import metallicity_term
-from phdlspec.ages.rows import Rows, SetFacts
+from phdlspec.ages.rows import IsochronePoints, SetFacts
 from phdlspec.bolometric import BANDS
 from phdlspec.errors import UserError
 
@@ -33,7 +33,7 @@ def is_mist(head: str) -> bool:
     return "MIST version number" in head or bool(_BLOCK.search(head))
 
 
-def read_mist(path: str | Path) -> Rows:
+def read_mist(path: str | Path) -> IsochronePoints:
     """The rows of one file. Raises `UserError` where it is damaged, reddened, or a track instead of an isochrone."""
     path = Path(path)
     lines = path.read_text(errors="replace").splitlines()
@@ -89,7 +89,7 @@ def _blocks(lines: list[str], path: Path) -> Iterator[tuple[list[str], Array]]:
         i += 3 + count
 
 
-def _rows(table: dict[str, Array], version: str, composition: dict[str, float], path: Path) -> Rows:
+def _rows(table: dict[str, Array], version: str, composition: dict[str, float], path: Path) -> IsochronePoints:
     needed = ("EEP", "initial_mass", "star_mass", "log_Teff", "log_g", "log_L")
     missing = [name for name in needed if name not in table]
     if missing:
@@ -117,7 +117,7 @@ def _rows(table: dict[str, Array], version: str, composition: dict[str, float], 
     use = (phase >= -0.5) & (phase < _LAST_PHASE)
     segment = phase.astype(np.int64)
     helium = phase >= _HELIUM_PHASE - 0.5 if "phase" in table else None
-    return Rows(facts, mh, log_age, table["EEP"], segment, helium, quantities, bands).take(use)
+    return IsochronePoints(facts, mh, log_age, table["EEP"], segment, helium, quantities, bands).take(use)
 
 
 def _surface_mh(table: dict[str, Array], composition: dict[str, float], term: float) -> Array | None:

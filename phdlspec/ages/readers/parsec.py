@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phdlspec.ages.rows import Rows, SetFacts
+from phdlspec.ages.rows import IsochronePoints, SetFacts
 from phdlspec.bolometric import BANDS
 from phdlspec.errors import UserError
 
@@ -31,7 +31,7 @@ def is_parsec(head: str) -> bool:
     return bool(re.search(r"^#\s*(Zini\s+)?.*\blogAge\b.*\bMini\b", head, re.MULTILINE)) or "PARSEC" in head
 
 
-def read_parsec(path: str | Path) -> Rows:
+def read_parsec(path: str | Path) -> IsochronePoints:
     """The rows of one table. Raises `UserError` where it is damaged or not of isochrones."""
     path = Path(path)
     lines = path.read_text(errors="replace").splitlines()
@@ -69,7 +69,7 @@ def _table(lines: list[str], names: list[str], path: Path) -> dict[str, Array]:
     return dict(zip(names, values.T))
 
 
-def _rows(table: dict[str, Array], comments: list[str], path: Path) -> Rows:
+def _rows(table: dict[str, Array], comments: list[str], path: Path) -> IsochronePoints:
     if "MH" in table:
         mh = table["MH"]
     elif "Zini" in table:
@@ -100,7 +100,7 @@ def _rows(table: dict[str, Array], comments: list[str], path: Path) -> Rows:
             bands[band] = np.where(table[name] < _MAGNITUDE_PAD, table[name], np.nan)
     stage = np.maximum(label.astype(np.int64), 1)  # faint stars of old isochrones carry label 0 for good
     use = label <= _LAST_LABEL
-    return Rows(facts, mh, table["logAge"], None, stage, label >= 4, quantities, bands).take(use)
+    return IsochronePoints(facts, mh, table["logAge"], None, stage, label >= 4, quantities, bands).take(use)
 
 
 def _mh_of_z(z: Array) -> Array:

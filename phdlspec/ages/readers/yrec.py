@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phdlspec.ages.rows import Rows, SetFacts
+from phdlspec.ages.rows import IsochronePoints, SetFacts
 from phdlspec.errors import UserError
 
 Array = NDArray[np.float64]
@@ -26,7 +26,7 @@ def is_yrec(head: str) -> bool:
     return all(name in head.split("\n", 1)[0].split(",") for name in _NEEDED)
 
 
-def read_yrec(path: str | Path) -> Rows:
+def read_yrec(path: str | Path) -> IsochronePoints:
     """The rows of one file."""
     path = Path(path)
     lines = path.read_text(errors="replace").splitlines()
@@ -46,11 +46,13 @@ def read_yrec(path: str | Path) -> Rows:
     }  # fmt: skip
     segment = (table["X_cen"] < _EXHAUSTED).astype(np.int64)
     order = np.argsort(table["Mass_input"], kind="stable")
-    return _ordered(Rows(FACTS, mh, np.log10(table["Age_gyr"]) + 9.0, None, segment, None, quantities), order)
+    return _ordered(
+        IsochronePoints(FACTS, mh, np.log10(table["Age_gyr"]) + 9.0, None, segment, None, quantities), order
+    )
 
 
-def _ordered(rows: Rows, order: NDArray[np.intp]) -> Rows:
-    return Rows(
+def _ordered(rows: IsochronePoints, order: NDArray[np.intp]) -> IsochronePoints:
+    return IsochronePoints(
         rows.facts, rows.mh[order], rows.log_age[order], None, rows.segment[order], None,
         {name: values[order] for name, values in rows.quantities.items()},
     )  # fmt: skip

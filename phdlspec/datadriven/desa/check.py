@@ -27,7 +27,7 @@ from phdlspec.datadriven.desa.probes import (
     is_class,
     ranks_of_partners,
 )
-from phdlspec.datadriven.desa.stars import Labels, Stars, labels_of
+from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, labels_of
 from phdlspec.datadriven.desa.training import FOLDS, seen_with
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError
@@ -86,7 +86,7 @@ class Split:
     crossed: bool
 
 
-def split_of(model: Desa, stars: Stars) -> Split:
+def split_of(model: Desa, stars: DesaStars) -> Split:
     """Training stars of the model against all others; five folds, scored on the first, where none is of them."""
     trained = set(model.metadata["training"])
     training = np.array([name in trained for name in stars.names])
@@ -97,7 +97,7 @@ def split_of(model: Desa, stars: Stars) -> Split:
 
 
 def scores(
-    inputs: Inputs, labels: Labels, split: Split, learned: tuple[str, ...] = ()
+    inputs: Inputs, labels: StarLabels, split: Split, learned: tuple[str, ...] = ()
 ) -> tuple[Table, dict[str, Array]]:
     """One row for each label, set of labels and input; and for each label what the probe of the embedding of both, or
     of the modality that a star has, says of every star.
@@ -166,7 +166,7 @@ def _close(name: str, found: Array, truth: Array) -> float:
     return float((np.abs(ratio - 1.0) <= CLOSE).mean())
 
 
-def classical_periods(labels: Labels, split: Split, curves: LightCurveSet | None, stars: Stars) -> Table | None:
+def classical_periods(labels: StarLabels, split: Split, curves: LightCurveSet | None, stars: DesaStars) -> Table | None:
     """Scores of the classical periods as they are, without a probe, on the same held-out stars as in `scores`."""
     name = next((info.name for info in labels.infos if info.name in PERIODS), None)
     if name is None or curves is None:
@@ -208,7 +208,7 @@ def retrieval(model: Desa, tokens: Tokens, split: Split) -> dict[str, float]:
 
 def write_check(
     model: Desa,
-    stars: Stars,
+    stars: DesaStars,
     spectra: Dataset | None,
     curves: LightCurveSet | None,
     tables: list[str | Path | Table],
@@ -241,7 +241,9 @@ def write_check(
     return f"{folder / 'check.html'}: {int(split.held_out.sum())} held-out stars; {words}"
 
 
-def _by_star(stars: Stars, labels: Labels, said: dict[str, Array], curves: LightCurveSet | None, split: Split) -> Table:
+def _by_star(
+    stars: DesaStars, labels: StarLabels, said: dict[str, Array], curves: LightCurveSet | None, split: Split
+) -> Table:
     known = np.array([bool(name) for name in labels.sets])
     rows = np.flatnonzero(split.held_out & known)
     table = Table({"STAR": [stars.names[i] for i in rows], "SET": [labels.sets[i] for i in rows]})
@@ -260,7 +262,7 @@ def _blocks(
     classical: Table | None,
     found: dict[str, float],
     by_star: Table,
-    labels: Labels,
+    labels: StarLabels,
     said: dict[str, Array],
     inputs: Inputs,
     split: Split,
@@ -288,7 +290,7 @@ def _blocks(
     return blocks
 
 
-def _diagrams(labels: Labels, said: dict[str, Array], split: Split) -> Figure | None:
+def _diagrams(labels: StarLabels, said: dict[str, Array], split: Split) -> Figure | None:
     names = [info.name for info in labels.infos]
     shown = [y for y in ("LOG_L", "LOGG") if y in names and "TEFF" in names and y in said and "TEFF" in said]
     if not shown:
@@ -328,7 +330,7 @@ def _rotation(by_star: Table) -> Figure | None:
     return figure
 
 
-def _picture_of_space(inputs: Inputs, labels: Labels) -> Figure | None:
+def _picture_of_space(inputs: Inputs, labels: StarLabels) -> Figure | None:
     space = inputs.features["both, embedding"]
     rows = np.isfinite(space).all(axis=1)
     if rows.sum() < 3:

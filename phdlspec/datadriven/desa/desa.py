@@ -19,7 +19,7 @@ from phdlspec.datadriven.desa.encoders import LightCurveEncoder, SpectrumEncoder
 from phdlspec.datadriven.desa.flags import DESA_WORDS, DesaFlag
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
 from phdlspec.datadriven.desa.pretraining import tensors_of
-from phdlspec.datadriven.desa.stars import Stars
+from phdlspec.datadriven.desa.stars import DesaStars
 from phdlspec.datadriven.desa.views import LEAST_FILLED, no_views
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.errors import UserError, first_line
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Settings:
+class DesaSettings:
     """Sizes and the course of the training.
 
     width : of a token. layers : blocks of each encoder and of the DualFormer. size : K, components of e1 and e2.
@@ -74,7 +74,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Scale:
+class EmbeddingScale:
     """Mean (2 K,) and covariance (2 K, 2 K) of the training stars' embeddings of a kind, and the distance that one in a
     thousand of them exceeds."""
 
@@ -89,7 +89,7 @@ class Scale:
         return np.asarray(np.sqrt(np.maximum((offset * solved).sum(1), 0.0) / len(self.mean)))
 
     @classmethod
-    def of(cls, embedding: Array) -> Scale:
+    def of(cls, embedding: Array) -> EmbeddingScale:
         """That of a set of embeddings (N, 2 K)."""
         variance = np.diag(embedding.var(axis=0)) + 1e-6 * np.eye(embedding.shape[1])
         scale = cls(embedding.mean(axis=0), 0.9 * np.cov(embedding.T) + 0.1 * variance, np.inf)
@@ -109,11 +109,11 @@ class Desa:
     spectrum_encoder: SpectrumEncoder
     curve_encoder: LightCurveEncoder
     dual_former: DualFormer
-    settings: Settings
+    settings: DesaSettings
     infos: tuple[LabelInfo, ...]
     shift: Array
     scale: Array
-    scales: tuple[Scale, ...]
+    scales: tuple[EmbeddingScale, ...]
     metadata: Mapping[str, Any]
 
     @property
@@ -121,7 +121,7 @@ class Desa:
         """The networks by name."""
         return {"spectrum": self.spectrum_encoder, "curve": self.curve_encoder, "dual": self.dual_former}
 
-    def tokens(self, stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None) -> Tokens:
+    def tokens(self, stars: DesaStars, spectra: Dataset | None, curves: LightCurveSet | None) -> Tokens:
         """What the encoders say of stars. Raises `UserError` for spectra on other pixels."""
         if spectra is not None and (
             len(spectra.wave) != len(self.wave) or not np.allclose(spectra.wave, self.wave, rtol=1e-6)
@@ -136,7 +136,7 @@ class Desa:
         """Embeddings (N, 2 K); NaN where a star has neither modality."""
         return run_dual(self.dual_former, tokens)
 
-    def apply(self, stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None) -> Table:
+    def apply(self, stars: DesaStars, spectra: Dataset | None, curves: LightCurveSet | None) -> Table:
         """A table with one row a star, in their order.
 
         Columns STAR, SPECTRUM, LIGHT_CURVE (files), EMBEDDING (2 K), SPECTRUM_FEATURES, LIGHT_CURVE_FEATURES (3 D, of
@@ -195,7 +195,7 @@ class Desa:
         return distance
 
     def _flags(
-        self, stars: Stars, curves: LightCurveSet | None, have: NDArray[np.bool_], distance: Array
+        self, stars: DesaStars, curves: LightCurveSet | None, have: NDArray[np.bool_], distance: Array
     ) -> NDArray[np.int32]:
         flag = np.zeros(len(stars), dtype=np.int32)
         flag[~have[:, 0]] |= int(DesaFlag.NO_SPECTRUM)
@@ -230,7 +230,7 @@ class Desa:
         file = KIND.read(path)
         header, tensors = file.metadata, file.tensors
         try:
-            settings = Settings(**header["settings"])
+            settings = DesaSettings(**header["settings"])
             infos = tuple(LabelInfo(**info) for info in header["infos"])
             wave = tensors["wave"].numpy()
             spectrum, curve = new_encoders(settings, len(wave), len(infos))
@@ -238,7 +238,7 @@ class Desa:
             model = cls(
                 wave, spectrum, curve, new_dual(settings, (one, two)), settings, infos,
                 tensors["shift"].numpy(), tensors["scale"].numpy(),
-                tuple(Scale(tensors[f"mean.{k}"].numpy(), tensors[f"covariance.{k}"].numpy(), limit)
+                tuple(EmbeddingScale(tensors[f"mean.{k}"].numpy(), tensors[f"covariance.{k}"].numpy(), limit)
                       for k, limit in zip(KINDS, header["limits"])),
                 header["metadata"],
             )  # fmt: skip
@@ -264,7 +264,7 @@ _WORDS = {
 }
 
 
-def new_encoders(settings: Settings, pixels: int, labels: int) -> tuple[SpectrumEncoder, LightCurveEncoder]:
+def new_encoders(settings: DesaSettings, pixels: int, labels: int) -> tuple[SpectrumEncoder, LightCurveEncoder]:
     """Encoders with random weights."""
     return (
         SpectrumEncoder(pixels, labels, settings.width, settings.layers),
@@ -272,7 +272,7 @@ def new_encoders(settings: Settings, pixels: int, labels: int) -> tuple[Spectrum
     )
 
 
-def new_dual(settings: Settings, tokens: tuple[int, int]) -> DualFormer:
+def new_dual(settings: DesaSettings, tokens: tuple[int, int]) -> DualFormer:
     """A DualFormer with random weights."""
     return DualFormer(tokens, settings.width, settings.size, settings.layers, settings.attention, settings.transpose)
 
@@ -287,7 +287,7 @@ def _kinds(have: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 def encode(
     spectrum_encoder: SpectrumEncoder,
     curve_encoder: LightCurveEncoder,
-    stars: Stars,
+    stars: DesaStars,
     spectra: Dataset | None,
     curves: LightCurveSet | None,
 ) -> Tokens:
@@ -361,7 +361,7 @@ def _files(names: Iterable[tuple[str, str]], rows: NDArray[np.int64]) -> list[st
     return [known[row] if row >= 0 else "" for row in rows]
 
 
-def _reasons(stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None) -> list[str]:
+def _reasons(stars: DesaStars, spectra: Dataset | None, curves: LightCurveSet | None) -> list[str]:
     found = []
     for one, other in zip(stars.spectrum, stars.light_curve):
         words = [] if one < 0 or spectra is None else [spectra.reasons[one]]

@@ -105,7 +105,7 @@ class LightCurveSet:
         """Views and classical periods of light curves in memory."""
         rows = []
         for curve in tqdm(curves, desc="views", unit="star", disable=not progress):
-            row = _Row(curve.target, SEPARATOR.join(curve.files))
+            row = _CurveRow(curve.target, SEPARATOR.join(curve.files))
             row.fill(curve)
             rows.append(row)
         return _assembled(rows)
@@ -121,18 +121,18 @@ def read_light_curves(inputs: Sequence[str | Path], *, progress: bool = False) -
     Raises `UserError` where none can.
     """
     packed = [LightCurveSet.read(path) for path in inputs if h5py.is_hdf5(path)]
-    rows: dict[str, _Row] = {}
+    rows: dict[str, _CurveRow] = {}
     files = _expand([path for path in inputs if not h5py.is_hdf5(path)])
     segments: dict[str, list[Segment]] = {}
     for path in tqdm(files, desc="reading", unit="light curve", disable=not progress or not files):
         try:
             segment = read_segment(path)
         except UserError as error:
-            rows[str(path)] = _Row(str(path), str(path), str(error))
+            rows[str(path)] = _CurveRow(str(path), str(path), str(error))
             continue
         segments.setdefault(segment.target, []).append(segment)
     for target, parts in segments.items():
-        row = rows[target] = _Row(target, SEPARATOR.join(part.path for part in parts))
+        row = rows[target] = _CurveRow(target, SEPARATOR.join(part.path for part in parts))
         try:
             row.fill(stitch(parts))
         except UserError as error:
@@ -155,7 +155,7 @@ def _expand(inputs: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-class _Row:
+class _CurveRow:
     # One star on its way into a set.
 
     def __init__(self, star: str, files: str, reason: str = ""):
@@ -170,7 +170,7 @@ class _Row:
         self.acf, self.ls = acf_period(curve.flux), lomb_scargle_period(curve.flux)
 
 
-def _assembled(rows: Sequence[_Row]) -> LightCurveSet:
+def _assembled(rows: Sequence[_CurveRow]) -> LightCurveSet:
     counts = [0 if row.views is None else len(row.views) for row in rows]
     numbers = np.array([(row.ra, row.dec, *row.acf, *row.ls) for row in rows], dtype=float).reshape(-1, 6).T
     return LightCurveSet(

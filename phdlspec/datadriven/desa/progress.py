@@ -24,7 +24,7 @@ from phdlspec.files import write_text
 
 
 @dataclass(frozen=True)
-class Parts:
+class FinishedEpochs:
     """The folder of finished work, or none (`folder` None)."""
 
     folder: Path | None
@@ -32,7 +32,7 @@ class Parts:
     digest: str = ""
 
     @classmethod
-    def open(cls, folder: Path | None, digest: str, progress: bool = False) -> Parts:
+    def open(cls, folder: Path | None, digest: str, progress: bool = False) -> FinishedEpochs:
         """Take up the folder; what another job left in it goes."""
         if folder is not None:
             job = folder / "job.json"
@@ -78,7 +78,7 @@ def run_epochs(
     batch: int,
     rate: float,
     seed: int,
-    parts: Parts,
+    parts: FinishedEpochs,
 ) -> list[float]:
     """Minimise a loss by AdamW with a warm-up and a cosine; the mean loss of each epoch run here.
 

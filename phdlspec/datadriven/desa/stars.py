@@ -17,17 +17,17 @@ from phdlspec.datadriven.label_table import LabelInfo, match, read_label_table
 from phdlspec.errors import UserError
 from phdlspec.tables import find_column, read_any_table, text_column
 
-Rows = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Stars:
+class DesaStars:
     """N stars. names : (N,); rows of one star, with several spectra, have the same name. spectrum, light_curve : (N,)
     rows in the data set and in the set of light curves, -1 where there is none."""
 
     names: tuple[str, ...]
-    spectrum: Rows
-    light_curve: Rows
+    spectrum: Indices
+    light_curve: Indices
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,13 +37,13 @@ class Stars:
         """(N,) where there are a spectrum and a light curve."""
         return (self.spectrum >= 0) & (self.light_curve >= 0)
 
-    def take(self, rows: NDArray[Any]) -> Stars:
+    def take(self, rows: NDArray[Any]) -> DesaStars:
         """Some of them, by index or mask."""
         rows = np.arange(len(self))[rows]
-        return Stars(tuple(self.names[i] for i in rows), self.spectrum[rows], self.light_curve[rows])
+        return DesaStars(tuple(self.names[i] for i in rows), self.spectrum[rows], self.light_curve[rows])
 
 
-def gather(spectra: Dataset | None, curves: LightCurveSet | None, pairs: str | Path | Table | None) -> Stars:
+def gather(spectra: Dataset | None, curves: LightCurveSet | None, pairs: str | Path | Table | None) -> DesaStars:
     """The stars of two sets, readable or not. What is in no pair is a star of its own.
 
     pairs : a table with columns SPECTRUM (file or OBSID) and LIGHT_CURVE (file or target), one row a pair. STAR, where
@@ -63,7 +63,7 @@ def gather(spectra: Dataset | None, curves: LightCurveSet | None, pairs: str | P
     if not rows:
         raise UserError("no spectra and no light curves were given")
     names, spectrum, curve = zip(*rows)
-    return Stars(tuple(names), np.array(spectrum, dtype=np.int64), np.array(curve, dtype=np.int64))
+    return DesaStars(tuple(names), np.array(spectrum, dtype=np.int64), np.array(curve, dtype=np.int64))
 
 
 def _pairs(
@@ -102,7 +102,7 @@ def _look_up(path: str, kind: str, wanted: list[str], known: list[tuple[str, int
 
 
 @dataclass(frozen=True)
-class Labels:
+class StarLabels:
     """Labels of N stars: infos of the L labels, values and errors (N, L), NaN where missing; sets (N,) name of the
     first table that knows the star, '' where none does."""
 
@@ -113,8 +113,8 @@ class Labels:
 
 
 def labels_of(
-    stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None, tables: Sequence[str | Path | Table]
-) -> Labels:
+    stars: DesaStars, spectra: Dataset | None, curves: LightCurveSet | None, tables: Sequence[str | Path | Table]
+) -> StarLabels:
     """Labels from tables, found by FILE or OBSID of the spectrum, by file or target of the light curve (also under FILE
     or OBSID), or by position. Columns of the same name are one label, told apart by nothing: the first table with a
     value counts."""
@@ -143,11 +143,11 @@ def labels_of(
             values[info.name] = np.where(np.isfinite(old), old, new)
             infos.setdefault(info.name, info)
     stacked, uncertain = (np.column_stack(list(x.values())) for x in (values, errors))
-    return Labels(tuple(infos.values()), stacked, uncertain, tuple(sets))
+    return StarLabels(tuple(infos.values()), stacked, uncertain, tuple(sets))
 
 
 def _identities(
-    stars: Stars, spectra: Dataset | None, curves: LightCurveSet | None
+    stars: DesaStars, spectra: Dataset | None, curves: LightCurveSet | None
 ) -> list[tuple[list[str], list[str], NDArray[np.float64], NDArray[np.float64]]]:
     """(files, names, ra, dec) of the stars, once as spectra and once as light curves."""
     found: list[Any] = []

@@ -21,12 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.datadriven.dataset import Dataset
-from phdlspec.datadriven.desa.desa import Desa, Scale, Settings, Tokens, encode, new_dual, new_encoders, run_dual
+from phdlspec.datadriven.desa.desa import (
+    Desa,
+    DesaSettings,
+    EmbeddingScale,
+    Tokens,
+    encode,
+    new_dual,
+    new_encoders,
+    run_dual,
+)
 from phdlspec.datadriven.desa.dual_former import DualFormer, contrastive_loss, dual_loss
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
 from phdlspec.datadriven.desa.pretraining import Siamese, StretchPairs, spectrum_loss
-from phdlspec.datadriven.desa.progress import Parts, run_epochs
-from phdlspec.datadriven.desa.stars import Labels, Stars, gather, labels_of
+from phdlspec.datadriven.desa.progress import FinishedEpochs, run_epochs
+from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, gather, labels_of
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions
@@ -43,7 +52,7 @@ def train(
     curves: LightCurveSet,
     pairs: str | Path | Table,
     labels: Sequence[str | Path | Table] = (),
-    settings: Settings | None = None,
+    settings: DesaSettings | None = None,
     *,
     parts: str | Path | None = None,
     progress: bool = False,
@@ -56,7 +65,7 @@ def train(
 
     Raises `UserError` for data from which nothing can be learned.
     """
-    settings = settings or Settings()
+    settings = settings or DesaSettings()
     stars = gather(spectra, curves, pairs)
     usable = _usable(stars, spectra, curves)
     learned = labels_of(stars, spectra, curves, labels) if labels else None
@@ -67,7 +76,7 @@ def train(
             f"{int((paired & training).sum())} pairs to learn from, expected {FEWEST} or more with both a usable "
             "spectrum and a usable light curve, after a fifth of the stars is held out"
         )
-    work = Parts.open(
+    work = FinishedEpochs.open(
         None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress
     )
     began = time.perf_counter()
@@ -90,13 +99,15 @@ def train(
     return found
 
 
-def _usable(stars: Stars, spectra: Dataset, curves: LightCurveSet) -> Mask:
+def _usable(stars: DesaStars, spectra: Dataset, curves: LightCurveSet) -> Mask:
     one = (stars.spectrum >= 0) & spectra.readable[stars.spectrum]
     other = (stars.light_curve >= 0) & curves.readable[stars.light_curve]
     return np.column_stack([one, other])
 
 
-def _digest(spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Labels | None, settings: Settings) -> str:
+def _digest(
+    spectra: Dataset, curves: LightCurveSet, stars: DesaStars, labels: StarLabels | None, settings: DesaSettings
+) -> str:
     digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
     for array in (spectra.wave, spectra.flux, spectra.ivar, curves.owner, curves.views.flux, stars.spectrum,
                   stars.light_curve, *(() if labels is None else (labels.values, labels.errors))):  # fmt: skip
@@ -105,7 +116,7 @@ def _digest(spectra: Dataset, curves: LightCurveSet, stars: Stars, labels: Label
     return digest.hexdigest()
 
 
-def _empty_model(spectra: Dataset, labels: Labels | None, rows: Mask, settings: Settings) -> Desa:
+def _empty_model(spectra: Dataset, labels: StarLabels | None, rows: Mask, settings: DesaSettings) -> Desa:
     count = 0 if labels is None else len(labels.infos)
     shift, scale = np.zeros(count), np.ones(count)
     if labels is not None:
@@ -122,7 +133,7 @@ def _empty_model(spectra: Dataset, labels: Labels | None, rows: Mask, settings: 
 
 
 def _train_spectra(
-    model: Desa, spectra: Dataset, stars: Stars, labels: Labels | None, rows: Mask, work: Parts
+    model: Desa, spectra: Dataset, stars: DesaStars, labels: StarLabels | None, rows: Mask, work: FinishedEpochs
 ) -> list[float]:
     chosen = stars.spectrum[rows]
     flux, ivar = (torch.as_tensor(x[chosen]) for x in (spectra.flux, spectra.ivar))
@@ -141,7 +152,9 @@ def _train_spectra(
     )  # fmt: skip
 
 
-def _train_curves(model: Desa, curves: LightCurveSet, stars: Stars, rows: Mask, work: Parts) -> list[float]:
+def _train_curves(
+    model: Desa, curves: LightCurveSet, stars: DesaStars, rows: Mask, work: FinishedEpochs
+) -> list[float]:
     part = curves.take(np.unique(stars.light_curve[rows]))
     settings = model.settings
     pairs = StretchPairs(part.views, part.owner)
@@ -163,7 +176,9 @@ def take_tokens(tokens: Tokens, rows: Mask) -> Tokens:
     return Tokens(**{name: getattr(tokens, name)[chosen] for name in Tokens.__dataclass_fields__})
 
 
-def train_dual(tokens: Tokens, settings: Settings, work: Parts | None = None) -> tuple[DualFormer, list[float]]:
+def train_dual(
+    tokens: Tokens, settings: DesaSettings, work: FinishedEpochs | None = None
+) -> tuple[DualFormer, list[float]]:
     """A DualFormer learned from the tokens of pairs, and its loss by epoch."""
     torch.manual_seed(settings.seed)
     dual = new_dual(settings, (tokens.spectrum.shape[1], tokens.curve.shape[1]))
@@ -175,7 +190,7 @@ def train_dual(tokens: Tokens, settings: Settings, work: Parts | None = None) ->
 
     history = run_epochs(
         "dual", dual, loss_of, len(tokens.have), epochs=settings.dual_epochs, batch=settings.batch,
-        rate=settings.rate, seed=settings.seed, parts=work or Parts(None),
+        rate=settings.rate, seed=settings.seed, parts=work or FinishedEpochs(None),
     )  # fmt: skip
     with torch.no_grad():  # what is standardised at last is all pairs, not those of the last batch
         dual.note(*dual.raw(tokens.spectrum, tokens.curve, tokens.have))
@@ -188,6 +203,8 @@ def seen_with(tokens: Tokens, kind: str) -> Tokens:
     return replace(tokens, have=tokens.have & torch.tensor(have[kind]))
 
 
-def _scales(dual: DualFormer, tokens: Tokens, rows: Mask) -> tuple[Scale, ...]:
+def _scales(dual: DualFormer, tokens: Tokens, rows: Mask) -> tuple[EmbeddingScale, ...]:
     part = take_tokens(tokens, rows)
-    return tuple(Scale.of(run_dual(dual, seen_with(part, kind))) for kind in ("both", "spectrum", "light curve"))
+    return tuple(
+        EmbeddingScale.of(run_dual(dual, seen_with(part, kind))) for kind in ("both", "spectrum", "light curve")
+    )

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class ErrorModel:
+class LabelErrorModel:
     """factor (L,) k; covariance (L, L) of what s stands for."""
 
     factor: Array
@@ -37,7 +37,7 @@ class ErrorModel:
         return spread * np.outer(self.factor, self.factor) + self.covariance
 
 
-def learn_errors(difference: Array, spread: Array, error: Array) -> ErrorModel:
+def learn_errors(difference: Array, spread: Array, error: Array) -> LabelErrorModel:
     """From held-out differences (N, L), NaN = missing, covariances (N, L, L) and errors of the table (N, L)."""
     count = difference.shape[1]
     factor, scatter = np.ones(count), np.zeros(count)
@@ -48,7 +48,7 @@ def learn_errors(difference: Array, spread: Array, error: Array) -> ErrorModel:
                 difference[known, label], spread[known, label, label], error[known, label] ** 2
             )
     correlation = _correlation(difference, np.einsum("nll->nl", spread) * factor**2 + scatter**2 + error**2)
-    return ErrorModel(factor, correlation * np.outer(scatter, scatter))
+    return LabelErrorModel(factor, correlation * np.outer(scatter, scatter))
 
 
 def _factor_and_scatter(difference: Array, variance: Array, own: Array) -> tuple[float, float]:

@@ -27,7 +27,7 @@ _ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class Shape:
+class MapFreedom:
     """How free the map is: leading latents whose products count, and the ridge in stars' worth of data; 0, 0 for A z
     as it is."""
 
@@ -35,13 +35,13 @@ class Shape:
     ridge: float
 
 
-STRAIGHT = Shape(0, 0.0)
+STRAIGHT = MapFreedom(0, 0.0)
 
 
-def candidates(latents: int) -> list[Shape]:
+def candidates(latents: int) -> list[MapFreedom]:
     """Shapes to choose from."""
     leading = sorted({min(q, latents) for q in (0, 5, 10)})
-    return [STRAIGHT, *(Shape(q, ridge) for q, ridge in product(leading, (1.0, 3.0, 10.0, 30.0)))]
+    return [STRAIGHT, *(MapFreedom(q, ridge) for q, ridge in product(leading, (1.0, 3.0, 10.0, 30.0)))]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class LabelMap:
     """The correction to A z: coefficients (L, F) of the features of `shape` for K latents; labels in units of their
     spread."""
 
-    shape: Shape
+    shape: MapFreedom
     coefficients: Tensor
 
     @classmethod
     def fit(
-        cls, shape: Shape, z: Tensor, signal: Tensor, residual: Tensor, variance: Tensor, loadings: Tensor
+        cls, shape: MapFreedom, z: Tensor, signal: Tensor, residual: Tensor, variance: Tensor, loadings: Tensor
     ) -> LabelMap:
         """Learn it.
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux.flags import LUX_WORDS, LuxFlag
-from phdlspec.datadriven.lux.held_out import ErrorModel
-from phdlspec.datadriven.lux.label_map import LabelMap, Shape
-from phdlspec.datadriven.lux.model import Parameters, Stars, infer
+from phdlspec.datadriven.lux.held_out import LabelErrorModel
+from phdlspec.datadriven.lux.label_map import LabelMap, MapFreedom
+from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
 from phdlspec.errors import UserError, first_line
 from phdlspec.spectrum import Spectrum
 from phdlspec.tensor_file import FileKind
@@ -66,7 +66,7 @@ class Lux:
     resolving_power: Array
     parameters: Parameters
     label_map: LabelMap
-    errors: ErrorModel
+    errors: LabelErrorModel
     infos: tuple[LabelInfo, ...]
     shift: Array
     scale: Array
@@ -102,7 +102,7 @@ class Lux:
             z.numpy(), distance, chi2.numpy(), (stars.ivar > 0).sum(1).cpu().numpy(),
         )  # fmt: skip
 
-    def stars_of(self, data: Dataset, device: str | torch.device = "cpu") -> Stars:
+    def stars_of(self, data: Dataset, device: str | torch.device = "cpu") -> StarArrays:
         """The spectra of a data set on the model's pixels, without labels."""
         if len(data.wave) != len(self.wave) or not np.allclose(data.wave, self.wave, rtol=1e-6):
             raise UserError(
@@ -111,7 +111,7 @@ class Lux:
             )
         flux, ivar = (torch.as_tensor(x[:, self.used], device=device) for x in (data.flux, data.ivar))
         empty = torch.zeros(len(data), len(self.infos), dtype=torch.float64, device=device)
-        return Stars(flux, ivar, empty, empty)
+        return StarArrays(flux, ivar, empty, empty)
 
     def apply(self, spectra: Dataset | Sequence[str | Path | Spectrum], device: str = "cpu", **reading: Any) -> Table:
         """A table with one row a spectrum, in their order.
@@ -202,8 +202,8 @@ class Lux:
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             return cls(
                 parameters=parameters,
-                label_map=LabelMap(Shape(**header["shape"]), tensors["label_map"]),
-                errors=ErrorModel(tensors["error_factor"].numpy(), tensors["error_covariance"].numpy()),
+                label_map=LabelMap(MapFreedom(**header["shape"]), tensors["label_map"]),
+                errors=LabelErrorModel(tensors["error_factor"].numpy(), tensors["error_covariance"].numpy()),
                 infos=tuple(LabelInfo(**info) for info in header["infos"]),
                 limits=Limits(header["distance"], header["rchi2"], *(tensors[n].numpy() for n in ("lowest",
                 "highest"))),

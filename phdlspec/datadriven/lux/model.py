@@ -63,7 +63,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Stars:
+class StarArrays:
     """flux, ivar (N, P) float32, 0 where masked; label, label_ivar (N, L) float64, 0 where missing."""
 
     flux: Tensor
@@ -74,22 +74,22 @@ class Stars:
     def __len__(self) -> int:
         return len(self.flux)
 
-    def take(self, rows: Tensor) -> Stars:
+    def take(self, rows: Tensor) -> StarArrays:
         """Some of them."""
-        return Stars(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return StarArrays(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def without_labels(self) -> Stars:
+    def without_labels(self) -> StarArrays:
         """The same stars with every label missing."""
         return replace(self, label=torch.zeros_like(self.label), label_ivar=torch.zeros_like(self.label_ivar))
 
-    def chunks(self, size: int = CHUNK) -> Iterator[Stars]:
+    def chunks(self, size: int = CHUNK) -> Iterator[StarArrays]:
         """In pieces."""
         for start in range(0, len(self), size):
-            yield Stars(*(getattr(self, f.name)[start : start + size] for f in fields(self)))
+            yield StarArrays(*(getattr(self, f.name)[start : start + size] for f in fields(self)))
 
 
 @dataclass(frozen=True)
-class Posterior:
+class LatentPosterior:
     """Latents of n stars given the parameters: mean z (n, K), their covariance, and what they leave.
 
     factor (n, K, K): Cholesky factor of the inverse covariance. residual, weight (n, P) of the flux; label_residual,
@@ -121,7 +121,7 @@ class Posterior:
         )
 
 
-class Pairs:
+class PackedSymmetric:
     """Symmetric matrices (..., K, K) packed as (..., K (K + 1) / 2), and back."""
 
     def __init__(self, size: int, device: torch.device):
@@ -151,7 +151,7 @@ class Evaluator:
 
     def __init__(self, parameters: Parameters):
         self.parameters = parameters
-        self.pairs = Pairs(parameters.latents, parameters.loadings.device)
+        self.pairs = PackedSymmetric(parameters.latents, parameters.loadings.device)
         self.loadings = parameters.loadings.float()
         self.mean = parameters.mean.float()
         self.scatter = parameters.ln_scatter.exp().float()
@@ -164,8 +164,8 @@ class Evaluator:
         p = self.parameters
         return float(0.5 * (p.loadings.square().sum() + p.label_loadings.square().sum()))
 
-    def posterior(self, stars: Stars) -> Posterior:
-        """See `Posterior`."""
+    def posterior(self, stars: StarArrays) -> LatentPosterior:
+        """See `LatentPosterior`."""
         p = self.parameters
         weight = stars.ivar / (1.0 + stars.ivar * self.scatter)
         label_weight = stars.label_ivar / (1.0 + stars.label_ivar * self.label_scatter)
@@ -183,7 +183,7 @@ class Evaluator:
             z = z + torch.cholesky_solve(pull[..., None], factor)[..., 0]
             residual = stars.flux - self.mean - z.float() @ self.loadings.T
             label_residual = stars.label - p.label_mean - z @ p.label_loadings.T
-        return Posterior(z, factor, residual, weight, label_residual, label_weight)
+        return LatentPosterior(z, factor, residual, weight, label_residual, label_weight)
 
     def spread(self, covariance: Tensor) -> Tensor:
         """What the latents' uncertainty (n, K, K) adds to the squared residuals of the flux, (n, P)."""
@@ -195,13 +195,13 @@ class Evaluator:
         return (self.pairs.pack(covariance) * self.pairs.double) @ self.label_products.T
 
 
-def objective(parameters: Parameters, stars: Stars) -> float:
+def objective(parameters: Parameters, stars: StarArrays) -> float:
     """What training minimises."""
     evaluator = Evaluator(parameters)
     return evaluator.prior() + sum(evaluator.posterior(chunk).value for chunk in stars.chunks())
 
 
-def infer(parameters: Parameters, stars: Stars) -> tuple[Tensor, Tensor, Tensor]:
+def infer(parameters: Parameters, stars: StarArrays) -> tuple[Tensor, Tensor, Tensor]:
     """Latents (N, K), their covariance (N, K, K) and chi2 (N,) of the flux, with what labels `stars` have."""
     evaluator = Evaluator(parameters)
     parts = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from phdlspec.datadriven.lux.model import CHUNK, Parameters, Stars, objective
+from phdlspec.datadriven.lux.model import CHUNK, Parameters, StarArrays, objective
 from phdlspec.datadriven.lux.sweeps import LEAST_LN_SCATTER, curvatures, gradient, update_loadings, update_scatter
 
 SWEEPS = 30  # at most
@@ -18,11 +18,11 @@ PATIENCE = 0.02  # of the objective per star: a smaller gain of a sweep or a blo
 SCATTER_EVERY = 3  # sweeps
 _TRIAL_SWEEPS = 4  # of each start before the best goes on
 
-Report = Callable[[str, float], None]
+ReportProgress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class State:
+class OptimisationState:
     """Where an optimisation stands. stage : "sweeps", "quasi-newton" or "done"; step within it; values: objective so
     far."""
 
@@ -32,7 +32,7 @@ class State:
     values: tuple[float, ...]
 
 
-def start(stars: Stars, latents: int, seed: int) -> Parameters:
+def start(stars: StarArrays, latents: int, seed: int) -> Parameters:
     """Principal components of the spectra, masked pixels at their mean; seeds other than 0 draw the stars anew."""
     generator = torch.Generator().manual_seed(seed)
     good = stars.ivar > 0
@@ -59,20 +59,20 @@ def start(stars: Stars, latents: int, seed: int) -> Parameters:
 
 
 def optimise(
-    stars: Stars,
+    stars: StarArrays,
     latents: int,
     seed: int = 0,
     restarts: int = 1,
-    state: State | None = None,
+    state: OptimisationState | None = None,
     sweeps: int | None = None,
-    save: Callable[[State], None] = lambda state: None,
-    report: Report = lambda stage, value: None,
-) -> State:
+    save: Callable[[OptimisationState], None] = lambda state: None,
+    report: ReportProgress = lambda stage, value: None,
+) -> OptimisationState:
     """Minimise the objective; from a saved state where there is one, which gives the same as a run never stopped.
 
     sweeps : stop after so many, without L-BFGS.
     """
-    state = state or State(_best_start(stars, latents, seed, restarts), "sweeps", 0, ())
+    state = state or OptimisationState(_best_start(stars, latents, seed, restarts), "sweeps", 0, ())
     while state.stage == "sweeps" and (sweeps is None or state.step < sweeps):
         state = _sweep(stars, state)
         report("sweep", state.values[-1])
@@ -84,13 +84,13 @@ def optimise(
     return state
 
 
-def _best_start(stars: Stars, latents: int, seed: int, restarts: int) -> Parameters:
+def _best_start(stars: StarArrays, latents: int, seed: int, restarts: int) -> Parameters:
     starts = [start(stars, latents, 0 if i == 0 else seed + i) for i in range(restarts)]
     if restarts == 1:
         return starts[0]
     values = []
     for i, parameters in enumerate(starts):
-        state = State(parameters, "sweeps", 0, ())
+        state = OptimisationState(parameters, "sweeps", 0, ())
         for _ in range(_TRIAL_SWEEPS):
             state = _sweep(stars, state)
         starts[i] = state.parameters
@@ -98,7 +98,7 @@ def _best_start(stars: Stars, latents: int, seed: int, restarts: int) -> Paramet
     return starts[values.index(min(values))]
 
 
-def _sweep(stars: Stars, state: State) -> State:
+def _sweep(stars: StarArrays, state: OptimisationState) -> OptimisationState:
     update = update_scatter if state.step % SCATTER_EVERY == SCATTER_EVERY - 1 else update_loadings
     value, better = update(state.parameters, stars)
     values = (*state.values, value)
@@ -106,11 +106,11 @@ def _sweep(stars: Stars, state: State) -> State:
     step = state.step + 1
     if step >= SWEEPS or (len(gains) == SCATTER_EVERY and max(gains) < PATIENCE * len(stars)):
         # The value belongs to the parameters before this update; what follows starts from those after it.
-        return State(better, "quasi-newton", 0, values)
-    return State(better, "sweeps", step, values)
+        return OptimisationState(better, "quasi-newton", 0, values)
+    return OptimisationState(better, "sweeps", step, values)
 
 
-def _quasi_newton(stars: Stars, state: State) -> State:
+def _quasi_newton(stars: StarArrays, state: OptimisationState) -> OptimisationState:
     scale = curvatures(state.parameters, stars)
     scales = torch.cat([getattr(scale, f.name).flatten() for f in fields(Parameters)]).sqrt()
     x = (_flat(state.parameters) * scales).requires_grad_()
@@ -131,7 +131,9 @@ def _quasi_newton(stars: Stars, state: State) -> State:
     value, point = best[0]
     parameters = _shaped(point / scales, state.parameters)
     done = state.step + 1 >= BLOCKS or before - value < PATIENCE * BLOCK * len(stars)
-    return State(parameters, "done" if done else "quasi-newton", state.step + 1, (*state.values, min(value, before)))
+    return OptimisationState(
+        parameters, "done" if done else "quasi-newton", state.step + 1, (*state.values, min(value, before))
+    )
 
 
 def _flat(parameters: Parameters) -> Tensor:
@@ -149,7 +151,7 @@ def _shaped(flat: Tensor, like: Parameters) -> Parameters:
     return Parameters(**parts)
 
 
-def canonical(parameters: Parameters, stars: Stars) -> Parameters:
+def canonical(parameters: Parameters, stars: StarArrays) -> Parameters:
     """The same model with its latents in order of what they do to the spectra of a mean star, and uncorrelated
     there."""
     weight = torch.zeros_like(parameters.mean)
@@ -160,4 +162,4 @@ def canonical(parameters: Parameters, stars: Stars) -> Parameters:
     return parameters.rotated(vectors.flip(1))
 
 
-__all__ = ["CHUNK", "State", "canonical", "objective", "optimise", "replace", "start"]
+__all__ = ["CHUNK", "OptimisationState", "canonical", "objective", "optimise", "replace", "start"]

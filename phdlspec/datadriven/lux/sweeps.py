@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from phdlspec.datadriven.lux.model import Evaluator, Pairs, Parameters, Posterior, Stars
+from phdlspec.datadriven.lux.model import Evaluator, LatentPosterior, PackedSymmetric, Parameters, StarArrays
 
 _TRIALS = (0.1, 0.3, 0.6, 0.85, 1.0, 1.18, 1.7, 3.3, 10.0)  # times the present scatter
 LEAST_LN_SCATTER = -23.0  # s = 1e-5 of the continuum
@@ -22,13 +22,13 @@ _HELD = 1e-3  # stars that hold a mean where there are no data
 
 
 @dataclass
-class _Sums:
+class _SweepSums:
     # Normal equations of all rows (pixels or labels) with latents and a constant: packed (R, T), right side (R, K + 1).
     packed: Tensor
     right: Tensor
 
     @classmethod
-    def empty(cls, rows: int, pairs: Pairs, device: torch.device) -> _Sums:
+    def empty(cls, rows: int, pairs: PackedSymmetric, device: torch.device) -> _SweepSums:
         empty = torch.zeros(rows, len(pairs.first), dtype=torch.float64, device=device)
         return cls(empty, empty.new_zeros(rows, pairs.size))
 
@@ -37,7 +37,7 @@ class _Sums:
         self.packed += weight.T @ moments.to(kind)
         self.right += (weight * data).T @ extended.to(kind)
 
-    def solve(self, pairs: Pairs) -> Tensor:
+    def solve(self, pairs: PackedSymmetric) -> Tensor:
         # The prior of the loadings; and the constant stays where it is when nothing is known.
         matrix = pairs.unpack(self.packed)
         diagonal = matrix.diagonal(dim1=1, dim2=2)
@@ -46,12 +46,12 @@ class _Sums:
         return torch.cholesky_solve(self.right[..., None], torch.linalg.cholesky(matrix))[..., 0]
 
 
-def update_loadings(parameters: Parameters, stars: Stars) -> tuple[float, Parameters]:
+def update_loadings(parameters: Parameters, stars: StarArrays) -> tuple[float, Parameters]:
     """The objective at the parameters, and better ones: means and loadings of all pixels and labels."""
     evaluator = Evaluator(parameters)
-    pairs = Pairs(parameters.latents + 1, stars.flux.device)
-    pixels = _Sums.empty(len(parameters.mean), pairs, stars.flux.device)
-    labels = _Sums.empty(len(parameters.label_mean), pairs, stars.flux.device)
+    pairs = PackedSymmetric(parameters.latents + 1, stars.flux.device)
+    pixels = _SweepSums.empty(len(parameters.mean), pairs, stars.flux.device)
+    labels = _SweepSums.empty(len(parameters.label_mean), pairs, stars.flux.device)
     value = evaluator.prior()
     for chunk in stars.chunks():
         found = evaluator.posterior(chunk)
@@ -68,7 +68,7 @@ def update_loadings(parameters: Parameters, stars: Stars) -> tuple[float, Parame
     )  # fmt: skip
 
 
-def update_scatter(parameters: Parameters, stars: Stars) -> tuple[float, Parameters]:
+def update_scatter(parameters: Parameters, stars: StarArrays) -> tuple[float, Parameters]:
     """The objective at the parameters, and better ones: the scatter of all pixels and labels."""
     evaluator = Evaluator(parameters)
     trials = torch.tensor(_TRIALS, dtype=torch.float64, device=stars.flux.device).log()
@@ -100,7 +100,7 @@ def _by_trial(squares: Tensor, ivar: Tensor, ln_trials: Tensor) -> Tensor:
     return torch.stack(sums)
 
 
-def gradient(parameters: Parameters, stars: Stars) -> tuple[float, Parameters]:
+def gradient(parameters: Parameters, stars: StarArrays) -> tuple[float, Parameters]:
     """The objective and its derivatives, as `Parameters` of derivatives. The latents are at their best, so that only
     the
     explicit dependence counts."""
@@ -139,7 +139,7 @@ def _by_ln_scatter(weight: Tensor, squares: Tensor, scatter: Tensor) -> Tensor:
     return 0.5 * scatter.double() * (weight - weight.square() * squares).sum(0, dtype=torch.float64)
 
 
-def curvatures(parameters: Parameters, stars: Stars) -> Parameters:
+def curvatures(parameters: Parameters, stars: StarArrays) -> Parameters:
     """About how curved the objective is in each parameter: the scales in which a quasi-Newton method sees it round."""
     weight, label_weight = torch.zeros_like(parameters.mean), torch.zeros_like(parameters.label_mean)
     scatter, label_scatter = parameters.ln_scatter.exp(), parameters.ln_label_scatter.exp()
@@ -158,4 +158,4 @@ def curvatures(parameters: Parameters, stars: Stars) -> Parameters:
     )  # fmt: skip
 
 
-__all__ = ["Posterior", "curvatures", "gradient", "update_loadings", "update_scatter"]
+__all__ = ["LatentPosterior", "curvatures", "gradient", "update_loadings", "update_scatter"]

@@ -31,12 +31,12 @@ from tqdm import tqdm
 
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.folds import grouped_folds
-from phdlspec.datadriven.label_table import LabelInfo, LabelTable
-from phdlspec.datadriven.lux.held_out import ErrorModel, learn_errors
-from phdlspec.datadriven.lux.label_map import LabelMap, Shape, candidates
+from phdlspec.datadriven.label_table import GivenLabels, LabelInfo
+from phdlspec.datadriven.lux.held_out import LabelErrorModel, learn_errors
+from phdlspec.datadriven.lux.label_map import LabelMap, MapFreedom, candidates
 from phdlspec.datadriven.lux.lux import Limits, Lux
-from phdlspec.datadriven.lux.model import Parameters, Stars, infer
-from phdlspec.datadriven.lux.optimise import State, canonical, optimise
+from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
+from phdlspec.datadriven.lux.optimise import OptimisationState, canonical, optimise
 from phdlspec.errors import UserError
 from phdlspec.files import write_text
 from phdlspec.items import WrongItem, read_item, write_item
@@ -62,7 +62,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class LuxSettings:
     """latents : number, or None for a choice by cross-validation. restarts : starts tried, the best goes on."""
 
     latents: int | None = None
@@ -71,9 +71,9 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class _Training:
+class _LuxTraining:
     # Stars in internal units with what makes them so.
-    stars: Stars
+    stars: StarArrays
     groups: tuple[str, ...]
     used: NDArray[np.bool_]
     shift: Array
@@ -102,7 +102,7 @@ class Fold:
 
 def train(
     spectra: Dataset | Sequence[str | Path | Spectrum],
-    labels: Sequence[str | Path | Table | LabelTable] = (),
+    labels: Sequence[str | Path | Table | GivenLabels] = (),
     *,
     latents: int | None = None,
     seed: int = 0,
@@ -126,12 +126,12 @@ def train(
     """
     data = spectra if isinstance(spectra, Dataset) else read_dataset(spectra, labels, progress=progress, **reading)
     if isinstance(spectra, Dataset) and labels:
-        data = data.with_labels([t for t in labels if isinstance(t, LabelTable)])
+        data = data.with_labels([t for t in labels if isinstance(t, GivenLabels)])
     data = data.take(data.readable)
-    settings = TrainingSettings(latents, seed, restarts)
+    settings = LuxSettings(latents, seed, restarts)
     training = _prepare(data, device)
     _check_size(data, settings)
-    with _Work(None if parts is None else Path(parts), _digest(data, settings), progress) as work:
+    with _LuxFolder(None if parts is None else Path(parts), _digest(data, settings), progress) as work:
         began = time.perf_counter()
         count = latents or _choose_latents(training, settings, work)
         folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(len(data))]
@@ -148,7 +148,7 @@ def train(
         return model
 
 
-def _check_size(data: Dataset, settings: TrainingSettings) -> None:
+def _check_size(data: Dataset, settings: LuxSettings) -> None:
     labels = len(data.infos)
     least = settings.latents or labels
     if settings.latents is not None and settings.latents < labels:
@@ -162,7 +162,7 @@ def _check_size(data: Dataset, settings: TrainingSettings) -> None:
         )
 
 
-def _prepare(data: Dataset, device: str) -> _Training:
+def _prepare(data: Dataset, device: str) -> _LuxTraining:
     if not data.infos:
         raise UserError("no labels to learn from: give a table of labels")
     known = np.isfinite(data.values)
@@ -184,19 +184,19 @@ def _prepare(data: Dataset, device: str) -> _Training:
         raise UserError(f"{info.name} of {info.set_name} has one value for all stars: nothing to learn from")
     label = np.where(known, (data.values - shift) / scale, 0.0)
     label_ivar = np.where(known, (scale / np.where(known, data.errors, 1.0)) ** 2, 0.0)
-    stars = Stars(
+    stars = StarArrays(
         torch.as_tensor(np.ascontiguousarray(data.flux[:, used]), device=device),
         torch.as_tensor(np.ascontiguousarray(data.ivar[:, used]), device=device),
         torch.as_tensor(label, device=device), torch.as_tensor(label_ivar, device=device),
     )  # fmt: skip
-    return _Training(stars, data.stars, used, shift, scale)
+    return _LuxTraining(stars, data.stars, used, shift, scale)
 
 
 def _fold_numbers(stars: int) -> range:
     return range(min(FOLDS, -(-HELD_OUT * FOLDS // stars)))
 
 
-def _choose_latents(training: _Training, settings: TrainingSettings, work: _Work) -> int:
+def _choose_latents(training: _LuxTraining, settings: LuxSettings, work: _LuxFolder) -> int:
     """The number of latents with the least held-out scatter of labels; more only where they lower it."""
     names = np.unique(training.groups)
     if len(training.groups) > CHOICE_STARS:
@@ -217,7 +217,7 @@ def _choose_latents(training: _Training, settings: TrainingSettings, work: _Work
     return best
 
 
-def _fold(training: _Training, count: int, number: int, settings: TrainingSettings, work: _Work) -> Fold:
+def _fold(training: _LuxTraining, count: int, number: int, settings: LuxSettings, work: _LuxFolder) -> Fold:
     """Train without one fold of the stars, and look at them."""
     stars = training.stars
     key = f"{len(stars)}_{count}_{number}"
@@ -247,7 +247,7 @@ def _fold(training: _Training, count: int, number: int, settings: TrainingSettin
 
 
 def _optimised(
-    stars: Stars, count: int, settings: TrainingSettings, work: _Work, key: str, sweeps: int | None = None
+    stars: StarArrays, count: int, settings: LuxSettings, work: _LuxFolder, key: str, sweeps: int | None = None
 ) -> Parameters:
     # With a number of sweeps only these; else all the way.
     state = optimise(
@@ -257,7 +257,7 @@ def _optimised(
     return canonical(state.parameters, stars)
 
 
-def _seen_without_labels(parameters: Parameters, stars: Stars) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _seen_without_labels(parameters: Parameters, stars: StarArrays) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     # Latents and covariances from flux alone, what the straight map leaves of labels (NaN = missing), variances, chi2.
     z, covariance, chi2 = (part.cpu() for part in infer(parameters, stars.without_labels()))
     label, ivar = stars.label.cpu(), stars.label_ivar.cpu()
@@ -277,14 +277,14 @@ def _latent_moments(z: Tensor, covariance: Tensor) -> tuple[Array, Array]:
     return z.mean(0).numpy(), spread.numpy()
 
 
-def _predicted(fold: Fold, shape: Shape) -> tuple[Array, LabelMap]:
+def _predicted(fold: Fold, shape: MapFreedom) -> tuple[Array, LabelMap]:
     # Held-out difference, predicted minus given (m, L), with a map learned from the fold's training part.
     known = (fold.z, fold.signal, fold.residual, fold.variance, fold.label_loadings)
     label_map = LabelMap.fit(shape, *(torch.as_tensor(x) for x in known))
     return label_map.correction(torch.as_tensor(fold.held_z)).numpy() - fold.held_residual, label_map
 
 
-def _choose_map(folds: list[Fold], count: int) -> tuple[Shape, float]:
+def _choose_map(folds: list[Fold], count: int) -> tuple[MapFreedom, float]:
     """The shape with the least held-out scatter, the straight one unless another is better by `BETTER`; its score."""
     scores = {}
     for shape in candidates(count):
@@ -303,10 +303,10 @@ def _robust(difference: Array) -> Array:
 
 def _assemble(
     data: Dataset,
-    training: _Training,
+    training: _LuxTraining,
     parameters: Parameters,
     folds: list[Fold],
-    shape: Shape,
+    shape: MapFreedom,
     metadata: dict[str, Any],
 ) -> Lux:
     z, covariance, residual, variance, _ = _seen_without_labels(parameters, training.stars)
@@ -333,14 +333,14 @@ def _assemble(
     )  # fmt: skip
 
 
-def _judge(folds: list[Fold], shape: Shape) -> tuple[ErrorModel, Array, NDArray[np.int64]]:
+def _judge(folds: list[Fold], shape: MapFreedom) -> tuple[LabelErrorModel, Array, NDArray[np.int64]]:
     difference = np.concatenate([_predicted(fold, shape)[0] for fold in folds])
     error = np.sqrt(np.concatenate([fold.held_variance for fold in folds]))
     held = np.concatenate([fold.held for fold in folds])
     return learn_errors(difference, _label_spread(folds, shape), error), difference, held
 
 
-def _label_spread(folds: list[Fold], shape: Shape) -> Array:
+def _label_spread(folds: list[Fold], shape: MapFreedom) -> Array:
     parts = []
     for fold in folds:
         slope = fold.label_loadings + _predicted(fold, shape)[1].jacobian(torch.as_tensor(fold.held_z)).numpy()
@@ -362,7 +362,7 @@ def _accuracy(
     ]  # fmt: skip
 
 
-def _digest(data: Dataset, settings: TrainingSettings) -> str:
+def _digest(data: Dataset, settings: LuxSettings) -> str:
     found = hashlib.sha256(json.dumps(asdict(settings)).encode())
     for array in (data.wave, data.flux, data.ivar, data.values, data.errors):
         found.update(np.ascontiguousarray(array).tobytes())
@@ -370,14 +370,14 @@ def _digest(data: Dataset, settings: TrainingSettings) -> str:
     return found.hexdigest()
 
 
-class _Work:
+class _LuxFolder:
     # What is finished, on disk where there is a folder; and the progress bar.
 
     def __init__(self, folder: Path | None, digest: str, progress: bool):
         self.folder, self.digest = folder, digest
         self.bar = tqdm(desc="training", unit="step", disable=not progress)
 
-    def __enter__(self) -> _Work:
+    def __enter__(self) -> _LuxFolder:
         if self.folder is not None:
             job = self.folder / "job.json"
             if job.is_file() and job.read_text(errors="replace") != json.dumps({"digest": self.digest}):
@@ -398,7 +398,7 @@ class _Work:
         self.bar.set_postfix_str(f"{stage} {value:.1f}")
         self.bar.update()
 
-    def state(self, key: str, device: torch.device) -> State | None:
+    def state(self, key: str, device: torch.device) -> OptimisationState | None:
         path = None if self.folder is None else self.folder / f"state_{key}.safetensors"
         if path is None or not path.is_file():
             return None
@@ -407,9 +407,9 @@ class _Work:
         if header.get("job") != f"{self.digest} {key}":
             raise UserError(f"{path}: belongs to another training; remove it")
         parameters = Parameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
-        return State(parameters, header["stage"], header["step"], tuple(header["values"]))
+        return OptimisationState(parameters, header["stage"], header["step"], tuple(header["values"]))
 
-    def keep_state(self, key: str, state: State) -> None:
+    def keep_state(self, key: str, state: OptimisationState) -> None:
         if self.folder is None:
             return
         header = {"job": f"{self.digest} {key}", "stage": state.stage, "step": state.step, "values": state.values}

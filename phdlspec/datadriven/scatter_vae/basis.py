@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from phdlspec.datadriven.lux.model import Pairs
+from phdlspec.datadriven.lux.model import PackedSymmetric
 
 CHUNK = 256  # spectra at once
 _RIDGE = 1e-3
@@ -25,7 +25,7 @@ def chunks(size: int) -> Iterator[slice]:
 
 def normal_matrices(weight: Tensor, basis: Tensor) -> Tensor:
     """B' W B (n, R, R) of n spectra with weights (n, P) for a basis (P, R)."""
-    pairs = Pairs(basis.shape[1], basis.device)
+    pairs = PackedSymmetric(basis.shape[1], basis.device)
     return pairs.unpack(weight @ pairs.products(basis))
 
 
@@ -67,7 +67,7 @@ def _components(flux: Tensor, weight: Tensor, coefficients: Tensor, mean: Tensor
     # Each pixel's mean and components by weighted least squares on all spectra.
     ones = torch.ones(len(coefficients), 1, dtype=coefficients.dtype)
     design = torch.cat([ones, coefficients], dim=1)
-    pairs = Pairs(design.shape[1], design.device)
+    pairs = PackedSymmetric(design.shape[1], design.device)
     matrix = pairs.unpack(weight.T @ pairs.products(design))
     matrix.diagonal(dim1=1, dim2=2).add_(_RIDGE)
     solution = torch.linalg.solve(matrix, ((weight * (flux - mean)).T @ design)[..., None])[..., 0]

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutResiduals:
     """Of N stars that training has not seen: squared residuals, variance of the noise, of the scatter (N, P); good
     (N, P)."""
 
@@ -32,7 +32,7 @@ class HeldOut:
     good: NDArray[np.bool_]
 
 
-def calibrate(held: HeldOut) -> tuple[Array, Array]:
+def calibrate(held: HeldOutResiduals) -> tuple[Array, Array]:
     """ln n and ln c (P,), linear between the centres of the bins."""
     ordinary = _ordinary(held)
     pixels = held.good.shape[1]
@@ -43,12 +43,12 @@ def calibrate(held: HeldOut) -> tuple[Array, Array]:
     return ln_noise, ln_scatter
 
 
-def _ordinary(held: HeldOut) -> NDArray[np.bool_]:
+def _ordinary(held: HeldOutResiduals) -> NDArray[np.bool_]:
     misfit = np.where(held.good, held.squared / (held.noise + held.scatter), 0.0).sum(1) / held.good.sum(1).clip(1)
     return np.asarray(misfit <= np.quantile(misfit, ORDINARY))
 
 
-def _factors(held: HeldOut, ordinary: NDArray[np.bool_], columns: NDArray[Any]) -> Array:
+def _factors(held: HeldOutResiduals, ordinary: NDArray[np.bool_], columns: NDArray[Any]) -> Array:
     squared, noise, scatter = (x[ordinary][:, columns] for x in (held.squared, held.noise, held.scatter))
     good = held.good[ordinary][:, columns] & (squared < _MOST_DEVIATION**2 * (noise + scatter))
     if good.sum() < 10:

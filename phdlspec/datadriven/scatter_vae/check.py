@@ -13,7 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.datadriven.dataset import Dataset
-from phdlspec.datadriven.scatter_vae.score import Residuals
+from phdlspec.datadriven.scatter_vae.score import SpectrumResiduals
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.datadriven.scatter_vae.xp_model import XPModel
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
@@ -61,8 +61,8 @@ def check_xp(model: XPModel, data: XPSet, folder: str | Path, name: str) -> str:
 
 
 def _write(
-    left: Residuals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path, name: str,
-    axis: str,
+    left: SpectrumResiduals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path,
+    name: str, axis: str,
 ) -> str:  # fmt: skip
     table = by_position(left, scatter)
     misfit = (left.deviation**2).sum(1) / left.good.sum(1).clip(1)
@@ -84,7 +84,7 @@ def _write(
     return f"{folder / 'check.html'}: {sentence}"
 
 
-def by_position(left: Residuals, scatter: Array) -> Table:
+def by_position(left: SpectrumResiduals, scatter: Array) -> Table:
     """Mean squared deviation of all and of ordinary stars, and median scatter, in bins along the spectrum."""
     squared = left.deviation**2
     misfit = squared.sum(1) / left.good.sum(1).clip(1)

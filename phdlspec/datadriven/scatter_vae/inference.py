@@ -38,17 +38,21 @@ def explain(network: SpectrumNetwork, flux: Tensor, ivar: Tensor, hidden: Tensor
 
 def _explain(network: SpectrumNetwork, flux: Tensor, ivar: Tensor, seen: Tensor) -> Explained:
     z = network.encode(network.filtered(flux, seen))[0]
-    best = _State(network, flux, seen, z)
+    best = _LatentSearch(network, flux, seen, z)
     damping = torch.full((len(z),), 1e-2)
     for _ in range(STEPS):
-        tried = _State(network, flux, seen, best.step(damping))
+        tried = _LatentSearch(network, flux, seen, best.step(damping))
         better = tried.value < best.value
         damping = torch.where(better, damping * 0.1, damping * 10.0)
-        best = best if not better.any() else _State(network, flux, seen, torch.where(better[:, None], tried.z, best.z))
+        best = (
+            best
+            if not better.any()
+            else _LatentSearch(network, flux, seen, torch.where(better[:, None], tried.z, best.z))
+        )
     return Explained(best.z, best.model, network.variance(ivar, best.scatter), best.scatter)
 
 
-class _State:
+class _LatentSearch:
     # Where the search for the latents of some spectra stands.
 
     def __init__(self, network: SpectrumNetwork, flux: Tensor, ivar: Tensor, z: Tensor):

@@ -88,7 +88,7 @@ def _restored(
     path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> list[float]:  # fmt: skip
-    # The file's name stands for data and settings: see `Work.state`.
+    # The file's name stands for data and settings: see `TrainingFolder.state`.
     about = None if path is None else restore(path, path.stem, network, optimizer)
     if about is None:
         return []

@@ -11,14 +11,14 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.datadriven.scatter_vae.flags import VAE_WORDS, VaeFlag
-from phdlspec.datadriven.scatter_vae.score import Reference
+from phdlspec.datadriven.scatter_vae.score import OrdinaryStars
 
 Array = NDArray[np.float64]
 OUTSIDE = 3.0  # -log10 of the probability of latents that far out
 
 
 @dataclass(frozen=True)
-class Found:
+class Inferred:
     """What a model finds of N spectra or sources.
 
     latents (N, K); chi2 (N,) with the scatter, pixels (N,) used, scatter (N,) median; signs (N, F); snr (N,);
@@ -35,7 +35,7 @@ class Found:
 
 
 def output_table(
-    identity: Table, found: Found, reasons: Sequence[str], reference: Reference, most_pixels: int
+    identity: Table, found: Inferred, reasons: Sequence[str], reference: OrdinaryStars, most_pixels: int
 ) -> Table:
     """One row each: the columns of `identity`, LATENTS, CHI2, RCHI2, NPIX, SCATTER, ANOMALY, ANOMALY_PCT, SIGN, WORST,
     FLAG (`VaeFlag`), REASON."""

@@ -55,7 +55,7 @@ _FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
-class Residuals:
+class SpectrumResiduals:
     """What a model leaves of N spectra.
 
     deviation : (N, P) in units of its expected size, 0 where there is none. good : (N, P). model, sigma : (N, P), the
@@ -83,7 +83,9 @@ def hydrogen(wave: Array) -> NDArray[np.bool_]:
     return np.asarray(np.any([np.abs(wave - line) < HALF_WIDTH for line in HYDROGEN], axis=0))
 
 
-def signs_of(left: Residuals, distance: Array, names: Sequence[str], blind: Residuals | None = None) -> Array:
+def signs_of(
+    left: SpectrumResiduals, distance: Array, names: Sequence[str], blind: SpectrumResiduals | None = None
+) -> Array:
     """The signs (N, F) of these names.
 
     distance : (N,) of the latents. blind : what is left if the model does not look at `hydrogen`; by default `left`.
@@ -101,7 +103,7 @@ def signs_of(left: Residuals, distance: Array, names: Sequence[str], blind: Resi
     return np.column_stack(columns)
 
 
-def _window(left: Residuals, width: int) -> Array:
+def _window(left: SpectrumResiduals, width: int) -> Array:
     """Significance (N, P) of the sum of the deviations in a window about each pixel, half of which must be good."""
     relative = left.deviation / left.usual
     if width == 1:
@@ -111,7 +113,7 @@ def _window(left: Residuals, width: int) -> Array:
     return np.where(count > 0.5 * width, total / np.sqrt(np.maximum(count, 1.0)), 0.0)
 
 
-def _shift(left: Residuals) -> Array:
+def _shift(left: SpectrumResiduals) -> Array:
     # How much of the derivative of the model is in the deviations, in each part of the spectrum.
     slope = np.gradient(left.model, axis=1) / left.sigma * left.good
     parts = zip(*(np.array_split(x, PARTS, axis=1) for x in (left.deviation, slope)))
@@ -123,7 +125,7 @@ def _amount(deviation: Array, template: Array, usual: float) -> Array:
     return np.asarray((deviation * template).sum(axis=1) / ((template**2).sum(axis=1) + usual**-2))
 
 
-def _second_lines(left: Residuals) -> Array:
+def _second_lines(left: SpectrumResiduals) -> Array:
     # Two stars of one kind, lag to either side of the mean, minus the star itself; and one with lines at one side only.
     found = []
     for lag in LAGS:
@@ -135,11 +137,11 @@ def _second_lines(left: Residuals) -> Array:
     return np.asarray(np.maximum(np.max(found, axis=0), _FLOOR))
 
 
-def _emission(left: Residuals) -> Array:
+def _emission(left: SpectrumResiduals) -> Array:
     return np.maximum(_significance(left, _line_profile(left.wave[None], HYDROGEN, 3.0 * _LINE_SIGMA)), _FLOOR)
 
 
-def _sky(left: Residuals) -> Array:
+def _sky(left: SpectrumResiduals) -> Array:
     observed = left.wave * (1.0 + left.velocity[:, None] / SPEED_OF_LIGHT_KM_S)
     return np.abs(_significance(left, _line_profile(observed, OH, _LINE_SIGMA)))
 
@@ -149,20 +151,20 @@ def _line_profile(wave: Array, lines: Sequence[float], sigma: float) -> Array:
     return np.asarray(sum(np.exp(-0.5 * ((ln - np.log(line)) / sigma) ** 2) for line in lines))
 
 
-def _significance(left: Residuals, light: Array) -> Array:
+def _significance(left: SpectrumResiduals, light: Array) -> Array:
     # The deviations projected on additional light of this form (N, P) or (1, P).
     template = light / (left.sigma * left.usual) * left.good
     size = np.sqrt((template**2).sum(axis=1))
     return np.asarray((left.deviation / left.usual * template).sum(axis=1) / np.maximum(size, 1e-9))
 
 
-_SHAPES: dict[str, Callable[[Residuals], Array]] = {
+_SHAPES: dict[str, Callable[[SpectrumResiduals], Array]] = {
     "shift": _shift, "second lines": _second_lines, "emission": _emission, "sky": _sky,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Reference:
+class OrdinaryStars:
     """Signs of ordinary stars.
 
     names : of the F signs. trend : (F, 3) of ln(sign) over 1, x, x^2 with x = ln(S/N) limited to `range`. quantiles :
@@ -208,7 +210,7 @@ class Reference:
         }  # fmt: skip
 
     @classmethod
-    def of_tensors(cls, names: Sequence[str], tensors: Mapping[str, Any]) -> Reference:
+    def of_tensors(cls, names: Sequence[str], tensors: Mapping[str, Any]) -> OrdinaryStars:
         """Inverse of `tensors`."""
         low, high = (float(x) for x in tensors["snr_range"])
         return cls(
@@ -216,7 +218,7 @@ class Reference:
         )
 
 
-def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> Reference:
+def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> OrdinaryStars:
     """The reference of stars with these signs (N, F) and signal-to-noise ratios (N,)."""
     limits = (float(np.quantile(snr, 0.02)), float(np.quantile(snr, 0.98)))
     x = _powers(snr, limits)
@@ -227,9 +229,9 @@ def learn_reference(signs: Array, snr: Array, names: Sequence[str]) -> Reference
     excess = [column[column > grid[-1]] - grid[-1] for column, grid in zip(left.T, quantiles)]
     # The median, not the mean, sets the tail: odd stars among the ordinary ones must not lengthen it.
     tail = np.array([max(float(np.median(e)) / np.log(2.0), 1e-3) if len(e) else 1.0 for e in excess])
-    reference = Reference(tuple(names), trend, limits, quantiles, tail, np.zeros(1))
+    reference = OrdinaryStars(tuple(names), trend, limits, quantiles, tail, np.zeros(1))
     scores = np.sort(reference.score(signs, snr)[0])
-    return Reference(tuple(names), trend, limits, quantiles, tail, scores)
+    return OrdinaryStars(tuple(names), trend, limits, quantiles, tail, scores)
 
 
 def _robust_fit(x: Array, y: Array) -> Array:
@@ -248,7 +250,7 @@ def _trend_at(trend: Array, snr: Array, limits: tuple[float, float]) -> Array:
     return _powers(snr, limits) @ trend.T
 
 
-def worst_windows(left: Residuals, wave: Array, count: int = 3) -> list[list[tuple[float, int, float]]]:
+def worst_windows(left: SpectrumResiduals, wave: Array, count: int = 3) -> list[list[tuple[float, int, float]]]:
     """The most significant windows of each spectrum, none overlapping: centre (Å), width (pixels), significance."""
     stack = [(width, _window(left, width)) for width in WIDTHS[1:4]]
     return [_worst_of([(w, s[row]) for w, s in stack], wave, count) for row in range(len(left.deviation))]

@@ -16,17 +16,17 @@ from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.scatter_vae.basis import chunks
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
-from phdlspec.datadriven.scatter_vae.output_table import Found, output_table
+from phdlspec.datadriven.scatter_vae.output_table import Inferred, output_table
 from phdlspec.datadriven.scatter_vae.score import (
     SPECTRUM_SIGNS,
-    Reference,
-    Residuals,
+    OrdinaryStars,
+    SpectrumResiduals,
     describe_windows,
     hydrogen,
     signs_of,
     worst_windows,
 )
-from phdlspec.datadriven.scatter_vae.spectrum_network import Shape, SpectrumNetwork
+from phdlspec.datadriven.scatter_vae.spectrum_network import NetworkShape, SpectrumNetwork
 from phdlspec.datadriven.scatter_vae.storage import write_model
 from phdlspec.errors import UserError
 from phdlspec.spectrum import Spectrum
@@ -46,8 +46,9 @@ def deviations(flux: NDArray[Any], ivar: NDArray[Any], explained: Explained) -> 
 class SpectrumModel:
     """A trained model.
 
-    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `Residuals`. latents : where those
-    of its training stars lie. reference : of ordinary stars. metadata : settings, provenance, what held-out stars say.
+    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `SpectrumResiduals`. latents :
+    where those of its training stars lie. reference : of ordinary stars. metadata : settings, provenance, what
+    held-out stars say.
     """
 
     wave: Array
@@ -55,7 +56,7 @@ class SpectrumModel:
     usual: Array
     network: SpectrumNetwork
     latents: LatentSpace
-    reference: Reference
+    reference: OrdinaryStars
     metadata: Mapping[str, Any]
 
     def arrays(self, data: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -67,7 +68,7 @@ class SpectrumModel:
             )
         return data.flux[:, self.used], data.ivar[:, self.used]
 
-    def explain(self, data: Dataset, hidden: NDArray[np.bool_] | None = None) -> tuple[Explained, Residuals]:
+    def explain(self, data: Dataset, hidden: NDArray[np.bool_] | None = None) -> tuple[Explained, SpectrumResiduals]:
         """Latents, reconstruction, variance and scatter on the pixels that the model knows, and what is left.
 
         hidden : (Pu,) pixels that are not to be looked at, only predicted.
@@ -80,22 +81,24 @@ class SpectrumModel:
         deviation, sigma, good = deviations(flux, ivar, explained)
         model = explained.model.cpu().numpy()
         velocity = np.nan_to_num(data.velocity)
-        return explained, Residuals(deviation, good, model, sigma, self.usual, self.wave[self.used], velocity)
+        return explained, SpectrumResiduals(deviation, good, model, sigma, self.usual, self.wave[self.used], velocity)
 
-    def find(self, data: Dataset) -> Found:
+    def find(self, data: Dataset) -> Inferred:
         """What the model finds of a data set."""
         parts = [self._find(data.take(np.arange(len(data))[c])) for c in chunks(len(data))]
-        merged = {n: np.concatenate([getattr(p, n) for p in parts]) for n in Found.__dataclass_fields__ if n != "worst"}
-        return Found(**merged, worst=[w for p in parts for w in p.worst])
+        merged = {
+            n: np.concatenate([getattr(p, n) for p in parts]) for n in Inferred.__dataclass_fields__ if n != "worst"
+        }
+        return Inferred(**merged, worst=[w for p in parts for w in p.worst])
 
-    def _find(self, data: Dataset) -> Found:
+    def _find(self, data: Dataset) -> Inferred:
         explained, left = self.explain(data)
         _, blind = self.explain(data, hydrogen(self.wave[self.used]))
         latents = explained.latents.cpu().numpy().astype(float)
         scatter = np.where(left.good, explained.scatter.cpu().numpy(), np.nan)
         with np.errstate(all="ignore"):
             median = np.array([np.median(row[good]) if good.any() else np.nan for row, good in zip(scatter, left.good)])
-        return Found(
+        return Inferred(
             latents, (left.deviation**2).sum(axis=1), left.good.sum(axis=1), median,
             signs_of(left, self.latents.distance(latents), self.reference.names, blind),
             np.nan_to_num(data.snr, nan=1.0),
@@ -129,12 +132,12 @@ class SpectrumModel:
     @classmethod
     def of_parts(cls, header: Mapping[str, Any], state: Mapping[str, Any], arrays: Mapping[str, Any]) -> SpectrumModel:
         """From what `read_model` gives."""
-        network = SpectrumNetwork(Shape(**header["shape"]))
+        network = SpectrumNetwork(NetworkShape(**header["shape"]))
         network.load_state_dict(state)
         prefix = "reference."
         kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         return cls(
             arrays["wave"], arrays["used"], arrays["usual"], network.eval().requires_grad_(False),
             LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
-            Reference.of_tensors(SPECTRUM_SIGNS, kept), header["metadata"],
+            OrdinaryStars.of_tensors(SPECTRUM_SIGNS, kept), header["metadata"],
         )  # fmt: skip

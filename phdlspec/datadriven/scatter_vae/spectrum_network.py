@@ -30,7 +30,7 @@ _FIRST_LN_SCATTER = -9.2  # 1% of the continuum
 
 
 @dataclass(frozen=True)
-class Shape:
+class NetworkShape:
     """P pixels, R components, K latents, width of the hidden layers."""
 
     pixels: int
@@ -47,7 +47,7 @@ class SpectrumNetwork(nn.Module):
     front_scale: Tensor
     ln_calibration: Tensor
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: NetworkShape):
         super().__init__()
         self.shape = shape
         p, r, k, h = shape.pixels, shape.components, shape.latents, shape.hidden

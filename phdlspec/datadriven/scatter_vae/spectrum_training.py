@@ -24,23 +24,23 @@ from torch import Tensor
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.scatter_vae.basis import coefficients_of, principal_components
-from phdlspec.datadriven.scatter_vae.calibration import HeldOut, calibrate
+from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_stars
 from phdlspec.datadriven.scatter_vae.score import (
     SPECTRUM_SIGNS,
-    Reference,
-    Residuals,
+    OrdinaryStars,
+    SpectrumResiduals,
     hydrogen,
     learn_reference,
     signs_of,
     usual_deviation,
 )
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel, deviations
-from phdlspec.datadriven.scatter_vae.spectrum_network import FRONT_SCATTER, Shape, SpectrumNetwork
-from phdlspec.datadriven.scatter_vae.work import Work
+from phdlspec.datadriven.scatter_vae.spectrum_network import FRONT_SCATTER, NetworkShape, SpectrumNetwork
+from phdlspec.datadriven.scatter_vae.work import TrainingFolder
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions
 from phdlspec.wavelength import LAMOST_WAVE
@@ -103,7 +103,7 @@ def train_spectra(
         raise UserError(f"{len(data)} spectra are too few to learn from, expected at least {FEWEST}")
     began = time.perf_counter()
     used = (data.ivar > 0).mean(axis=0) >= COVERED
-    run = _Training(data, used, settings, device, parts, progress)
+    run = _SpectrumTraining(data, used, settings, device, parts, progress)
     latents = settings.latents or run.choose_latents()
     numbers = range(min(FOLDS, -(-HELD_OUT * FOLDS // len(data))))
     folds = [run.fold(latents, number) for number in numbers]
@@ -124,7 +124,7 @@ def train_spectra(
     return SpectrumModel(data.wave, used, usual, network.cpu(), space, reference, metadata)
 
 
-class _Training:
+class _SpectrumTraining:
     # The spectra of one training and what is learned from some of them.
 
     def __init__(
@@ -132,7 +132,7 @@ class _Training:
         progress: bool,
     ):  # fmt: skip
         self.data, self.used, self.settings, self.device, self.progress = data, used, settings, device, progress
-        self.work = Work(parts, asdict(settings), data.flux, data.ivar)
+        self.work = TrainingFolder(parts, asdict(settings), data.flux, data.ivar)
         self.real = self._spectra(data)
         like_lamost = len(data.wave) == len(LAMOST_WAVE) and np.allclose(data.wave, LAMOST_WAVE, rtol=1e-6)
         self.emulated = settings.mocks if like_lamost else 0
@@ -163,7 +163,7 @@ class _Training:
         if latents not in self._began:
             mean, basis, spread = self.components()
             torch.manual_seed(self.settings.seed)
-            network = SpectrumNetwork(Shape(len(mean), basis.shape[1], latents)).to(self.device)
+            network = SpectrumNetwork(NetworkShape(len(mean), basis.shape[1], latents)).to(self.device)
             network.begin(mean, basis, spread)
             if self.mocks is not None:
                 for fixed in (network.basis, network.mean):
@@ -210,18 +210,18 @@ class _Training:
             self.choice[str(latents)] = float(np.median(-0.5 * minus.sum(1) / held.good.sum(1).clip(1)))
         return int(max(self.choice, key=lambda k: self.choice[k]))
 
-    def held_out(self, folds: list[_Fold]) -> HeldOut:
+    def held_out(self, folds: list[_Fold]) -> HeldOutResiduals:
         """What all folds leave of their held-out stars."""
         rows = np.concatenate([f.rows for f in folds])
         model, scatter = (
             torch.cat([getattr(f.explained, n) for f in folds]).cpu().numpy() for n in ("model", "scatter")
         )
         flux, good = self.data.flux[rows][:, self.used], self.data.ivar[rows][:, self.used] > 0
-        return HeldOut((flux - model) ** 2, np.concatenate([f.noise for f in folds]), scatter**2, good)
+        return HeldOutResiduals((flux - model) ** 2, np.concatenate([f.noise for f in folds]), scatter**2, good)
 
     def reference(
         self, folds: list[_Fold], ln_noise: NDArray[Any], ln_scatter: NDArray[Any]
-    ) -> tuple[Reference, NDArray[Any], dict[str, Any]]:
+    ) -> tuple[OrdinaryStars, NDArray[Any], dict[str, Any]]:
         """The reference of ordinary stars, usual deviations, and what the held-out stars say of the model."""
         parts = [self._deviations(f, f.explained, ln_noise, ln_scatter) for f in folds]
         usual = usual_deviation(np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts]))
@@ -242,9 +242,9 @@ class _Training:
         explained: Explained,
         part: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
         usual: NDArray[Any],
-    ) -> Residuals:
+    ) -> SpectrumResiduals:
         deviation, sigma, good = part
-        return Residuals(
+        return SpectrumResiduals(
             deviation, good, explained.model.cpu().numpy(), sigma, usual, self.data.wave[self.used],
             self.data.velocity[fold.rows],
         )  # fmt: skip

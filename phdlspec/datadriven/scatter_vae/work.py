@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Work:
+class TrainingFolder:
     """Files of one training in a folder, named after a digest of data and settings: those of another are not read.
 
     With no folder nothing is kept.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from phdlspec.datadriven.scatter_vae.basis import chunks
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
-from phdlspec.datadriven.scatter_vae.output_table import Found, output_table
-from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, Reference, Residuals, signs_of
+from phdlspec.datadriven.scatter_vae.output_table import Inferred, output_table
+from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, OrdinaryStars, SpectrumResiduals, signs_of
 from phdlspec.datadriven.scatter_vae.storage import write_model
 from phdlspec.datadriven.scatter_vae.xp_network import COEFFICIENTS, XPNetwork
 from phdlspec.datadriven.scatter_vae.xp_table import EACH, XPSet
@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardisation:
     """How coefficients are scaled: `XPSet.scaled` with this normalisation, minus centre (110,), over scale (110,)."""
 
     normalisation: str
@@ -33,7 +33,7 @@ class Standard:
     scale: Array
 
     @classmethod
-    def of(cls, data: XPSet, normalisation: str) -> Standard:
+    def of(cls, data: XPSet, normalisation: str) -> Standardisation:
         """Mean and standard deviation of the sources that can be used."""
         values, _, reasons = data.scaled(normalisation)
         good = np.array([not r for r in reasons])
@@ -47,7 +47,7 @@ class Standard:
         return x.astype(np.float32), np.where(lost, 1.0, errors / self.scale).astype(np.float32), reasons
 
 
-def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tuple[Array, Array, Residuals]:
+def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tuple[Array, Array, SpectrumResiduals]:
     """Latents (N, K), scatter (N, 110) and what is left of standardised coefficients. The mean latents are used."""
     parts = []
     with torch.no_grad():
@@ -62,7 +62,11 @@ def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tu
         np.ones(deviation.shape[1]),
         np.arange(deviation.shape[1]),
     )
-    return latents, spread, Residuals(deviation, good, flux, sigma, usual, index.astype(float), np.zeros(len(flux)))
+    return (
+        latents,
+        spread,
+        SpectrumResiduals(deviation, good, flux, sigma, usual, index.astype(float), np.zeros(len(flux))),
+    )
 
 
 def signal_to_noise(data: XPSet) -> Array:
@@ -78,26 +82,26 @@ class XPModel:
     """A trained model: how it scales coefficients, network, where the latents of its training sources lie, reference of
     ordinary sources, metadata."""
 
-    standard: Standard
+    standard: Standardisation
     network: XPNetwork
     latents: LatentSpace
-    reference: Reference
+    reference: OrdinaryStars
     metadata: Mapping[str, Any]
 
-    def left(self, data: XPSet) -> tuple[Array, Array, Residuals]:
+    def left(self, data: XPSet) -> tuple[Array, Array, SpectrumResiduals]:
         """Latents (N, K), scatter (N, 110) and what is left of sources."""
         x, error, _ = self.standard.apply(data)
         device = self.network.mu.weight.device
         return xp_residuals(self.network, *(torch.as_tensor(a, device=device) for a in (x, error)))
 
-    def find(self, data: XPSet) -> tuple[Found, tuple[str, ...]]:
+    def find(self, data: XPSet) -> tuple[Inferred, tuple[str, ...]]:
         """What the model finds of sources, and the reasons (N,) against some."""
         reasons = data.scaled(self.standard.normalisation)[2]
         z, scatter, left = self.left(data)
         names = [f"{'BP' if i < EACH else 'RP'} {i % EACH}" for i in range(COEFFICIENTS)]
         order = np.argsort(-np.abs(left.deviation), axis=1)[:, :3]
         worst = [", ".join(f"{names[i]} {row[i]:+.1f}" for i in o) for row, o in zip(left.deviation, order)]
-        found = Found(
+        found = Inferred(
             z, (left.deviation**2).sum(axis=1), np.full(len(z), COEFFICIENTS), np.median(scatter, axis=1),
             signs_of(left, self.latents.distance(z), self.reference.names), signal_to_noise(data), worst,
         )  # fmt: skip
@@ -130,7 +134,7 @@ class XPModel:
         prefix = "reference."
         kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         return cls(
-            Standard(header["normalisation"], arrays["centre"], arrays["scale"]),
+            Standardisation(header["normalisation"], arrays["centre"], arrays["scale"]),
             network.eval().requires_grad_(False), LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
-            Reference.of_tensors(XP_SIGNS, kept), header["metadata"],
+            OrdinaryStars.of_tensors(XP_SIGNS, kept), header["metadata"],
         )  # fmt: skip

@@ -13,8 +13,8 @@ from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, learn_reference, signs_of
-from phdlspec.datadriven.scatter_vae.work import Work
-from phdlspec.datadriven.scatter_vae.xp_model import Standard, XPModel, signal_to_noise, xp_residuals
+from phdlspec.datadriven.scatter_vae.work import TrainingFolder
+from phdlspec.datadriven.scatter_vae.xp_model import Standardisation, XPModel, signal_to_noise, xp_residuals
 from phdlspec.datadriven.scatter_vae.xp_network import LATENTS, XPNetwork
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
 from phdlspec.errors import UserError
@@ -55,9 +55,9 @@ def train_xp(
         )
     data = data.take(usable)
     held = grouped_folds(data.sources, FOLDS, settings.seed) == 0
-    standard = Standard.of(data.take(~held), settings.normalisation)
+    standard = Standardisation.of(data.take(~held), settings.normalisation)
     x, error, _ = standard.apply(data)
-    work = Work(parts, asdict(settings), x, error)
+    work = TrainingFolder(parts, asdict(settings), x, error)
     torch.manual_seed(settings.seed)
     network = XPNetwork(settings.latents).to(device)
     seen, seen_error = (torch.as_tensor(a[~held], device=device) for a in (x, error))

@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import dblquad
 
 from phdlspec.ages import distance
-from phdlspec.ages.fine_grid import LEVELS, FineGrids
+from phdlspec.ages.fine_grid import LEVELS, IsochroneGrids
 from phdlspec.ages.flags import AgeFlag
 from phdlspec.ages.judgement import at_limit, bimodal
 from phdlspec.ages.photometry import BANDS, with_magnitudes
@@ -14,7 +14,7 @@ from phdlspec.ages.posterior import posteriors
 from phdlspec.ages.priors import PRIORS, named_prior
 from phdlspec.ages.simulation import Errors, simulate
 from phdlspec.ages.stages import Stage
-from phdlspec.ages.stars import Photometry, Stars, no_photometry
+from phdlspec.ages.stars import AgeStars, Photometry, no_photometry
 from phdlspec.bolometric import corrections
 from phdlspec.errors import UserError
 
@@ -23,18 +23,18 @@ COVARIANCE = np.array([[3600.0, 2.4, 1.5], [2.4, 0.01, 0.001], [1.5, 0.001, 0.00
 
 @pytest.fixture(scope="module")
 def grids(toy):
-    return FineGrids(toy, PRIORS["flat"])
+    return IsochroneGrids(toy, PRIORS["flat"])
 
 
 @pytest.fixture(scope="module")
 def bright(toy):
     isochrones, errors, _ = with_magnitudes(toy)
-    return FineGrids(isochrones, PRIORS["flat"], ("G", "KS"), errors)
+    return IsochroneGrids(isochrones, PRIORS["flat"], ("G", "KS"), errors)
 
 
 def test_labels_alone_agree_with_a_plain_sum(grids):
     star = np.array([5600.0, 3.9, 0.05])
-    found = posteriors(Stars(star[None], COVARIANCE[None], no_photometry(1)), grids)
+    found = posteriors(AgeStars(star[None], COVARIANCE[None], no_photometry(1)), grids)
     level = int(grids.level_of(np.array([60.0]), np.array([0.06]))[0])
     grid = grids[level]
     covariance = COVARIANCE.copy()
@@ -86,8 +86,8 @@ def test_truth_is_covered_as_often_as_stated(bright):
     assert 0.60 < inside.mean() < 0.76
     low, high = found.modulus[:, 2], found.modulus[:, 4]
     assert 0.60 < ((mock.modulus > low) & (mock.modulus < high)).mean() < 0.80
-    labels = Stars(mock.stars.labels, mock.stars.covariance, no_photometry(400))
-    alone = posteriors(labels, FineGrids(bright.isochrones, bright.prior))
+    labels = AgeStars(mock.stars.labels, mock.stars.covariance, no_photometry(400))
+    alone = posteriors(labels, IsochroneGrids(bright.isochrones, bright.prior))
     branch = mock.stage == Stage.SUBGIANT
     assert np.median(found.age[branch, 1]) < 0.7 * np.median(alone.age[branch, 1])
 
@@ -106,15 +106,15 @@ def test_numbers_do_not_depend_on_company(bright, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_same(toy):
     isochrones, errors, _ = with_magnitudes(toy)
-    both = [FineGrids(isochrones, PRIORS["flat"], ("G", "KS"), errors, device) for device in ("cpu", "cuda")]
+    both = [IsochroneGrids(isochrones, PRIORS["flat"], ("G", "KS"), errors, device) for device in ("cpu", "cuda")]
     mock = simulate(both[0], 100, Errors(60.0, 0.1, 0.06, parallax=0.02), seed=4)
     first, second = (posteriors(mock.stars, grids) for grids in both)
     np.testing.assert_allclose(first.age, second.age, rtol=1e-4)
 
 
 def test_the_coarser_levels_change_ages_by_a_small_part_of_their_errors(toy):
-    fine = FineGrids(toy, PRIORS["flat"], levels=LEVELS[:1])
-    every = FineGrids(toy, PRIORS["flat"])
+    fine = IsochroneGrids(toy, PRIORS["flat"], levels=LEVELS[:1])
+    every = IsochroneGrids(toy, PRIORS["flat"])
     mock = simulate(every, 60, Errors(60.0, 0.1, 0.06), seed=6)
     a, b = posteriors(mock.stars, every), posteriors(mock.stars, fine)
     assert np.median(np.abs(a.age[:, 3] - b.age[:, 3]) / b.age[:, 1]) < 0.03
@@ -124,7 +124,7 @@ def test_the_covariance_matters(grids):
     star = np.array([[5600.0, 3.9, 0.0]])
     sigma = np.array([60.0, 0.1, 0.06])
     alike, opposite = (np.outer(sigma, sigma) * np.array([[1, r, 0], [r, 1, 0], [0, 0, 1]]) for r in (0.8, -0.8))
-    ages = [posteriors(Stars(star, c[None], no_photometry(1)), grids).age[0] for c in (alike, opposite)]
+    ages = [posteriors(AgeStars(star, c[None], no_photometry(1)), grids).age[0] for c in (alike, opposite)]
     assert abs(ages[0][1] / ages[1][1] - 1.0) > 0.05
 
 
@@ -134,7 +134,7 @@ def test_stars_that_cannot_be_aged_get_flags(grids):
     )
     covariance = np.repeat(COVARIANCE[None], 5, axis=0)
     covariance[4, 0, 0] = 0.0
-    found = posteriors(Stars(labels, covariance, no_photometry(5)), grids)
+    found = posteriors(AgeStars(labels, covariance, no_photometry(5)), grids)
     assert np.isfinite(found.age[0]).all()
     assert np.isnan(found.age[1:]).all()
     for row, bit in ((1, AgeFlag.NO_LABELS), (2, AgeFlag.OUTSIDE_SET), (3, AgeFlag.CONFLICT), (4, AgeFlag.NO_LABELS)):

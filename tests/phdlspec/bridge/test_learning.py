@@ -14,7 +14,7 @@ from phdlspec.bridge.learn import learn, learned, residuals_of
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
 from phdlspec.bridge.references import ReferenceStar, read_references
-from phdlspec.bridge.residuals import Residual, Told, spline_basis
+from phdlspec.bridge.residuals import Residual, SplineEquations, spline_basis
 from phdlspec.cli import main
 from phdlspec.emulator.bridge import BridgedEmulator
 from phdlspec.errors import UserError
@@ -71,7 +71,7 @@ def test_pixel_weights_are_the_operator_of_project():
 def test_what_pixels_say_is_banded_and_whole():
     one = residuals()[0][1]
     weight = 1.0 / one.sigma**2
-    told = Told.of(one.seen, weight, one.value)
+    told = SplineEquations.of(one.seen, weight, one.value)
     full = (one.seen.T @ csr_array(one.seen.multiply(weight[:, None]))).toarray()
     columns = np.random.default_rng(0).normal(size=(one.seen.shape[1], 3))
     assert np.allclose(told.times(columns), full @ columns, rtol=1e-3, atol=1e-3 * np.abs(full).max())

@@ -18,7 +18,7 @@ from phdlspec.commands import emulate
 from phdlspec.errors import UserError
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.settings import FitSettings
-from phdlspec.gridfile.parts import Parts
+from phdlspec.gridfile.parts import GridParts
 from tests.phdlspec import tiny
 
 
@@ -225,7 +225,7 @@ def test_info(toy_checkpoint, toy_grid, tmp_path, capsys):
 
 def test_info_on_what_is_being_made(toy_grid, tmp_path, capsys):
     path = tmp_path / "growing.h5"
-    parts = Parts(path)
+    parts = GridParts(path)
     parts.folder.mkdir()
     parts.write_manifest(toy_grid.manifest(), toy_grid.labels, toy_grid.split)
     parts.write_row(3, toy_grid.labels[3], toy_grid.flux(3), toy_grid.continuum(3), toy_grid.jacobian(3))

@@ -16,8 +16,8 @@ from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.desa import (
     Desa,
     DesaFlag,
+    DesaSettings,
     LightCurveSet,
-    Settings,
     gather,
     read_light_curves,
     read_segment,
@@ -36,7 +36,7 @@ from phdlspec.datadriven.desa.training import seen_with
 from phdlspec.datadriven.desa.views import FREQUENCIES, LAGS, LENGTH, views_of
 from phdlspec.errors import UserError
 
-TINY = Settings(width=16, layers=1, size=8, spectrum_epochs=12, curve_epochs=2, dual_epochs=3, batch=16)
+TINY = DesaSettings(width=16, layers=1, size=8, spectrum_epochs=12, curve_epochs=2, dual_epochs=3, batch=16)
 TESS_FILE = "readers/kepler/tess2018206045859-s0001-0000000029666185-0120-s_lc.fits"
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 N, P = 60, 200
@@ -382,17 +382,17 @@ def test_training_holds_out_a_fifth_and_learns_no_label_unasked(model, world):
 def test_a_killed_training_ends_as_one_that_was_not(world, model, tmp_path, monkeypatch):
     from phdlspec.datadriven.desa import progress
 
-    saved = progress.Parts.save
+    saved = progress.FinishedEpochs.save
 
     def killed(self, stage, epoch, module, optimiser):
         saved(self, stage, epoch, module, optimiser)
         if (stage, epoch) == ("dual", 2):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress.Parts, "save", killed)
+    monkeypatch.setattr(progress.FinishedEpochs, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         train(*world[:3], settings=TINY, parts=tmp_path / "parts")
-    monkeypatch.setattr(progress.Parts, "save", saved)
+    monkeypatch.setattr(progress.FinishedEpochs, "save", saved)
     again = train(*world[:3], settings=TINY, parts=tmp_path / "parts")
     assert [len(v) for v in again.metadata["losses"].values()] == [0, 0, 1]
     stars = gather(*world[:3])

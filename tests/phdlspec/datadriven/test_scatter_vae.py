@@ -16,7 +16,7 @@ from phdlspec.cli import main
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.scatter_vae import SpectrumSettings, VaeFlag, load_model, load_spectrum_model, train_spectra
 from phdlspec.datadriven.scatter_vae.basis import principal_components, project_onto
-from phdlspec.datadriven.scatter_vae.calibration import HeldOut, calibrate
+from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate
 from phdlspec.datadriven.scatter_vae.check import check_spectra
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.datadriven.scatter_vae.loading import model_path
@@ -25,7 +25,7 @@ from phdlspec.datadriven.scatter_vae.pretraining import emulated_spectra, popula
 from phdlspec.datadriven.scatter_vae.score import (
     FALSE_ALARMS,
     SPECTRUM_SIGNS,
-    Residuals,
+    SpectrumResiduals,
     learn_reference,
     signs_of,
     worst_windows,
@@ -148,17 +148,17 @@ def test_factors_on_noise_and_scatter_are_found():
     noise = 10.0 ** random.uniform(-6, -2, (400, 48))
     scatter = np.full(noise.shape, 1e-4)
     squared = random.normal(size=noise.shape) ** 2 * (0.7 * noise + 2.0 * scatter)
-    held = HeldOut(squared, noise, scatter, np.ones(noise.shape, dtype=bool))
+    held = HeldOutResiduals(squared, noise, scatter, np.ones(noise.shape, dtype=bool))
     ln_noise, ln_scatter = calibrate(held)
     assert np.allclose(np.exp(ln_noise).mean(), 0.7, rtol=0.1)
     assert np.allclose(np.exp(ln_scatter).mean(), 2.0, rtol=0.1)
 
 
-def residuals_of(deviation: np.ndarray) -> Residuals:
+def residuals_of(deviation: np.ndarray) -> SpectrumResiduals:
     x = np.arange(deviation.shape[1])
     lines = 1.0 - 0.5 * np.exp(-0.5 * ((x % 50 - 25.0) / 3.0) ** 2) + 0.0 * deviation
     wave = 6000.0 * np.exp(2.3e-4 * np.arange(deviation.shape[1]))
-    return Residuals(
+    return SpectrumResiduals(
         deviation, np.ones(deviation.shape, dtype=bool), lines, np.full(deviation.shape, 0.01),
         np.ones(deviation.shape[1]), wave, np.zeros(len(deviation)),
     )  # fmt: skip

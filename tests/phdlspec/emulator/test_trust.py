@@ -10,7 +10,7 @@ import pytest
 from phdlspec.cli import main
 from phdlspec.default_emulator import load_emulator
 from phdlspec.emulator.checkpoint import load_checkpoint, save_checkpoint
-from phdlspec.emulator.judging import Figures
+from phdlspec.emulator.judging import JudgedErrors
 from phdlspec.emulator.trust import distrust, trusted_range, untrusted_labels
 from phdlspec.errors import UserError
 from phdlspec.labels import GRID_LABELS
@@ -46,12 +46,12 @@ def test_the_range_ends_where_errors_grow():
     random = np.random.default_rng(2)
     stars = np.column_stack([random.uniform(4000, 7500, 400), random.uniform(0.5, 5.0, 400)])
     error = np.where(stars[:, 0] < 4600, 2e-2, 1e-3)
-    found = trusted_range(stars, Figures(error, np.zeros((400, 1))))
+    found = trusted_range(stars, JudgedErrors(error, np.zeros((400, 1))))
     assert found["TEFF"][0] == pytest.approx(4600, abs=150)
     assert found["TEFF"][1] > 7450
     assert found["LOGG"][0] < 0.6  # though cool stars are bad at every gravity
     assert found["LOGG"][1] > 4.9
-    bad = trusted_range(stars, Figures(np.full(400, 0.1), np.zeros((400, 1))))
+    bad = trusted_range(stars, JudgedErrors(np.full(400, 0.1), np.zeros((400, 1))))
     assert bad["LOGG"][0] == bad["LOGG"][1]
 
 

@@ -3,7 +3,7 @@
 Reads the HDF5 files of `phdlspec fit`, and a table with the column FILE (the stem of the fit) and reference labels
 (TEFF, FE_H, MG_FE ...); stars that share their pixels are collected.
 
-    python scripts/pull_diagnostics.py results/*.h5 --reference stars.ecsv --out pulls.h5
+    python scripts/pixel_diagnostics.py results/*.h5 --reference stars.ecsv --out pulls.h5
 """
 
 from __future__ import annotations
