@@ -56,10 +56,11 @@ class DistanceTables:
     corners : (n N_U N_V, 4) ln of W over its maximum, `_NEVER` at the borders, at a node and at the next in v, in u and
         in both
     modulus : (n, N_MODULUS) nodes of mu; extinction : (n, N_EXTINCTION + 1) edges of cells of A
-    modulus_prior, extinction_kernel, modulus_table, spectrum, reach : parts of W from which the posteriors of mu and A
-        are made: p(mu) (n, N_MODULUS); p(A) times the mean over its cell of exp(-S (v - A)^2 / 2), over the maximum of
-        W (n, N_V, N_EXTINCTION); the convolution of p(mu) with the kernel in u, averaged over u - rho A of the cells
-        (n, N_U, N_EXTINCTION); the Fourier transform of that kernel; and u - rho A in steps of mu, of that shape too
+    modulus_prior, extinction_kernel, modulus_table, spectrum, modulus_place : parts of W from which the posteriors of
+        mu and A are made: p(mu) (n, N_MODULUS); p(A) times the mean over its cell of exp(-S (v - A)^2 / 2), over the
+        maximum of W (n, N_V, N_EXTINCTION); the convolution of p(mu) with the kernel in u, averaged over u - rho A of
+        the cells (n, N_U, N_EXTINCTION); the Fourier transform of that kernel; and u - rho A in steps of mu, of that
+        shape too
     """
 
     used: torch.Tensor
