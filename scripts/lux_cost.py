@@ -22,7 +22,7 @@ from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux
 from phdlspec.datadriven.lux.held_out import LabelErrorModel
-from phdlspec.datadriven.lux.label_map import LabelMap, MapFreedom
+from phdlspec.datadriven.lux.label_map import MapBasis, LabelMap
 from phdlspec.datadriven.lux.lux import Limits
 from phdlspec.datadriven.lux.model import Parameters, StarArrays
 from phdlspec.datadriven.lux.optimise import optimise
@@ -48,9 +48,14 @@ def simulate(n: int, pixels: int, latents: int, labels: int, seed: int = 0) -> S
 def model_of(parameters: Parameters, leading: int = 10) -> Lux:
     """A model with these parameters and a curved map, for its cost alone."""
     pixels, latents = parameters.loadings.shape
-    labels, features = len(parameters.label_mean), 1 + latents + leading * (leading + 1) // 2
+    labels, basis = (
+        len(parameters.label_mean),
+        MapBasis(-3 * torch.ones(leading).double(), 3 * torch.ones(leading).double(), latents),
+    )
     ones, none = np.ones(labels), np.zeros(labels)
-    label_map = LabelMap(MapFreedom(leading, 3.0), torch.zeros(labels, features, dtype=torch.float64))
+    label_map = LabelMap(
+        basis, torch.zeros(labels, len(basis.penalty(torch.ones(latents).double())), dtype=torch.float64)
+    )
     infos = tuple(LabelInfo(f"X{i}", "simulated", "dex", "not stated") for i in range(labels))
     return Lux(
         np.arange(1.0, pixels + 1), np.ones(pixels, bool), np.ones(pixels), parameters, label_map,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -51,17 +50,6 @@ Array = NDArray[np.float64]
 def robust(x: Array) -> Array:
     """Standard deviation of each column from the median of its absolute deviations; NaN left out."""
     return np.asarray(1.4826 * np.nanmedian(np.abs(x - np.nanmedian(x, axis=0)), axis=0))
-
-
-def kept(path: Path, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-    """Arrays from a file, made and written if it is not there."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = make()
-        with writing(path) as file:
-            np.savez(file, **made)
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def errors_of(covariance: Array) -> Array:
@@ -178,25 +166,29 @@ def with_other(script: str, part: Dataset, test: Dataset, latents: int, python: 
     return np.asarray(np.load(target)["label"])
 
 
-def one_fold(data: Dataset, held: NDArray, args: argparse.Namespace) -> dict[str, Array]:
-    """What every method says of the stars held out."""
+def one_fold(data: Dataset, held: NDArray, args: argparse.Namespace, made: dict[str, Array]) -> dict[str, Array]:
+    """What every method says of the stars held out; `made` has what is known already."""
     part, test = data.take(~held), data.take(held)
-    model = train(part, latents=args.latents)
-    found = model.predict(test)
-    latents = int(model.parameters.latents)
-    made = {"Lux": found.values, "error": errors_of(found.covariance), "latents": np.array(latents)}
-    if args.study == "miles":
+    made = dict(made)
+    if "Lux" not in made:
+        model = train(part, latents=args.latents)
+        found = model.predict(test)
+        made |= {"Lux": found.values, "error": errors_of(found.covariance)}
+        made["latents"] = np.array(model.parameters.latents)
+    latents = int(made["latents"])
+    if args.study == "miles" and "half_error" not in made:
         half = train(half_deleted(part, SEED), latents=latents).predict(test)
         made |= {"Lux, half of the labels deleted": half.values, "half_error": errors_of(half.covariance)}
     used = (part.ivar > 0).mean(0) > 0.5
-    made["quadratic Cannon"] = with_cannon(part, test, used)
-    mean = mean_flux(part)
-    made["PCA + quadratic ridge"] = PrincipalRidge.fit(filled(part, mean)[:, used], part.values).labels(
-        filled(test, mean)[:, used]
-    )
+    if "quadratic Cannon" not in made:
+        made["quadratic Cannon"] = with_cannon(part, test, used)
+    if "PCA + quadratic ridge" not in made:
+        mean = mean_flux(part)
+        model = PrincipalRidge.fit(filled(part, mean)[:, used], part.values)
+        made["PCA + quadratic ridge"] = model.labels(filled(test, mean)[:, used])
     for name, script, python in (("Cannon of AnniesLasso", "annieslasso", args.annieslasso),
                                  ("pollux", "pollux", args.pollux)):  # fmt: skip
-        if python:
+        if python and name not in made:
             made[name] = with_other(script, part, test, latents, python, args.work)
     return made
 
@@ -206,7 +198,11 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
     fold = grouped_folds(data.stars, FOLDS, SEED)
     paths = [args.work / f"{args.study}_{k}.npz" for k in range(FOLDS)]
     for k in args.folds:
-        kept(paths[k], lambda k=k: one_fold(data, fold == k, args))
+        known = dict(np.load(paths[k])) if paths[k].is_file() else {}
+        made = one_fold(data, fold == k, args, known)
+        if made.keys() != known.keys():
+            with writing(paths[k]) as file:
+                np.savez(file, **made)
         print(f"fold {k}: {int((fold == k).sum())} stars", file=sys.stderr, flush=True)
     finished = [k for k in range(FOLDS) if paths[k].is_file()]
     pieces = [dict(np.load(paths[k])) for k in finished]
@@ -232,27 +228,68 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
         print(f"pull of {method}: " + ", ".join(f"{n} {x:.2f}" for n, x in zip(names, robust(pull))))
 
 
-def repeats(folder: Path, args: argparse.Namespace) -> None:
-    """Pairs of spectra of one star, labels by a model of all stars of DR10: scatter of differences over their error."""
-    data = lamost(folder, args.work)
-    path = args.work / "lamost.safetensors"
+def with_repeats(folder: Path, work: Path) -> Dataset:
+    """DR10 as `lamost` gives it and, without labels, spectra of stars that LAMOST observed more than once."""
+    path = work / "repeats.h5"
     if not path.is_file():
-        train(data, latents=args.latents, parts=path.with_suffix(".parts")).save(path)
-    model = Lux.load(path)
-    table = Table.read(folder / "lamost" / "repeats.csv", format="ascii.csv")
-    found = model.apply([str(folder / "lamost" / f) for f in table["file"]])
-    good = (np.asarray(found["FLAG"]) & 24) == 0
-    pairs = [(i, j) for i, j in combinations(range(len(table)), 2) if table["star"][i] == table["star"][j]]
-    pairs = [(i, j) for i, j in pairs if good[i] and good[j]]
-    one, two = np.array(pairs).T
-    print(f"\n{len(pairs)} pairs of {len(set(np.asarray(table['star'])[one]))} stars observed more than once")
-    print(table_head("label", "scatter of differences / sqrt 2", "reported error", "scatter over reported"))
-    for name in PARAMETERS:
-        value, error = np.asarray(found[name]), np.asarray(found[f"{name}_ERR"])
-        left, size = value[one] - value[two], np.hypot(error[one], error[two])
-        ratio = 1.4826 * np.median(np.abs(left / size))
-        scatter = 1.4826 * np.median(np.abs(left)) / 2**0.5
-        print(f"| {name} | {scatter:.3g} | {np.median(size) / 2**0.5:.3g} | {ratio:.2f} |")
+        table = Table.read(folder / "lamost" / "repeats.csv", format="ascii.csv")
+        labelled_ = lamost(folder, work)
+        files = [str(folder / "lamost" / f) for f in table["file"]]
+        again = read_dataset(files, grid=labelled_.wave)
+        stars = tuple(f"repeated {star}" for star in table["star"])
+        empty = np.full((len(again), len(PARAMETERS)), np.nan)
+        again = replace(again, stars=stars, infos=labelled_.infos, values=empty, errors=empty)
+        joined(labelled_, again.take(again.readable)).write(path)
+    return Dataset.read(path)
+
+
+def joined(one: Dataset, two: Dataset) -> Dataset:
+    """Two data sets of the same pixels and labels as one."""
+    rows = ("files", "obsids", "stars", "reasons")
+    changes = {name: getattr(one, name) + getattr(two, name) for name in rows}
+    for name in ("flux", "ivar", "ra", "dec", "velocity", "snr", "values", "errors"):
+        changes[name] = np.concatenate([getattr(one, name), getattr(two, name)])
+    return replace(one, **changes)
+
+
+def repeats(folder: Path, args: argparse.Namespace) -> None:
+    """Pairs of spectra of one star: scatter of differences over the noise and the error that Lux reports.
+
+    Half of the repeated stars are in the training, without labels; the pairs of the other half are judged; and the
+    other way round.
+    """
+    data = with_repeats(folder, args.work)
+    repeated = sorted({star for star in data.stars if star.startswith("repeated")})
+    half = dict(zip(repeated, grouped_folds(repeated, 2, SEED)))
+    pieces, pairs_known = [], []
+    for number in range(2):
+        held = np.array([half.get(star) == number for star in data.stars])
+        path = args.work / f"lamost_repeats_{number}.safetensors"
+        if not path.is_file():
+            train(data.take(~held), latents=args.latents, parts=path.with_suffix(".parts")).save(path)
+        model, test = Lux.load(path), data.take(held)
+        pieces.append(_differences(model, test))
+        pairs_known.append(model.errors.pairs)
+    left, noise, error = (np.concatenate(part) for part in zip(*pieces))
+    print(f"\n{len(left)} pairs of {len(repeated)} stars; k from {pairs_known[0]} and {pairs_known[1]} pairs of others")
+    print(
+        table_head("label", "scatter of differences / sqrt 2", "noise", "scatter over it", "error", "scatter over it")
+    )
+    for i, name in enumerate(PARAMETERS):
+        cells = [robust(left)[i] / 2**0.5]
+        for size in (noise, error):
+            cells += [np.median(size[:, i]) / 2**0.5, 1.4826 * np.median(np.abs(left[:, i] / size[:, i]))]
+        print(f"| {name} | " + " | ".join(f"{c:.3g}" for c in cells) + " |")
+
+
+def _differences(model: Lux, data: Dataset) -> tuple[Array, Array, Array]:
+    # Of all pairs of spectra of a star (M, L): difference of labels, noise and error of the difference.
+    found = model.predict(data)
+    good = (model.flags(data, found) & 24) == 0
+    pairs = [(i, j) for i, j in combinations(range(len(data)), 2) if data.stars[i] == data.stars[j]]
+    one, two = np.array([(i, j) for i, j in pairs if good[i] and good[j]]).T
+    noise, error = errors_of(found.noise), errors_of(found.covariance)
+    return found.values[one] - found.values[two], np.hypot(noise[one], noise[two]), np.hypot(error[one], error[two])
 
 
 # --- simulated surveys --------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ MATCH_ARCSEC = 3.0
 NOT_STATED = "not stated"
 _UNITS = {label.name: label.unit for label in LABELS}
 _ABUNDANCES = {"FE_H", *map(abundance_name, ELEMENTS)}
-_OTHER_SUFFIXES = ("_ERR", "_FLAG", "_RAW", "_CRLB", "_CALFLAG")
+_OTHER_SUFFIXES = ("_ERR", "_FLAG", "_RAW", "_CRLB", "_CALFLAG", "_NOISE")
 _PLACES = {name.upper() for name in (*RIGHT_ASCENSIONS, *DECLINATIONS)}
 
 Array = NDArray[np.float64]

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.label_table import NOT_STATED
+from phdlspec.datadriven.lux.judging import neighbours
 from phdlspec.datadriven.lux.lux import Lux
 from phdlspec.datadriven.lux.training import train
 from phdlspec.errors import UserError
-from phdlspec.pages import Heading, new_figure, picture, rows_of, text, write_page
+from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
 from phdlspec.tables import write_table
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DELETED = (0.0, 0.25, 0.5, 0.75)
 NOISE = (1.0, 2.0, 4.0)  # times the spectra's own
+FEWEST_PAIRS = 5
 MOST_STARS = 800  # of the trials with labels deleted
 
 Array = NDArray[np.float64]
@@ -52,7 +54,7 @@ def write_check(model: Lux, data: Dataset, folder: str | Path, name: str) -> str
     drawn = [block for words, figure in zip(headings, figures) for block in (Heading(words), picture(figure))]
     blocks = [
         text(f"{int(judged.sum())} spectra that the model had not seen."),
-        rows_of(accuracy), *drawn, rows_of(by_noise), rows_of(by_missing),
+        rows_of(accuracy), *drawn, rows_of(by_noise), rows_of(by_missing), *_repeated(model, data),
     ]  # fmt: skip
     write_page(Path(folder) / "check.html", name, blocks)
     write_table(accuracy, Path(folder) / "check.ecsv")
@@ -150,6 +152,24 @@ def _by_missing(model: Lux, data: Dataset) -> Table:
         first = scatter if first is None else first
         rows.append({"x": share, **dict(zip(model.names, (scatter / first).tolist()))})
     return Table(rows or [{"x": 0.0}])
+
+
+def _repeated(model: Lux, data: Dataset) -> list[Block]:
+    """Differences between spectra of one star over the noise that the model reports; nothing where they are few."""
+    data = data.take(data.readable)
+    one, two = neighbours(data.stars)
+    if len(one) < FEWEST_PAIRS:
+        return []
+    found = model.predict(data)
+    difference = found.values[one] - found.values[two]
+    noise = np.sqrt(np.einsum("nll->nl", found.noise[one] + found.noise[two]))
+    table = Table({
+        "label": list(model.names), "pairs": [len(one)] * len(model.names),
+        "scatter / sqrt 2": 1.4826 * np.median(np.abs(difference), axis=0) / 2**0.5,
+        "noise": np.median(noise, axis=0) / 2**0.5,
+        "scatter over noise": 1.4826 * np.median(np.abs(difference / noise), axis=0),
+    })  # fmt: skip
+    return [Heading("Spectra of one star"), rows_of(table)]
 
 
 def _one_to_one(model: Lux, data: Dataset, values: Array) -> Figure:

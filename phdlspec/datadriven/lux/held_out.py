@@ -4,65 +4,110 @@ A held-out star's label differs from its prediction with the variance
 
     k^2 c + s^2 + e^2,
 
-c what the uncertainty of its latents gives, e the error of the table; k (near one) and s are found for each label by
-maximum likelihood. s is what the spectrum does not say and what the table's own errors do not own up to. The
-correlations
-of s between labels are those of the held-out differences.
+c what the uncertainty of its latents gives, e the error of the table. k c^1/2 is the noise of the prediction: what
+another spectrum of the star would change. s is what the spectrum does not say and what the table's own errors do not
+own up to: another spectrum has the same. Where stars have several spectra, k is found from the differences between
+predictions from spectra of one star, whose variance is k^2 (c_1 + c_2): the only measure of it that does not believe
+the noise that spectra state, nor that the table's errors are independent of them. Else k (near one) and s are found
+together. Both by maximum likelihood, in which a share of the differences, found with them, is several times as wide.
+The correlations of s between labels are those of the held-out differences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import logsumexp
 
-CLIP = 4.0  # sigma, beyond which a difference counts as a wrong label
-FEWEST = 12  # held-out stars to judge a label by
-_LN_K_SPREAD = 0.3
+CLIP = 4.0  # sigma, beyond which a difference says nothing about correlations
+FEWEST = 12  # held-out stars, or pairs of spectra, to judge a label by
+WIDER, MOST_WIDE = 4.0, 0.2  # times as wide as the others, and at most so many, are wrong or strange differences
+_LN_K_SPREAD, _LN_K_SPREAD_OF_PAIRS = 0.3, 1.0
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class LabelErrorModel:
-    """factor (L,) k; covariance (L, L) of what s stands for."""
+    """factor (L,) k; covariance (L, L) of what s stands for; pairs: spectra of one star that k was found from, or 0."""
 
     factor: Array
     covariance: Array
+    pairs: int = 0
+
+    def noise(self, spread: Array) -> Array:
+        """Covariance (N, L, L) of the noise of labels from that of the latents, J C J' (N, L, L)."""
+        return spread * np.outer(self.factor, self.factor)
 
     def full(self, spread: Array) -> Array:
-        """Covariance (N, L, L) of the labels from that of the latents, J C J' (N, L, L)."""
-        return spread * np.outer(self.factor, self.factor) + self.covariance
+        """Covariance (N, L, L) of the labels."""
+        return self.noise(spread) + self.covariance
 
 
-def learn_errors(difference: Array, spread: Array, error: Array) -> LabelErrorModel:
-    """From held-out differences (N, L), NaN = missing, covariances (N, L, L) and errors of the table (N, L)."""
+@dataclass(frozen=True)
+class SpectrumPairs:
+    """Predictions from two spectra of one star: their difference (M, L) and the sum of their variances (M, L)."""
+
+    difference: Array
+    variance: Array
+
+
+def learn_errors(difference: Array, spread: Array, error: Array, pairs: SpectrumPairs) -> LabelErrorModel:
+    """From held-out differences (N, L), NaN = missing, covariances (N, L, L), errors of the table (N, L), and pairs."""
     count = difference.shape[1]
     factor, scatter = np.ones(count), np.zeros(count)
+    enough = len(pairs.difference) >= FEWEST
     for label in range(count):
         known = np.isfinite(difference[:, label])
+        left, variance = difference[known, label], spread[known, label, label]
+        if enough:
+            factor[label] = _factor(pairs.difference[:, label], pairs.variance[:, label])
+            variance = variance * factor[label] ** 2
         if known.sum() >= FEWEST:
-            factor[label], scatter[label] = _factor_and_scatter(
-                difference[known, label], spread[known, label, label], error[known, label] ** 2
-            )
+            again, scatter[label] = _factor_and_scatter(left, variance, error[known, label] ** 2, fixed=enough)
+            factor[label] *= again
     correlation = _correlation(difference, np.einsum("nll->nl", spread) * factor**2 + scatter**2 + error**2)
-    return LabelErrorModel(factor, correlation * np.outer(scatter, scatter))
+    return LabelErrorModel(factor, correlation * np.outer(scatter, scatter), len(pairs.difference) if enough else 0)
 
 
-def _factor_and_scatter(difference: Array, variance: Array, own: Array) -> tuple[float, float]:
+def _cost(difference: Array, variance: Array, ln_wide: float) -> float:
+    # Negative log likelihood of a Gaussian, a share of it wider.
+    square = difference**2 / variance
+    parts = [np.log1p(-np.exp(ln_wide)) - 0.5 * square, ln_wide - np.log(WIDER) - 0.5 * square / WIDER**2]
+    return float(0.5 * np.log(variance).sum() - logsumexp(parts, axis=0).sum())
+
+
+def _least(cost: Callable[[Array], float], starts: list[list[float]], bounds: list[tuple[float, float]]) -> Array:
+    # The last of the variables is the logarithm of the share that is wider.
+    bounds = [*bounds, (np.log(1e-3), np.log(MOST_WIDE))]
+    tries = [np.array([*x, np.log(wide)]) for x in starts for wide in (0.01, 0.1)]
+    best = min((minimize(cost, x, bounds=bounds) for x in tries), key=lambda found: float(found.fun))
+    return np.exp(best.x)
+
+
+def _factor(difference: Array, variance: Array) -> float:
+    def cost(x: Array) -> float:
+        return _cost(difference, np.exp(2 * x[0]) * variance, x[1]) + 0.5 * (x[0] / _LN_K_SPREAD_OF_PAIRS) ** 2
+
+    start = np.log(1.4826 * np.median(np.abs(difference) / np.sqrt(variance)) + 1e-3)
+    return float(_least(cost, [[start]], [(-3.0, 3.0)])[0])
+
+
+def _factor_and_scatter(difference: Array, variance: Array, own: Array, fixed: bool) -> tuple[float, float]:
     size = 1.4826 * np.median(np.abs(difference)) + 1e-12
-    used = np.abs(difference) < CLIP * np.sqrt(np.maximum(size**2, variance + own))
 
     def cost(x: Array) -> float:
-        total = np.exp(2 * x[0]) * variance[used] + np.exp(2 * x[1]) + own[used]
-        return float(0.5 * np.sum(difference[used] ** 2 / total + np.log(total)) + 0.5 * (x[0] / _LN_K_SPREAD) ** 2)
+        total = np.exp(2 * x[0]) * variance + np.exp(2 * x[1]) + own
+        return _cost(difference, total, x[2]) + 0.5 * (x[0] / _LN_K_SPREAD) ** 2
 
-    starts = [np.array([0.0, np.log(size * part)]) for part in (0.05, 0.3, 1.0)]
-    bounds = [(-1.0, 1.0), (np.log(1e-3 * size), np.log(3 * size))]
-    best = min((minimize(cost, x, bounds=bounds) for x in starts), key=lambda found: float(found.fun))
-    return float(np.exp(best.x[0])), float(np.exp(best.x[1]))
+    starts = [[0.0, np.log(size * part)] for part in (0.05, 0.3, 1.0)]
+    bounds = [(0.0, 0.0) if fixed else (-1.0, 1.0), (np.log(1e-3 * size), np.log(3 * size))]
+    factor, scatter, _ = _least(cost, starts, bounds)
+    return float(factor), float(scatter)
 
 
 def _correlation(difference: Array, variance: Array) -> Array:

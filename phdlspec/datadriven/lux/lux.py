@@ -16,14 +16,14 @@ from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux.flags import LUX_WORDS, LuxFlag
 from phdlspec.datadriven.lux.held_out import LabelErrorModel
-from phdlspec.datadriven.lux.label_map import LabelMap, MapFreedom
+from phdlspec.datadriven.lux.label_map import MapBasis, LabelMap
 from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
 from phdlspec.errors import UserError, first_line
 from phdlspec.spectrum import Spectrum
 from phdlspec.tensor_file import FileKind
 
-# Version 2: the header holds a digest.
-KIND = FileKind("phdlspec-lux", 2, "model", "phdlspec lux train", digest_since=2, nan_in=("held_out",))
+# Version 2: the header holds a digest. 3: label maps with products of three latents, noise apart from the error.
+KIND = FileKind("phdlspec-lux", 3, "model", "phdlspec lux train", oldest=3, digest_since=2, nan_in=("held_out",))
 _RANGE_MARGIN = 0.1  # of a label's range, beyond which a prediction is outside it
 
 Array = NDArray[np.float64]
@@ -31,11 +31,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Labels (N, L) with covariance (N, L, L) in label units; latents (N, K), their distance (N,) from the training
-    stars, chi2 and number of pixels (N,)."""
+    """Labels (N, L) with covariance (N, L, L) in label units, and the part of it that is noise, which another spectrum
+    of the star would change; latents (N, K), their distance (N,) from the training stars, chi2, number of pixels."""
 
     values: Array
     covariance: Array
+    noise: Array
     latents: Array
     distance: Array
     chi2: Array
@@ -96,9 +97,10 @@ class Lux:
         wide = covariance.numpy() + self.latent_covariance
         offset = z.numpy() - self.latent_mean
         distance = np.sqrt(np.einsum("nk,nk->n", offset, np.linalg.solve(wide, offset[..., None])[..., 0]) / z.shape[1])
+        units = np.outer(self.scale, self.scale)
         return Prediction(
             self.shift + self.scale * labels.numpy(),
-            self.errors.full(spread) * np.outer(self.scale, self.scale),
+            self.errors.full(spread) * units, self.errors.noise(spread) * units,
             z.numpy(), distance, chi2.numpy(), (stars.ivar > 0).sum(1).cpu().numpy(),
         )  # fmt: skip
 
@@ -118,8 +120,8 @@ class Lux:
 
         spectra : a data set, or anything that `read_dataset` takes (`reading` are its options).
 
-        Columns FILE, OBSID, RA, DEC, <LABEL>, <LABEL>_ERR ..., COVARIANCE (L, L) in the order of the labels, RV, SNR,
-        CHI2, RCHI2, NPIX, LATENTS (K,), DISTANCE, FLAG (`LuxFlag`), REASON.
+        Columns FILE, OBSID, RA, DEC, <LABEL>, <LABEL>_ERR, <LABEL>_NOISE ..., COVARIANCE (L, L) in the order of the
+        labels, RV, SNR, CHI2, RCHI2, NPIX, LATENTS (K,), DISTANCE, FLAG (`LuxFlag`), REASON.
         """
         if not isinstance(spectra, Dataset):
             spectra = read_dataset(spectra, grid=self.wave, **reading)
@@ -143,9 +145,11 @@ class Lux:
     def _table(self, data: Dataset, found: Prediction) -> Table:
         lost = ~data.readable
         table = Table({"FILE": data.files, "OBSID": data.obsids, "RA": data.ra, "DEC": data.dec})
-        error = np.sqrt(np.einsum("nll->nl", found.covariance))
+        error, noise = (np.sqrt(np.einsum("nll->nl", part)) for part in (found.covariance, found.noise))
+        noise_words = "the part of its error that another spectrum of the star would change"
         for i, (name, info) in enumerate(zip(self.names, self.infos)):
-            for column, values, words in ((name, found.values, "from flux alone"), (f"{name}_ERR", error, "its error")):
+            for column, values, words in ((name, found.values, "from flux alone"), (f"{name}_ERR", error, "its error"),
+                                          (f"{name}_NOISE", noise, noise_words)):  # fmt: skip
                 table[column] = np.where(lost, np.nan, values[:, i])
                 table[column].description = f"{info.name} on the scale of {info.set_name}, {words}"
                 if info.unit:
@@ -181,13 +185,14 @@ class Lux:
         tensors = {f"parameters.{name}": t for name, t in self.parameters.tensors().items()}
         tensors |= {name: torch.as_tensor(np.asarray(getattr(self, name))) for name in _ARRAYS}
         tensors |= {
-            "label_map": self.label_map.coefficients, "error_factor": torch.as_tensor(self.errors.factor),
+            "label_map": self.label_map.coefficients, "map_lowest": self.label_map.basis.lowest,
+            "map_highest": self.label_map.basis.highest, "error_factor": torch.as_tensor(self.errors.factor),
             "error_covariance": torch.as_tensor(self.errors.covariance),
             "lowest": torch.as_tensor(self.limits.lowest), "highest": torch.as_tensor(self.limits.highest),
         }  # fmt: skip
         header = {
             "infos": [asdict(info) for info in self.infos],
-            "shape": asdict(self.label_map.shape), "distance": self.limits.distance, "rchi2": self.limits.rchi2,
+            "pairs": self.errors.pairs, "distance": self.limits.distance, "rchi2": self.limits.rchi2,
             "held_out_files": self.held_out_files, "metadata": dict(self.metadata),
         }  # fmt: skip
         KIND.write(path, tensors, header)
@@ -202,8 +207,10 @@ class Lux:
             arrays = {name: tensors[name].numpy() for name in _ARRAYS}
             return cls(
                 parameters=parameters,
-                label_map=LabelMap(MapFreedom(**header["shape"]), tensors["label_map"]),
-                errors=LabelErrorModel(tensors["error_factor"].numpy(), tensors["error_covariance"].numpy()),
+                label_map=LabelMap(
+                    MapBasis(tensors["map_lowest"], tensors["map_highest"], parameters.latents), tensors["label_map"]
+                ),
+                errors=LabelErrorModel(*(tensors[f"error_{n}"].numpy() for n in ("factor", "covariance")), header["pairs"]),
                 infos=tuple(LabelInfo(**info) for info in header["infos"]),
                 limits=Limits(header["distance"], header["rchi2"], *(tensors[n].numpy() for n in ("lowest",
                 "highest"))),

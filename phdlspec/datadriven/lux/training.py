@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.folds import grouped_folds
-from phdlspec.datadriven.label_table import GivenLabels, LabelInfo
-from phdlspec.datadriven.lux.held_out import LabelErrorModel, learn_errors
-from phdlspec.datadriven.lux.label_map import LabelMap, MapFreedom, candidates
+from phdlspec.datadriven.label_table import LabelInfo, GivenLabels
+from phdlspec.datadriven.lux.judging import Fold, Judgement, judge, robust
+from phdlspec.datadriven.lux.label_map import MapCandidates
 from phdlspec.datadriven.lux.lux import Limits, Lux
 from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
 from phdlspec.datadriven.lux.optimise import OptimisationState, canonical, optimise
@@ -50,12 +50,14 @@ STATE = FileKind("phdlspec-lux-state", 2, "training state", "phdlspec lux train"
 FOLDS = 5
 HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
 CHOICE_STARS = 2500  # most that the number of latents is chosen with
+CHOICE_FOLDS = 2  # in which it is
 LATENTS = (6, 12, 24, 48, 96)
 STARS_PER_LATENT = 3  # least
 FEWEST_PER_LABEL = 10
 COVERED = 0.2  # of the stars that must have a pixel for it to be used
-BETTER = 0.01  # by which a freer map or more latents must lower the scatter to be taken
+BETTER = 0.01  # by which more latents must raise the likelihood of a held-out label, in its logarithm, to be taken
 LIMIT = 0.999
+PARTS_VERSION = 2  # of what is kept of an unfinished training
 FOLD_SWEEPS = 12  # of a model that only serves to judge: what later ones gain is far below the labels' scatter
 
 Array = NDArray[np.float64]
@@ -78,26 +80,6 @@ class _LuxTraining:
     used: NDArray[np.bool_]
     shift: Array
     scale: Array
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A finished fold: rows of the held-out stars; of the training part latents (n, K), their signal (K,), label
-    residuals (n, L) with variances; of the held-out latents (m, K), covariances, residuals, distance and reduced chi2;
-    label loadings (L, K)."""
-
-    held: NDArray[np.int64]
-    z: Array
-    signal: Array
-    residual: Array
-    variance: Array
-    held_z: Array
-    held_covariance: NDArray[np.float32]
-    held_residual: Array
-    held_variance: Array
-    distance: Array
-    rchi2: Array
-    label_loadings: Array
 
 
 def train(
@@ -135,7 +117,7 @@ def train(
         began = time.perf_counter()
         count = latents or _choose_latents(training, settings, work)
         folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(len(data))]
-        shape, _ = _choose_map(folds, count)
+        judgement = judge(folds, training.groups)
         final = _optimised(training.stars, count, settings, work, f"all_{count}")
         metadata = {
             "settings": asdict(settings) | {"latents": count},
@@ -143,7 +125,7 @@ def train(
             "stars": len(data),
             "files": data.files,
         }
-        model = _assemble(data, training, final, folds, shape, metadata)
+        model = _assemble(data, training, final, folds, judgement, metadata)
         model.metadata["training_seconds"] = round(time.perf_counter() - began, 1)  # type: ignore[index]
         return model
 
@@ -197,7 +179,7 @@ def _fold_numbers(stars: int) -> range:
 
 
 def _choose_latents(training: _LuxTraining, settings: LuxSettings, work: _LuxFolder) -> int:
-    """The number of latents with the least held-out scatter of labels; more only where they lower it."""
+    """The number of latents that makes held-out labels most likely; more only where they help."""
     names = np.unique(training.groups)
     if len(training.groups) > CHOICE_STARS:
         share = CHOICE_STARS / len(training.groups)
@@ -209,8 +191,8 @@ def _choose_latents(training: _LuxTraining, settings: LuxSettings, work: _LuxFol
     ladder = [k for k in LATENTS if labels <= k <= stars * (FOLDS - 1) // FOLDS // STARS_PER_LATENT] or [labels]
     best, best_score = ladder[0], np.inf
     for count in ladder:
-        folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(stars)]
-        _, score = _choose_map(folds, count)
+        folds = [_fold(training, count, fold, settings, work) for fold in range(CHOICE_FOLDS)]
+        score = judge(folds, training.groups).score
         if score > best_score - BETTER:
             break
         best, best_score = count, score
@@ -237,7 +219,8 @@ def _fold(training: _LuxTraining, count: int, number: int, settings: LuxSettings
     distance = np.sqrt(np.einsum("nk,nk->n", offset, np.linalg.solve(wide, offset[..., None])[..., 0]) / count)
     pixels = (left.ivar > 0).sum(1).cpu().numpy()
     result = Fold(
-        held.numpy(), z.numpy(), _signal(covariance), residual.numpy(), variance.numpy(),
+        held.numpy(), z.numpy(), _signal(covariance), residual.numpy(),
+        variance.numpy() + _straight_spread(parameters, covariance),
         held_z.numpy(), held_covariance.float().numpy(), held_residual.numpy(),
         held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
         parameters.label_loadings.cpu().numpy(),
@@ -271,34 +254,16 @@ def _signal(covariance: Tensor) -> Array:
     return np.asarray(1.0 / covariance.diagonal(dim1=1, dim2=2).mean(0).numpy() - 1.0).clip(min=1e-9)
 
 
+def _straight_spread(parameters: Parameters, covariance: Tensor) -> Array:
+    # Variance (n, L) that the uncertainty of the latents gives the labels of the straight map.
+    slope = parameters.label_loadings.cpu()
+    return np.asarray(torch.einsum("lk,nkj,lj->nl", slope, covariance, slope).numpy())
+
+
 def _latent_moments(z: Tensor, covariance: Tensor) -> tuple[Array, Array]:
     # Mean and covariance of the stars' true latents.
     spread = torch.cov(z.T).reshape(z.shape[1], z.shape[1]) + covariance.mean(0)
     return z.mean(0).numpy(), spread.numpy()
-
-
-def _predicted(fold: Fold, shape: MapFreedom) -> tuple[Array, LabelMap]:
-    # Held-out difference, predicted minus given (m, L), with a map learned from the fold's training part.
-    known = (fold.z, fold.signal, fold.residual, fold.variance, fold.label_loadings)
-    label_map = LabelMap.fit(shape, *(torch.as_tensor(x) for x in known))
-    return label_map.correction(torch.as_tensor(fold.held_z)).numpy() - fold.held_residual, label_map
-
-
-def _choose_map(folds: list[Fold], count: int) -> tuple[MapFreedom, float]:
-    """The shape with the least held-out scatter, the straight one unless another is better by `BETTER`; its score."""
-    scores = {}
-    for shape in candidates(count):
-        difference = np.concatenate([_predicted(fold, shape)[0] for fold in folds])
-        scores[shape] = float(np.nanmean(np.log(_robust(difference))))
-    best = min(scores, key=lambda shape: scores[shape])
-    straight = next(iter(scores))
-    chosen = best if scores[best] < scores[straight] - BETTER else straight
-    return chosen, scores[chosen]
-
-
-def _robust(difference: Array) -> Array:
-    """Robust scatter about zero of each column, NaN left out."""
-    return np.asarray(1.4826 * np.nanmedian(np.abs(difference), axis=0) + 1e-12)
 
 
 def _assemble(
@@ -306,64 +271,45 @@ def _assemble(
     training: _LuxTraining,
     parameters: Parameters,
     folds: list[Fold],
-    shape: MapFreedom,
+    judgement: Judgement,
     metadata: dict[str, Any],
 ) -> Lux:
     z, covariance, residual, variance, _ = _seen_without_labels(parameters, training.stars)
     mean, spread = _latent_moments(z, covariance)
     plain = Parameters(**{name: tensor.cpu() for name, tensor in parameters.tensors().items()})
-    errors, difference, held = _judge(folds, shape)
-    whole = errors.full(_label_spread(folds, shape))
-    metadata["held_out"] = _accuracy(
-        data.infos, difference, whole, np.concatenate([f.held_variance for f in folds]), training.scale
-    )
+    metadata["held_out"] = _accuracy(data.infos, judgement, training.scale)
+    metadata["pairs"] = judgement.errors.pairs
+    held = judgement.held
     files = tuple(data.files[i] for i in held)
     given = (data.values[held] - training.shift) / training.scale
-    signal = torch.as_tensor(_signal(covariance))
-    label_map = LabelMap.fit(shape, z, signal, residual, variance, plain.label_loadings)
+    signal, straight = torch.as_tensor(_signal(covariance)), torch.as_tensor(_straight_spread(plain, covariance))
+    label_map = MapCandidates.fit(z, signal, residual, variance + straight, plain.label_loadings).mean(judgement.shares)
     return Lux(
-        data.wave, training.used, data.resolving_power, plain, label_map, errors,
+        data.wave, training.used, data.resolving_power, plain, label_map, judgement.errors,
         data.infos, training.shift, training.scale, mean, spread,
         Limits(
             float(np.quantile(np.concatenate([f.distance for f in folds]), LIMIT)),
             float(np.quantile(np.concatenate([f.rchi2 for f in folds]), LIMIT)),
             np.nanmin(data.values, axis=0), np.nanmax(data.values, axis=0),
         ),
-        metadata, files, training.shift + training.scale * (given + difference),
+        metadata, files, training.shift + training.scale * (given + judgement.difference),
     )  # fmt: skip
 
 
-def _judge(folds: list[Fold], shape: MapFreedom) -> tuple[LabelErrorModel, Array, NDArray[np.int64]]:
-    difference = np.concatenate([_predicted(fold, shape)[0] for fold in folds])
-    error = np.sqrt(np.concatenate([fold.held_variance for fold in folds]))
-    held = np.concatenate([fold.held for fold in folds])
-    return learn_errors(difference, _label_spread(folds, shape), error), difference, held
-
-
-def _label_spread(folds: list[Fold], shape: MapFreedom) -> Array:
-    parts = []
-    for fold in folds:
-        slope = fold.label_loadings + _predicted(fold, shape)[1].jacobian(torch.as_tensor(fold.held_z)).numpy()
-        parts.append(slope @ fold.held_covariance.astype(float) @ slope.transpose(0, 2, 1))
-    return np.concatenate(parts)
-
-
-def _accuracy(
-    infos: tuple[LabelInfo, ...], difference: Array, covariance: Array, own: Array, scale: Array
-) -> list[dict[str, Any]]:
+def _accuracy(infos: tuple[LabelInfo, ...], found: Judgement, scale: Array) -> list[dict[str, Any]]:
     """Of each label: held-out stars, robust scatter, and the scatter over the error with the table's own."""
-    pull = difference / np.sqrt(np.einsum("nll->nl", covariance) + own)
+    pull = found.difference / np.sqrt(np.einsum("nll->nl", found.covariance) + found.given_variance)
     return [
         {
-            "label": info.name, "set": info.set_name, "stars": int(np.isfinite(difference[:, i]).sum()),
-            "scatter": float(_robust(difference)[i] * scale[i]), "pull": float(_robust(pull)[i]),
+            "label": info.name, "set": info.set_name, "stars": int(np.isfinite(found.difference[:, i]).sum()),
+            "scatter": float(robust(found.difference)[i] * scale[i]), "pull": float(robust(pull)[i]),
         }
         for i, info in enumerate(infos)
     ]  # fmt: skip
 
 
 def _digest(data: Dataset, settings: LuxSettings) -> str:
-    found = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    found = hashlib.sha256(json.dumps(asdict(settings) | {"parts": PARTS_VERSION}).encode())
     for array in (data.wave, data.flux, data.ivar, data.values, data.errors):
         found.update(np.ascontiguousarray(array).tobytes())
     found.update("\n".join(data.stars).encode(errors="surrogateescape"))

@@ -15,6 +15,8 @@ from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux, LuxFlag, train
 from phdlspec.datadriven.lux.check import write_check
+from phdlspec.datadriven.lux.held_out import SpectrumPairs, learn_errors
+from phdlspec.datadriven.lux.label_map import CANDIDATES, MapCandidates
 from phdlspec.datadriven.lux.model import objective
 from phdlspec.datadriven.lux.optimise import optimise, start
 from phdlspec.datadriven.lux.sweeps import gradient
@@ -73,6 +75,58 @@ def test_labels_and_errors_of_stars_not_seen(trained):
     assert (np.std(found.values - truth, axis=0) < np.array([90.0, 0.06])).all()
     assert (np.abs(pull.mean(0)) < 0.4).all()
     assert ((pull.std(0) > 0.6) & (pull.std(0) < 1.5)).all()
+
+
+def test_slopes_of_a_label_map_are_those_of_its_values():
+    random = torch.Generator().manual_seed(2)
+    z = torch.randn(60, 5, generator=random, dtype=torch.float64)
+    label = z @ torch.randn(5, 2, generator=random, dtype=torch.float64) + z[:, :2] ** 2 - 0.3 * z[:, :1] ** 3
+    maps = MapCandidates.fit(z, torch.ones(5).double(), label, torch.full_like(label, 0.01), torch.zeros(2, 5).double())
+    found = maps.mean(torch.eye(len(CANDIDATES)).double()[:, -4:-3].expand(-1, 2))  # products of three, little ridge
+    inside = 0.5 * z[:4]
+    step = 1e-5 * torch.eye(5).double()
+    slopes = torch.stack([(found.correction(inside + s) - found.correction(inside - s)) / 2e-5 for s in step], dim=2)
+    torch.testing.assert_close(found.jacobian(inside), slopes, rtol=1e-5, atol=1e-7)
+    assert (found.correction(inside) - label[:4]).abs().max() > 0.1  # of other latents
+    assert (found.correction(z) - label).abs().median() < 0.1
+    outside = found.correction(100 * z)[:, 0] / (100 * z).norm(dim=1)
+    assert outside.abs().max() < 20  # a line beyond the training stars, no cube
+
+
+def test_noise_is_what_spectra_of_one_star_differ_by_and_not_what_they_state():
+    data, _ = world()
+    again, _ = world()
+    random = np.random.default_rng(5)
+    noisier = []
+    for one in (data, again):  # each spectrum has twice the noise that its ivar states
+        sigma = np.divide(3**0.5, np.sqrt(one.ivar), out=np.zeros_like(one.ivar), where=one.ivar > 0)
+        noisier.append((one.flux + sigma * random.normal(size=one.flux.shape)).astype(np.float32))
+    twice = dataclasses.replace(
+        data, flux=np.concatenate(noisier), ivar=np.tile(data.ivar, (2, 1)),
+        files=data.files + tuple(f"again_{f}" for f in data.files), stars=data.stars * 2, obsids=data.obsids * 2,
+        ra=np.tile(data.ra, 2), dec=np.tile(data.dec, 2), velocity=np.tile(data.velocity, 2), snr=np.tile(data.snr, 2),
+        reasons=data.reasons * 2, values=np.tile(data.values, (2, 1)), errors=np.tile(data.errors, (2, 1)),
+    )  # fmt: skip
+    held = grouped_folds(twice.stars, 4, seed=1) == 0
+    model = train(twice.take(~held), latents=K)
+    assert model.errors.pairs == 180
+    found = model.predict(twice.take(held))
+    half = len(found.values) // 2
+    noise = np.sqrt(np.einsum("nll->nl", found.noise))
+    ratio = (found.values[:half] - found.values[half:]) / np.hypot(noise[:half], noise[half:])
+    assert ((ratio.std(0) > 0.75) & (ratio.std(0) < 1.25)).all()
+    assert (np.einsum("nll->nl", found.covariance) >= noise**2).all()
+
+
+def test_wrong_differences_do_not_widen_the_errors():
+    random = np.random.default_rng(4)
+    spread = np.exp(random.normal(0, 1, 400))
+    difference = random.normal(size=400) * np.sqrt(spread + 0.5**2 + 0.3**2)
+    difference[:30] *= 6.0
+    nothing = SpectrumPairs(np.empty((0, 1)), np.empty((0, 1)))
+    found = learn_errors(difference[:, None], spread[:, None, None], np.full((400, 1), 0.3), nothing)
+    pull = difference / np.sqrt(found.full(spread[:, None, None])[:, 0, 0] + 0.3**2)
+    assert 1.4826 * np.median(np.abs(pull)) == pytest.approx(1.0, abs=0.15)
 
 
 def test_labels_of_test_stars_change_nothing(trained):
@@ -150,6 +204,7 @@ def test_commands_train_apply_and_check(tmp_path, capsys):
     new = slice(200, None)
     assert np.std((table["TEFF"][new] - truth[new, 0]) / table["TEFF_ERR"][new]) < 1.6
     assert table["COVARIANCE"].shape == (N, 2, 2)
+    assert (table["TEFF_NOISE"] <= table["TEFF_ERR"]).all()
     np.testing.assert_allclose(table["COVARIANCE"][:, 0, 0] ** 0.5, table["TEFF_ERR"], rtol=1e-3)
     assert main(["lux", "check", str(model), str(spectra), "--labels", f"apogee={tmp_path / 'all.ecsv'}", "--out",
                  str(tmp_path / "report")]) == 0  # fmt: skip
