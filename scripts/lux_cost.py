@@ -22,7 +22,7 @@ from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux
 from phdlspec.datadriven.lux.held_out import LabelErrorModel
-from phdlspec.datadriven.lux.label_map import MapBasis, LabelMap
+from phdlspec.datadriven.lux.label_map import LabelMap, MapBasis
 from phdlspec.datadriven.lux.lux import Limits
 from phdlspec.datadriven.lux.model import Parameters, StarArrays
 from phdlspec.datadriven.lux.optimise import optimise

@@ -91,7 +91,9 @@ def _least(cost: Callable[[Array], float], starts: list[list[float]], bounds: li
 
 def _factor(difference: Array, variance: Array) -> float:
     def cost(x: Array) -> float:
-        return _cost(difference, np.exp(2 * x[0]) * variance, x[1]) + 0.5 * (x[0] / _LN_K_SPREAD_OF_PAIRS) ** 2
+        return (
+            _cost(difference, np.exp(2 * x[0]) * variance, float(x[1])) + 0.5 * float(x[0] / _LN_K_SPREAD_OF_PAIRS) ** 2
+        )
 
     start = np.log(1.4826 * np.median(np.abs(difference) / np.sqrt(variance)) + 1e-3)
     return float(_least(cost, [[start]], [(-3.0, 3.0)])[0])
@@ -102,7 +104,7 @@ def _factor_and_scatter(difference: Array, variance: Array, own: Array, fixed: b
 
     def cost(x: Array) -> float:
         total = np.exp(2 * x[0]) * variance + np.exp(2 * x[1]) + own
-        return _cost(difference, total, x[2]) + 0.5 * (x[0] / _LN_K_SPREAD) ** 2
+        return _cost(difference, total, x[2]) + 0.5 * float(x[0] / _LN_K_SPREAD) ** 2
 
     starts = [[0.0, np.log(size * part)] for part in (0.05, 0.3, 1.0)]
     bounds = [(0.0, 0.0) if fixed else (-1.0, 1.0), (np.log(1e-3 * size), np.log(3 * size))]

@@ -45,7 +45,10 @@ class MapFreedom:
 
 STRAIGHT = MapFreedom(0, 0, 0.0)
 _PRODUCTS = ((0, 0), (5, 0), (SQUARES, 0), (SQUARES, CUBES))
-CANDIDATES = (STRAIGHT, *(MapFreedom(*products, ridge) for products, ridge in product(_PRODUCTS, (1.0, 3.0, 10.0, 30.0))))
+CANDIDATES = (
+    STRAIGHT,
+    *(MapFreedom(*products, ridge) for products, ridge in product(_PRODUCTS, (1.0, 3.0, 10.0, 30.0))),
+)
 _FREEST = MapFreedom(SQUARES, CUBES, 3.0)
 
 
@@ -173,7 +176,8 @@ def _of_label(basis: MapBasis, features: Tensor, label: Tensor, variance: Tensor
 
 
 def _solved(matrix: Tensor, right: Tensor, penalty: Tensor) -> Tensor:
-    return torch.linalg.solve(matrix + torch.diag(penalty + 1e-3), right)
+    found: Tensor = torch.linalg.solve(matrix + torch.diag(penalty + 1e-3), right)
+    return found
 
 
 def _weights(x: Tensor, label: Tensor, variance: Tensor, penalty: Tensor) -> Tensor:

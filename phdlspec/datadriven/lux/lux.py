@@ -16,7 +16,7 @@ from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux.flags import LUX_WORDS, LuxFlag
 from phdlspec.datadriven.lux.held_out import LabelErrorModel
-from phdlspec.datadriven.lux.label_map import MapBasis, LabelMap
+from phdlspec.datadriven.lux.label_map import LabelMap, MapBasis
 from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
 from phdlspec.errors import UserError, first_line
 from phdlspec.spectrum import Spectrum
@@ -210,7 +210,9 @@ class Lux:
                 label_map=LabelMap(
                     MapBasis(tensors["map_lowest"], tensors["map_highest"], parameters.latents), tensors["label_map"]
                 ),
-                errors=LabelErrorModel(*(tensors[f"error_{n}"].numpy() for n in ("factor", "covariance")), header["pairs"]),
+                errors=LabelErrorModel(
+                    tensors["error_factor"].numpy(), tensors["error_covariance"].numpy(), header["pairs"]
+                ),
                 infos=tuple(LabelInfo(**info) for info in header["infos"]),
                 limits=Limits(header["distance"], header["rchi2"], *(tensors[n].numpy() for n in ("lowest",
                 "highest"))),

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.folds import grouped_folds
-from phdlspec.datadriven.label_table import LabelInfo, GivenLabels
+from phdlspec.datadriven.label_table import GivenLabels, LabelInfo
 from phdlspec.datadriven.lux.judging import Fold, Judgement, judge, robust
 from phdlspec.datadriven.lux.label_map import MapCandidates
 from phdlspec.datadriven.lux.lux import Limits, Lux
