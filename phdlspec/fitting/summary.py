@@ -40,7 +40,7 @@ POOR_MISFIT = 0.06  # in normalised flux, of what the stated noise does not expl
 IMPERFECT_RCHI2 = 3.0  # with the stated noise
 MANY_OUTLIERS = 0.03
 KEPT_DRAWS = 400
-RESOLUTION_EDGE = 0.955  # of the range of the resolving power's logarithm, beyond which it is at its bound
+RESOLUTION_EDGE = 0.93  # of the range of the resolving power's logarithm, beyond which it is at its bound
 BOTH_BROAD = (0.75, 0.5)  # of the broadening's and of that range: where both are beyond, neither need be at its end
 COLLAPSED = 0.5  # of the bound: a smaller error is none, where the fit did not converge or ran into a corner
 
