@@ -33,7 +33,7 @@ from phdlspec.mock import mock_lamost
 from phdlspec.spectrum import Spectrum
 from phdlspec.wavelength import SPEED_OF_LIGHT_KM_S
 
-DAYS = 683.0  # of each light curve, 7.5 quarters
+DAYS = 683.0  # of the mission in which each star is seen, some eight quarters
 SHARES = {"single": 0.5, "eclipsing": 0.19, "synchronised": 0.19, "young": 0.12}
 LONGEST_ORBIT = 40.0  # d, of eclipsing binaries
 LONGEST_LOCKED = 8.0  # d, shorter orbits are synchronised
@@ -155,6 +155,13 @@ def _with_companion(one: Star, kind: str, orbits: NDArray[np.float64], random: n
     )  # fmt: skip
 
 
+def first_of_each(stars: list[Star], number: int) -> NDArray[np.int64]:
+    """Rows of the first stars of each kind, in the shares of `SHARES`."""
+    kinds = np.array([star.kind for star in stars])
+    rows = [np.flatnonzero(kinds == kind)[: round(share * number)] for kind, share in SHARES.items()]
+    return np.sort(np.concatenate(rows))
+
+
 def light_curve_of(star: Star, random: np.random.Generator):  # noqa: ANN201 (LightCurve)
     """Its light curve, stitched as a real one is."""
     lifetime = float(np.clip(random.lognormal(np.log(3.0 * star.prot), 0.4), 5.0, 200.0))
@@ -236,22 +243,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalogues", type=Path, required=True)
     parser.add_argument("--stars", type=int, default=3000)
+    parser.add_argument("--keep", type=int, metavar="N", help="write so many of them, the first of each kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     stars = draw(args.catalogues, args.stars, args.seed)
-    observatory = Observatory()
-    random = np.random.default_rng([args.seed, 1])
-    curves = LightCurveSet.from_light_curves(
-        [light_curve_of(star, random) for star in tqdm(stars, desc="light curves")]
-    )
-    spectra = [
-        observatory.spectrum(star, 10_000_000 * args.seed + i) for i, star in enumerate(tqdm(stars, desc="spectra"))
-    ]
+    kept = np.arange(len(stars)) if args.keep is None else first_of_each(stars, args.keep)
     args.out.mkdir(parents=True, exist_ok=True)
-    read_dataset(spectra, velocity="header").write(args.out / "spectra.h5")
-    curves.write(args.out / "light_curves.h5")
+    if not (args.out / "light_curves.h5").is_file():  # what a stopped run has finished stays
+        random = np.random.default_rng([args.seed, 1])
+        LightCurveSet.from_light_curves(
+            [light_curve_of(star, random) for star in tqdm(stars, desc="light curves")], progress=True
+        ).take(kept).write(args.out / "light_curves.h5")
+    stars = [stars[i] for i in kept]
+    if not (args.out / "spectra.h5").is_file():
+        observatory = Observatory()
+        seeds = 10_000_000 * args.seed + np.arange(len(stars))
+        spectra = [observatory.spectrum(star, int(seed)) for star, seed in zip(tqdm(stars, desc="spectra"), seeds)]
+        read_dataset(spectra, velocity="header").write(args.out / "spectra.h5")
     names = [star.name for star in stars]
     Table({"SPECTRUM": names, "LIGHT_CURVE": names}).write(args.out / "pairs.ecsv", overwrite=True)
     truth_of(stars).write(args.out / "truth.ecsv", overwrite=True)

@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table, vstack
-from numpy.typing import NDArray
 
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.desa import Desa, LightCurveSet, gather
-from phdlspec.datadriven.desa.check import Inputs, Split, inputs_of, retrieval, scores, split_of
+from phdlspec.datadriven.desa.check import Inputs, Split, find_partners, inputs_of, retrieval, scores, split_of
 from phdlspec.datadriven.desa.desa import Tokens
 from phdlspec.datadriven.desa.dual_former import DualFormer
-from phdlspec.datadriven.desa.probes import ranks_of_partners
 from phdlspec.datadriven.desa.stars import StarLabels, labels_of
 from phdlspec.datadriven.desa.training import take_tokens, train_dual
 from phdlspec.files import replacing
@@ -36,22 +34,6 @@ VARIANTS = {
     "dual, cross-attention alone": {"attention": "cross"},
     "contrastive (CLIP)": {"objective": "contrastive", "attention": "self"},
 }
-RIDGE = 100.0  # of the straight line that concatenation needs to find partners
-SHARED_COMPONENTS = 32
-
-
-def straight_line(one: NDArray[np.float64], other: NDArray[np.float64], split: Split) -> dict[str, float]:
-    """Retrieval by a ridge regression from spectrum features to the components of light-curve features."""
-    fitted, tested = split.training, np.flatnonzero(split.held_out)[:1000]
-    x = (one - one[fitted].mean(0)) / (one[fitted].std(0) + 1e-9)
-    y = other - other[fitted].mean(0)
-    _, _, directions = np.linalg.svd(y[fitted], full_matrices=False)
-    y = y @ directions[:SHARED_COMPONENTS].T
-    y = y / y[fitted].std(0)
-    weights = np.linalg.solve(x[fitted].T @ x[fitted] + RIDGE * np.eye(x.shape[1]), x[fitted].T @ y[fitted])
-    ranks = ranks_of_partners((x @ weights)[tested], y[tested])
-    return {"among": len(tested), "top-1": float((ranks == 0).mean()), "top-10": float((ranks < 10).mean()),
-            "median place": float(np.median(ranks)) + 1.0}  # fmt: skip
 
 
 def row_of(name: str, kind: str, table: Table, found: dict[str, float], seconds: float) -> Table:
@@ -92,7 +74,8 @@ def run_concatenation(model: Desa, tokens: Tokens, labels: StarLabels, split: Sp
     """The encoders' features side by side."""
     inputs = inputs_of(model, tokens, np.full(len(tokens.have), np.nan))
     only = Inputs(*({"both, encoders": part["both, encoders"]} for part in (inputs.features, inputs.there)))
-    found = straight_line(inputs.features["spectrum, encoder"], inputs.features["light curve, encoder"], split)
+    one, other = (inputs.features[f"{kind}, encoder"] for kind in ("spectrum", "light curve"))
+    found = find_partners(one, other, tokens.have.numpy().all(axis=1), split)
     return row_of("concatenation", "both, encoders", scores(only, labels, split)[0], found, 0.0)
 
 

@@ -12,7 +12,8 @@ pairs has columns SPECTRUM (file or OBSID) and LIGHT_CURVE (file or target), and
 those of `phdlspec lux`: FILE or OBSID (here also a light curve's file or target), any column X with its error X_ERR; a
 class is a column of 0 and 1.
 
-`train` learns both encoders alone and then what they have in common; a fifth of the stars is held out. Labels given to
+`train` learns both encoders alone and then what they have in common; a fifth of the stars (--hold-out) is kept from it.
+Rotation periods are learned from simulated light curves alone. Labels given to
 `train` are learned by the spectrum encoder, so that `check` will not score them: give none for an embedding that knows
 none. Stopped or killed, the same command goes on (MODEL.parts). The table of `embed` has EMBEDDING, the encoders' own
 features, PROT_ACF and PROT_LS (classical rotation periods) and FLAG: 1 no spectrum, 2 no light curve, 4 outside the
@@ -29,7 +30,7 @@ from pathlib import Path
 from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.console import say
 from phdlspec.datadriven.dataset import Dataset, read_dataset
-from phdlspec.datadriven.desa import Desa, DesaSettings, LightCurveSet, gather, read_light_curves, train
+from phdlspec.datadriven.desa import Desa, LightCurveSet, DesaSettings, gather, read_light_curves, train
 from phdlspec.datadriven.desa.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError
@@ -46,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", nargs="+", default=(), metavar="TABLE", help="labels for the spectrum encoder to learn"
     )
     learn.add_argument("--out", required=True, type=Path, metavar="MODEL", help="safetensors file to write")
-    learn.add_argument("--epochs", type=int, metavar="N", help="of each of the three stages (default 30, 30, 40)")
+    learn.add_argument("--epochs", type=int, metavar="N",
+                       help="of each stage (default: periods 10, spectra 20, light curves 5, pairs 4)")  # fmt: skip
+    learn.add_argument("--hold-out", type=float, default=0.2, metavar="SHARE",
+                       help="of the stars, on which check will score (default 0.2)")  # fmt: skip
     learn.add_argument("--attention", choices=("both", "self", "cross"), default="both", help="of the DualFormer")
     learn.add_argument("--objective", choices=("dual", "contrastive"), default="dual", help="contrastive: CLIP's loss")
     learn.add_argument("--seed", type=int, default=0, help="of weights, batches and the held-out stars")
@@ -101,9 +105,12 @@ def _train(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs {args.epochs}: expected at least 1")
-    settings = DesaSettings(attention=args.attention, objective=args.objective, seed=args.seed)
+    if not 0.0 < args.hold_out < 1.0:
+        raise UserError(f"--hold-out {args.hold_out:g}: expected a share between 0 and 1")
+    settings = DesaSettings(attention=args.attention, objective=args.objective, seed=args.seed, hold_out=args.hold_out)
     if args.epochs is not None:
-        settings = replace(settings, spectrum_epochs=args.epochs, curve_epochs=args.epochs, dual_epochs=args.epochs)
+        stages = ("period", "spectrum", "curve", "dual")
+        settings = replace(settings, **{f"{stage}_epochs": args.epochs for stage in stages})
     with only_writer(args.out):
         spectra, curves = _read(args)
         if spectra is None or curves is None:

@@ -23,12 +23,13 @@ from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
 from phdlspec.datadriven.desa.probes import (
     area_under_curve,
     average_precision,
+    fit_matching,
     fit_probe,
     is_class,
     ranks_of_partners,
 )
-from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, labels_of
-from phdlspec.datadriven.desa.training import FOLDS, seen_with
+from phdlspec.datadriven.desa.stars import StarLabels, DesaStars, labels_of
+from phdlspec.datadriven.desa.training import seen_with
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError
 from phdlspec.pages import Block, Heading, new_figure, picture, rows_of, text, write_page
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEIGHBOURS = 10
+FOLDS = 5  # where all stars are new to a model, the first is scored
 FEWEST = 20  # stars with a label, to fit a probe
 GALLERY = 1000  # most among which a partner is looked for
 CLOSE = 0.1  # a period within this share of the given one is right
 PERIODS = ("PROT", "LOG_PROT")
+MEASURED = {"PROT_NET": "network", "PROT_ACF": "autocorrelation", "PROT_LS": "Lomb-Scargle"}
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
     "img{max-width:100%}td,th{padding:0 .8em;text-align:left}"
@@ -166,17 +169,18 @@ def _close(name: str, found: Array, truth: Array) -> float:
     return float((np.abs(ratio - 1.0) <= CLOSE).mean())
 
 
-def classical_periods(labels: StarLabels, split: Split, curves: LightCurveSet | None, stars: DesaStars) -> Table | None:
-    """Scores of the classical periods as they are, without a probe, on the same held-out stars as in `scores`."""
+def measured_periods(labels: StarLabels, split: Split, periods: dict[str, Array], stars: DesaStars) -> Table | None:
+    """Scores of the periods of the network and the classical ones as they are, without a probe, on the same held-out
+    stars as in `scores`. periods : of light curves, see `Desa.periods`."""
     name = next((info.name for info in labels.infos if info.name in PERIODS), None)
-    if name is None or curves is None:
+    if name is None:
         return None
     truth = labels.values[:, [info.name for info in labels.infos].index(name)]
     usable = split.held_out & np.isfinite(truth) & (stars.light_curve >= 0)
-    usable[usable] &= curves.readable[stars.light_curve[usable]]
+    usable &= np.isfinite(periods["PROT_NET"][stars.light_curve])
     rows = []
-    for way, period in (("autocorrelation", curves.period_acf), ("Lomb-Scargle", curves.period_ls)):
-        given = period[stars.light_curve]
+    for column, way in MEASURED.items():
+        given = periods[column][stars.light_curve]
         for kind in sorted({labels.sets[i] for i in np.flatnonzero(usable)}):
             part = usable & (np.array(labels.sets) == kind)
             found = np.log10(given) if name == "LOG_PROT" else given
@@ -186,23 +190,28 @@ def classical_periods(labels: StarLabels, split: Split, curves: LightCurveSet | 
 
 
 def retrieval(model: Desa, tokens: Tokens, split: Split) -> dict[str, float]:
-    """How often a spectrum finds the light curve of its star first, or among the first ten, of up to a thousand
-    held-out pairs, and the reverse: by the embeddings from either alone, or by e1 and e2 of a contrastive model, whose
-    loss has made them alike."""
-    both = np.flatnonzero(tokens.have.numpy().all(axis=1) & split.held_out)[:GALLERY]
-    if len(both) < 2:
-        return {}
+    """`find_partners` by the embeddings from either modality alone, or by e1 and e2 of a contrastive model, which its
+    loss has made alike."""
     if model.settings.objective == "contrastive":
         dual = model.dual_former
         with torch.no_grad():
             spaces = dual.standardised(*dual.raw(tokens.spectrum, tokens.curve, tokens.have))
-        one, other = (space.double().numpy()[both] for space in spaces)
+        one, other = (space.double().numpy() for space in spaces)
     else:
-        one, other = (
-            run_dual(model.dual_former, seen_with(tokens, kind))[both] for kind in ("spectrum", "light curve")
-        )
-    ranks = np.concatenate([ranks_of_partners(one, other), ranks_of_partners(other, one)])
-    return {"among": len(both), "top-1": float((ranks == 0).mean()), "top-10": float((ranks < 10).mean()),
+        one, other = (run_dual(model.dual_former, seen_with(tokens, kind)) for kind in ("spectrum", "light curve"))
+    return find_partners(one, other, np.asarray(tokens.have.all(dim=1).numpy(), dtype=bool), split)
+
+
+def find_partners(one: Array, other: Array, both: Mask, split: Split) -> dict[str, float]:
+    """How often a spectrum finds the light curve of its star first, or among the first ten, of up to a thousand
+    held-out pairs, and the reverse. one, other : (N, F) of the spectra and the light curves; what they share is learned
+    from the training pairs (`fit_matching`)."""
+    fitted, tested = both & split.training, np.flatnonzero(both & split.held_out)[:GALLERY]
+    if len(tested) < 2 or fitted.sum() < FEWEST:
+        return {}
+    odds = fit_matching(one[fitted], other[fitted])(one[tested], other[tested])
+    ranks = np.concatenate([ranks_of_partners(odds), ranks_of_partners(odds.T)])
+    return {"among": len(tested), "top-1": float((ranks == 0).mean()), "top-10": float((ranks < 10).mean()),
             "median place": float(np.median(ranks)) + 1.0}  # fmt: skip
 
 
@@ -219,20 +228,19 @@ def write_check(
     folder; a sentence on what was found."""
     labels = labels_of(stars, spectra, curves, tables)
     tokens = model.tokens(stars, spectra, curves)
-    period = np.full(len(stars), np.nan)
-    if curves is not None:
-        period = np.where(stars.light_curve >= 0, curves.period_acf[stars.light_curve], np.nan)
+    periods = model.periods(curves)
+    period = np.where(stars.light_curve >= 0, periods["PROT_ACF"][stars.light_curve], np.nan)
     inputs, split = inputs_of(model, tokens, period), split_of(model, stars)
     learned = tuple(info.name for info in model.infos)
     table, said = scores(inputs, labels, split, learned)
     found = retrieval(model, tokens, split)
-    by_star = _by_star(stars, labels, said, curves, split)
+    by_star = _by_star(stars, labels, said, periods, split)
     folder = Path(folder)
     for file, content in (("check.ecsv", table), ("stars.ecsv", by_star)):
         write_table(content, folder / file)
-    classical = classical_periods(labels, split, curves, stars)
+    measured = measured_periods(labels, split, periods, stars)
     write_page(
-        folder / "check.html", name, _blocks(table, classical, found, by_star, labels, said, inputs, split, learned)
+        folder / "check.html", name, _blocks(table, measured, found, by_star, labels, said, inputs, split, learned)
     )
     rows = [row for row in table if row["input"] in ("both, embedding", "light curve, embedding")]
     best = {(row["label"], row["set"]): row for row in reversed(rows)}
@@ -242,7 +250,7 @@ def write_check(
 
 
 def _by_star(
-    stars: DesaStars, labels: StarLabels, said: dict[str, Array], curves: LightCurveSet | None, split: Split
+    stars: DesaStars, labels: StarLabels, said: dict[str, Array], periods: dict[str, Array], split: Split
 ) -> Table:
     known = np.array([bool(name) for name in labels.sets])
     rows = np.flatnonzero(split.held_out & known)
@@ -251,15 +259,14 @@ def _by_star(
         table[info.name] = labels.values[rows, column]
         if info.name in said:
             table[f"{info.name}_PROBE"] = said[info.name][rows]
-    if curves is not None:
-        for name, period in (("PROT_ACF", curves.period_acf), ("PROT_LS", curves.period_ls)):
-            table[name] = np.where(stars.light_curve >= 0, period[stars.light_curve], np.nan)[rows]
+    for name, period in periods.items():
+        table[name] = np.where(stars.light_curve >= 0, period[stars.light_curve], np.nan)[rows]
     return table
 
 
 def _blocks(
     table: Table,
-    classical: Table | None,
+    measured: Table | None,
     found: dict[str, float],
     by_star: Table,
     labels: StarLabels,
@@ -274,8 +281,8 @@ def _blocks(
     if learned:
         blocks.append(text(f"Learned by the model, not scored: {', '.join(learned)}."))
     blocks += [Heading("Scores"), rows_of(table)]
-    if classical is not None:
-        blocks += [Heading("Classical rotation periods, share within 10%"), rows_of(classical)]
+    if measured is not None:
+        blocks += [Heading("Rotation periods, share within 10%"), rows_of(measured)]
     if found:
         blocks += [Heading("The right partner"), rows_of(Table([found]))]
     for heading, figure in (
@@ -313,16 +320,15 @@ def _diagrams(labels: StarLabels, said: dict[str, Array], split: Split) -> Figur
 
 def _rotation(by_star: Table) -> Figure | None:
     name = next((name for name in PERIODS if f"{name}_PROBE" in by_star.colnames), None)
-    if name is None or "PROT_ACF" not in by_star.colnames:
+    if name is None or not np.isfinite(by_star["PROT_ACF"]).any():
         return None
     given, probe = (np.asarray(by_star[column], dtype=float) for column in (name, f"{name}_PROBE"))
     if name == "LOG_PROT":
         given, probe = 10.0**given, 10.0**probe
-    figure = new_figure(12, 4)
-    for i, (title, found) in enumerate(
-        (("linear probe", probe), ("autocorrelation", by_star["PROT_ACF"]), ("Lomb-Scargle", by_star["PROT_LS"]))
-    ):
-        axes = figure.add_subplot(1, 3, i + 1)
+    panels = {"linear probe": probe} | {way: by_star[column] for column, way in MEASURED.items()}
+    figure = new_figure(12, 3.2)
+    for i, (title, found) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), i + 1)
         axes.loglog(given, found, ".", ms=3)
         ends = [np.nanmin(given), np.nanmax(given)]
         axes.loglog(ends, ends, "k-", lw=0.8)

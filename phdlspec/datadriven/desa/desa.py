@@ -18,6 +18,7 @@ from phdlspec.datadriven.desa.dual_former import Attention, DualFormer
 from phdlspec.datadriven.desa.encoders import LightCurveEncoder, SpectrumEncoder, features, pooled
 from phdlspec.datadriven.desa.flags import DESA_WORDS, DesaFlag
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
+from phdlspec.datadriven.desa.period_network import network_periods
 from phdlspec.datadriven.desa.pretraining import tensors_of
 from phdlspec.datadriven.desa.stars import DesaStars
 from phdlspec.datadriven.desa.views import LEAST_FILLED, no_views
@@ -25,9 +26,10 @@ from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.errors import UserError, first_line
 from phdlspec.tensor_file import FileKind
 
-# Version 2: the header holds a digest.
-KIND = FileKind("phdlspec-desa", 2, "model", "phdlspec desa train", digest_since=2)
+# Version 2: the header holds a digest. Version 3: the light-curve encoder has a period network.
+KIND = FileKind("phdlspec-desa", 3, "model", "phdlspec desa train", digest_since=2)
 KINDS = ("both", "spectrum", "light curve")
+PERIODS = ("PROT_NET", "PROT_NET_ERR", "PROT_ACF", "PROT_LS")
 _BATCH = 256
 
 Array = NDArray[np.float64]
@@ -38,8 +40,9 @@ class DesaSettings:
     """Sizes and the course of the training.
 
     width : of a token. layers : blocks of each encoder and of the DualFormer. size : K, components of e1 and e2.
-    attention, transpose : see `DualFormer`. objective : "dual", or "contrastive" for CLIP's loss. *_epochs : of the two
-    encoders and the DualFormer.
+    attention, transpose : see `DualFormer`. objective : "dual", or "contrastive" for CLIP's loss. rotators : simulated
+    ones from which periods are learned. *_epochs : of the period network, the two encoders and the DualFormer.
+    hold_out : share of the stars that are kept from all of these.
     """
 
     width: int = 64
@@ -48,9 +51,12 @@ class DesaSettings:
     attention: Attention = "both"
     transpose: bool = True
     objective: str = "dual"
-    spectrum_epochs: int = 30
-    curve_epochs: int = 30
-    dual_epochs: int = 40
+    rotators: int = 3000
+    period_epochs: int = 10
+    spectrum_epochs: int = 20
+    curve_epochs: int = 5
+    dual_epochs: int = 4
+    hold_out: float = 0.2
     batch: int = 64
     rate: float = 1e-3
     seed: int = 0
@@ -140,8 +146,8 @@ class Desa:
         """A table with one row a star, in their order.
 
         Columns STAR, SPECTRUM, LIGHT_CURVE (files), EMBEDDING (2 K), SPECTRUM_FEATURES, LIGHT_CURVE_FEATURES (3 D, of
-        the encoders alone), <LABEL>, <LABEL>_ERR for each label that the spectrum encoder learned, PROT_ACF, PROT_LS
-        (classical), DISTANCE, FLAG (`DesaFlag`), REASON.
+        the encoders alone), <LABEL>, <LABEL>_ERR for each label that the spectrum encoder learned, PROT_NET,
+        PROT_NET_ERR (of the period network), PROT_ACF, PROT_LS (classical), DISTANCE, FLAG (`DesaFlag`), REASON.
         """
         tokens = self.tokens(stars, spectra, curves)
         embedding = self.embed(tokens)
@@ -157,12 +163,8 @@ class Desa:
         ):
             table[name] = np.where(have[:, i, None], part.numpy(), np.nan).astype(np.float32)
         self._add_labels(table, tokens)
-        for name, values in (("PROT_ACF", None if curves is None else curves.period_acf),
-                             ("PROT_LS", None if curves is None else curves.period_ls)):  # fmt: skip
-            found = np.full(len(stars), np.nan)
-            if values is not None:
-                found = np.where(stars.light_curve >= 0, values[stars.light_curve], np.nan)
-            table[name] = found
+        for name, values in self.periods(curves).items():
+            table[name] = np.where(stars.light_curve >= 0, values[stars.light_curve], np.nan)
             table[name].unit = "d"
         distance = self._distance(embedding, have)
         table["DISTANCE"] = distance
@@ -171,6 +173,14 @@ class Desa:
         for column, words in _WORDS.items():
             table[column].description = words
         return table
+
+    def periods(self, curves: LightCurveSet | None) -> dict[str, Array]:
+        """Rotation periods (d) of a set of light curves by column of the table of `apply`; one NaN where there is no
+        set."""
+        if curves is None:
+            return {name: np.full(1, np.nan) for name in PERIODS}
+        network = network_periods(self.curve_encoder.period, curves)
+        return dict(zip(PERIODS, (*network, curves.period_acf, curves.period_ls)))
 
     def _add_labels(self, table: Table, tokens: Tokens) -> None:
         low, middle, high = tokens.quantiles.numpy().transpose(2, 0, 1)
@@ -256,6 +266,8 @@ _WORDS = {
     "EMBEDDING": "p1 of the spectrum and p2 of the light curve on the shared axes",
     "SPECTRUM_FEATURES": "of the spectrum encoder alone",
     "LIGHT_CURVE_FEATURES": "of the light-curve encoder alone",
+    "PROT_NET": "rotation period by the period network",
+    "PROT_NET_ERR": "half the width of the middle 68% of what the network thinks likely",
     "PROT_ACF": "classical: rotation period from the autocorrelation",
     "PROT_LS": "classical: highest peak of the Lomb-Scargle periodogram",
     "DISTANCE": "from the training stars, rms of the components in sigma",

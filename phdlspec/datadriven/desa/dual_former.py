@@ -5,7 +5,8 @@ After Kamai, Bronstein & Perets (2025). With e1 of the spectrum and e2 of the li
 the loss is ½ mean (e1ᵀ W e1 - e2ᵀ Wᵀ e2)² plus the covariances between different components of e. A quadratic form sees
 the symmetric part of W alone; its eigenvectors are the shared axes. Three things are ours. The loss is smallest where e
 or W vanish: e is standardised over the batch, and W has a fixed norm. Nothing in it asks that e keep what the encoders
-know: a straight line must read their features from it. The embedding of a star with one modality learns to be what its
+know: a straight line must read their features from it, and beside the attention a straight line carries them there,
+which starts at their principal components. The embedding of a star with one modality learns to be what its
 pair's would be, so that one is enough.
 """
 
@@ -73,6 +74,9 @@ class DualFormer(nn.Module):
             self.register_buffer(f"scale_{i}", torch.ones(count, width))
         self.towers = nn.ModuleList(nn.ModuleList(_Layer(width, attention) for _ in range(layers)) for _ in range(2))
         self.heads = nn.ModuleList(nn.Linear((LEADING + 1) * width, size) for _ in range(2))
+        for head in self.heads:
+            nn.init.zeros_(head.get_parameter("weight"))
+        self.lines = nn.ModuleList(nn.Linear((LEADING + 1) * width, size) for _ in range(2))
         self.readers = nn.ModuleList(nn.Linear(size, (LEADING + 1) * width) for _ in range(2))
         self.raw_matrix = nn.Parameter(nn.init.orthogonal_(torch.empty(size, size)))
         self.temperature = nn.Parameter(torch.tensor(2.0))  # log, of the contrastive loss
@@ -92,10 +96,28 @@ class DualFormer(nn.Module):
         return answer
 
     def set_tokens(self, spectrum: Tensor, curve: Tensor) -> None:
-        """Standardise tokens by those of the training pairs: what all stars share is most of a token."""
+        """Standardise tokens by those of the training pairs, as what all stars share is most of a token; begin with the
+        principal components of their features."""
         for i, tokens in enumerate((spectrum, curve)):
             setattr(self, f"mean_{i}", tokens.mean(0))
             setattr(self, f"scale_{i}", tokens.std(0).clamp(min=1e-3))
+            self._start_line(i, features(self.standard_tokens(tokens, i)))
+
+    @torch.no_grad()
+    def _start_line(self, which: int, known: Tensor) -> None:
+        centre = known.mean(0)
+        _, singular, directions = torch.linalg.svd(known - centre, full_matrices=False)
+        rank = min(self.size, int((singular > 1e-3 * singular[0]).sum()))
+        scatter = singular[:rank, None] / len(known) ** 0.5
+        line, reader = self.lines[which], self.readers[which]
+        assert isinstance(line, nn.Linear)
+        assert isinstance(reader, nn.Linear)
+        line.weight.zero_()
+        line.weight[:rank] = directions[:rank] / scatter
+        line.bias.copy_(-line.weight @ centre)
+        reader.weight.zero_()
+        reader.weight[:, :rank] = (directions[:rank] * scatter).mT
+        reader.bias.copy_(centre)
 
     def standard_tokens(self, tokens: Tensor, which: int) -> Tensor:
         """Tokens (B, T, D) of the spectrum (0) or the light curve (1) in units of their scatter among stars."""
@@ -109,9 +131,11 @@ class DualFormer(nn.Module):
             torch.where(have[:, i, None, None], self.standard_tokens(tokens, i), absent)
             for i, (tokens, absent) in enumerate(zip((spectrum, curve), self.absent))
         )
+        straight = [line(features(z)) for line, z in zip(self.lines, (x, y))]
         for one, other in zip(*self.towers):
             x, y = one(x, y), other(y, x)
-        return tuple(head(features(z)) for head, z in zip(self.heads, (x, y)))
+        bent = [head(features(z)) for head, z in zip(self.heads, (x, y))]
+        return straight[0] + bent[0], straight[1] + bent[1]
 
     def standardised(self, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
         """e1, e2 with mean 0 and scatter 1 over pairs of the training set."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from phdlspec.datadriven.desa.period_network import SAID, PeriodNetwork, said
 from phdlspec.datadriven.desa.views import FLUX_POINTS, LAGS, SCALARS
 
 PATCH = 64  # pixels of a spectrum, or points of the flux view, in one token
@@ -116,7 +117,10 @@ class SpectrumEncoder(nn.Module):
 
 
 class LightCurveEncoder(nn.Module):
-    """The three views of a stretch of a light curve; each has convolutions of its own, the blocks see all tokens."""
+    """The three views of a stretch of a light curve; each has convolutions of its own, the blocks see all tokens.
+
+    What the period network, learned before, says of the stretch is in the token of the scalars.
+    """
 
     def __init__(self, width: int = 64, layers: int = 2):
         super().__init__()
@@ -125,13 +129,14 @@ class LightCurveEncoder(nn.Module):
         self.flux_stem = _convolutions(2, width, (4, 4, 4))
         self.acf_stem = _convolutions(1, width, (4, 4))
         self.power_stem = _convolutions(1, width, (4, 4))
-        self.scalar_stem = nn.Linear(len(SCALARS), width)
+        self.period = PeriodNetwork()
+        self.scalar_stem = nn.Linear(len(SCALARS) + SAID, width)
         self.summary = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, sum(self.counts), width))
         self.blocks = blocks(width, layers)
 
     def forward(self, flux: Tensor, good: Tensor, acf: Tensor, power: Tensor, scalars: Tensor) -> Tensor:
-        """Tokens (B, 2 + T, D) of the arrays of `Views`; after the summary that of the scalars."""
+        """Tokens (B, 2 + T, D) of the arrays of `Views`; after the summary that of scalars and period."""
         parts = [
             stem(x)[..., :count].mT
             for stem, x, count in zip(
@@ -141,6 +146,8 @@ class LightCurveEncoder(nn.Module):
             )
         ]
         tokens = torch.cat(parts, dim=1) + self.position
-        scalar = self.scalar_stem(scalars)[:, None]
+        with torch.no_grad():
+            period = said(self.period(acf, power))
+        scalar = self.scalar_stem(torch.cat([scalars, period], dim=1))[:, None]
         answer: Tensor = self.blocks(torch.cat([self.summary.expand(len(flux), -1, -1), scalar, tokens], dim=1))
         return answer

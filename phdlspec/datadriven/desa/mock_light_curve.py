@@ -1,8 +1,9 @@
 """Light curves as Kepler would have seen them of stars that are known: spots, granulation, eclipses, noise, gaps.
 
 What is real: the law of photon and detector noise (Gilliland et al. 2010), granulation by ν_max (Kallinger et al.
-2014), gaps between quarters and months, slow residuals of each quarter. What is not: limb darkening, eccentric
-orbits, flares, faculae, activity cycles, contamination.
+2014), the dates of Kepler's quarters, quarters that a dead detector module loses, gaps of months and safe modes, slow
+and daily residuals of the size that 67 quarters of six stars without a known period have. What is not: limb darkening,
+eccentric orbits, flares, faculae, activity cycles, contamination.
 """
 
 from __future__ import annotations
@@ -11,14 +12,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from phdlspec.datadriven.desa.light_curve import STEP, Segment
 
-QUARTER = 91.3  # d
+# Begin and end of Kepler's quarters 0-17, d (BJD - 2454833), from the files.
+QUARTERS = (
+    (120.5, 130.2), (131.5, 165.0), (169.8, 258.5), (260.2, 349.5), (352.4, 442.2), (443.5, 538.2), (539.5, 629.3),
+    (630.2, 719.5), (735.4, 802.3), (808.5, 905.9), (906.9, 1000.3), (1001.2, 1098.3), (1099.4, 1182.0),
+    (1182.8, 1273.1), (1274.2, 1371.3), (1373.5, 1471.1), (1472.1, 1558.0), (1559.2, 1591.0),
+)  # fmt: skip
 SOLAR_NU_MAX = 3090.0  # µHz
-_MONTH, _MONTHLY_GAP, _QUARTERLY_GAP = 30.4, 0.9, 2.5  # d
+_MONTH, _MONTHLY_GAP = 30.4, (0.8, 2.2)  # d
+_SAFE_MODE, _SAFE_MODE_GAP = 0.3, (2.0, 11.0)  # share of quarters that have one; d
+_DEAD_MODULE = 0.2  # share of stars that lose every fourth quarter
+_FEWEST = 200  # points of a quarter, else it is left out
 _COARSE = 4  # cells between which spots are interpolated
 _DRIFT = 3e-4  # of the flux, of a quarter's slow residual
+_RED, _RED_TIME = 1.5e-4, 2.0  # of the flux, median of its daily residuals; d, their correlation
 
 Array = NDArray[np.float64]
 
@@ -129,24 +140,53 @@ def observe(
     spots: Spots | None = None,
     binary: Binary | None = None,
 ) -> list[Segment]:
-    """The quarters of a star, as `read_segment` would give them."""
+    """The quarters of a star in a part of the mission of so many days, as `read_segment` would give them."""
     cells = int(days / STEP)
-    time: Array = STEP * np.arange(cells, dtype=np.float64)
-    flux = 1.0 + granulation(cells, teff, logg, random)
+    longest = QUARTERS[-1][1] - days
+    begin = random.choice([start for start, _ in QUARTERS[1:] if start <= longest] or [QUARTERS[0][0]])
+    time: Array = begin + STEP * np.arange(cells, dtype=np.float64)
+    flux = 1.0 + granulation(cells, teff, logg, random) + _red_noise(cells, random)
     if spots is not None:
         flux += spots.flux(time, random)
     if binary is not None:
         flux += binary.flux(time)
     flux += photon_noise(magnitude) * random.normal(size=cells)
-    quarter = (time // QUARTER).astype(int)
-    seen = (time % QUARTER < QUARTER - _QUARTERLY_GAP) & (time % _MONTH < _MONTH - _MONTHLY_GAP)
-    seen &= random.random(cells) > 0.01
-    segments = []
-    for number in range(quarter[-1] + 1):
-        rows = np.flatnonzero(seen & (quarter == number))
-        if len(rows) > 200:
-            x = np.linspace(-1.0, 1.0, len(rows))
-            drift = np.polynomial.legendre.legval(x, _DRIFT * random.normal(size=4) / [1.0, 1.0, 2.0, 3.0])
-            level = random.uniform(0.8, 1.2)
-            segments.append(Segment(f"{target} Q{number}", target, time[rows], level * (flux[rows] + drift)))
-    return segments
+    return [
+        Segment(
+            f"{target} Q{number}", target, time[rows], random.uniform(0.8, 1.2) * (flux[rows] + _drift(rows, random))
+        )
+        for number, rows in _quarters(time, random)
+    ]
+
+
+def _red_noise(cells: int, random: np.random.Generator) -> Array:
+    """What the pipeline leaves from day to day (T,): an autoregressive process."""
+    keep = np.exp(-STEP / _RED_TIME)
+    size = _RED * random.lognormal(0.0, 0.5)
+    return np.asarray(lfilter([size * np.sqrt(1.0 - keep**2)], [1.0, -keep], random.normal(size=cells)))
+
+
+def _drift(rows: NDArray[np.intp], random: np.random.Generator) -> Array:
+    """A quarter's slow residual (n,)."""
+    x = np.linspace(-1.0, 1.0, len(rows))
+    return np.asarray(np.polynomial.legendre.legval(x, _DRIFT * random.normal(size=4) / [1.0, 1.0, 2.0, 3.0]))
+
+
+def _quarters(time: Array, random: np.random.Generator) -> list[tuple[int, NDArray[np.intp]]]:
+    """Number and rows of each quarter in which a star was seen."""
+    seen = random.random(len(time)) > 0.01
+    lost = int(random.integers(4)) if random.random() < _DEAD_MODULE else -1
+    found = []
+    for number, (start, end) in enumerate(QUARTERS):
+        inside = (time >= start) & (time <= end)
+        gaps = [(start + month, random.uniform(*_MONTHLY_GAP)) for month in np.arange(_MONTH, end - start, _MONTH)]
+        if random.random() < _SAFE_MODE:
+            gaps.append((random.uniform(start, end), random.uniform(*_SAFE_MODE_GAP)))
+        for at, length in gaps:
+            inside &= (time < at) | (time > at + length)
+        rows = np.flatnonzero(seen & inside)
+        if len(rows) > _FEWEST:
+            found.append((number, rows))
+    kept = [part for part in found if part[0] % 4 != lost]
+    enough = sum(len(rows) for _, rows in kept) > 0.5 * sum(len(rows) for _, rows in found)
+    return kept if enough else found

@@ -1,4 +1,4 @@
-"""Linear probes: what a straight line through features says of a label; and scores of what it says."""
+"""Linear probes: what a straight line through features says of a label or of a partner; and scores of what it says."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from phdlspec.datadriven.folds import grouped_folds
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of the penalty on standardised weights, chosen by cross-validation
 _FOLDS = 5
+_MATCHING_RIDGE = 0.1  # of standardised features
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -100,9 +101,48 @@ def average_precision(score: Array, labels: Array) -> float:
     return float((np.cumsum(hit) / np.arange(1, len(hit) + 1))[hit].mean()) if hit.any() else np.nan
 
 
-def ranks_of_partners(one: Array, other: Array) -> NDArray[np.int64]:
-    """(N,) place, from 0, of each row's own partner in `other` (N, F) among all, by the cosine of the angle."""
-    one, other = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (one, other))
-    scores = one @ other.T
-    own = np.diag(scores)[:, None]
-    return np.asarray((scores > own).sum(axis=1))
+@dataclass(frozen=True)
+class Matching:
+    """What two sets of features of the same stars share along straight lines. one, other : centre (F,) and directions
+    (F, K) of the canonical variables. correlation : (K,) of these among stars on which they were not fitted."""
+
+    one: tuple[Array, Array]
+    other: tuple[Array, Array]
+    correlation: Array
+
+    def __call__(self, one: Array, other: Array) -> Array:
+        """(N, M) log odds that a row of `one` (N, F) and one of `other` (M, G) are of the same star: those of Gaussian
+        variables with these correlations."""
+        u, v = ((x - centre) @ directions for x, (centre, directions) in ((one, self.one), (other, self.other)))
+        r = self.correlation
+        own = -0.5 * r**2 / (1.0 - r**2)
+        return np.asarray((u * (r / (1.0 - r**2))) @ v.T + (u**2 @ own)[:, None] + v**2 @ own)
+
+
+def fit_matching(one: Array, other: Array, seed: int = 0) -> Matching:
+    """Canonical correlations of features (N, F) and (N, G) of the same stars, with a ridge; four fifths of the stars
+    give the directions, the others the correlations."""
+    away = grouped_folds([str(i) for i in range(len(one))], _FOLDS, seed) == 0
+    sides = [_whitening(x[~away]) for x in (one, other)]
+    u, v = ((x - centre) @ white for x, (centre, white) in zip((one, other), sides))
+    left, _, right = np.linalg.svd(u[~away].T @ v[~away])
+    count = min(left.shape[0], right.shape[0])
+    left, right = left[:, :count], right[:count].T
+    a, b = u[away] @ left, v[away] @ right
+    scale = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
+    correlation = np.clip((a * b).mean(0) / (scale[0] * scale[1]), 0.0, 0.99)
+    (centre1, white1), (centre2, white2) = sides
+    return Matching((centre1, white1 @ left / scale[0]), (centre2, white2 @ right / scale[1]), correlation)
+
+
+def _whitening(x: Array) -> tuple[Array, Array]:
+    """Mean (F,) and a matrix (F, F) that makes the features uncorrelated, with a ridge on weak directions."""
+    centre, spread = x.mean(0), x.std(0)
+    scale = np.where(spread > 1e-9, spread, 1.0)
+    values, vectors = np.linalg.eigh(np.cov(((x - centre) / scale).T) + _MATCHING_RIDGE * np.eye(x.shape[1]))
+    return centre, (vectors / np.sqrt(values)) @ vectors.T / scale[:, None]
+
+
+def ranks_of_partners(odds: Array) -> NDArray[np.int64]:
+    """(N,) place, from 0, of each row's own partner, on the diagonal of the scores (N, N)."""
+    return np.asarray((odds > np.diag(odds)[:, None]).sum(axis=1))

@@ -1,6 +1,7 @@
-"""Training: both encoders alone, then the DualFormer on what they say of stars that have a spectrum and a light curve.
+"""Training: both encoders alone, the light curves' after its period network, then the DualFormer on what they say of
+stars that have a spectrum and a light curve.
 
-A fifth of the stars is held out of everything; their names stand in the model, and `phdlspec desa check` scores on
+A share of the stars is held out of everything; their names stand in the model, and `phdlspec desa check` scores on
 them.
 """
 
@@ -11,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from torch import Tensor
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.desa.desa import (
     Desa,
-    DesaSettings,
     EmbeddingScale,
+    DesaSettings,
     Tokens,
     encode,
     new_dual,
@@ -33,14 +35,15 @@ from phdlspec.datadriven.desa.desa import (
 )
 from phdlspec.datadriven.desa.dual_former import DualFormer, contrastive_loss, dual_loss
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
+from phdlspec.datadriven.desa.period_network import period_loss
 from phdlspec.datadriven.desa.pretraining import Siamese, StretchPairs, spectrum_loss
 from phdlspec.datadriven.desa.progress import FinishedEpochs, run_epochs
-from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, gather, labels_of
+from phdlspec.datadriven.desa.rotators import draw_rotators
+from phdlspec.datadriven.desa.stars import StarLabels, DesaStars, gather, labels_of
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions
 
-FOLDS = 5  # the first is held out
 FEWEST = 20  # pairs
 FEWEST_PER_LABEL = 10
 
@@ -69,12 +72,13 @@ def train(
     stars = gather(spectra, curves, pairs)
     usable = _usable(stars, spectra, curves)
     learned = labels_of(stars, spectra, curves, labels) if labels else None
-    training = grouped_folds(stars.names, FOLDS, settings.seed) != 0
+    names = len(set(stars.names))
+    training = grouped_folds(stars.names, names, settings.seed) >= round(settings.hold_out * names)
     paired = usable.all(axis=1)
     if (paired & training).sum() < FEWEST:
         raise UserError(
             f"{int((paired & training).sum())} pairs to learn from, expected {FEWEST} or more with both a usable "
-            "spectrum and a usable light curve, after a fifth of the stars is held out"
+            f"spectrum and a usable light curve, after {settings.hold_out:.0%} of the stars are held out"
         )
     work = FinishedEpochs.open(
         None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress
@@ -84,6 +88,7 @@ def train(
     model = _empty_model(spectra, learned, training & usable[:, 0], settings)
     history: dict[str, list[float]] = {}
     history["spectrum"] = _train_spectra(model, spectra, stars, learned, training & usable[:, 0], work)
+    history["period"] = _train_periods(model, work)
     history["curve"] = _train_curves(model, curves, stars, training & usable[:, 1], work)
     tokens = encode(model.spectrum_encoder, model.curve_encoder, stars, spectra, curves)
     dual, history["dual"] = train_dual(take_tokens(tokens, paired & training), settings, work)
@@ -149,6 +154,24 @@ def _train_spectra(
     return run_epochs(
         "spectrum", encoder, loss_of, len(chosen), epochs=settings.spectrum_epochs, batch=settings.batch,
         rate=settings.rate, seed=settings.seed, parts=work,
+    )  # fmt: skip
+
+
+def _train_periods(model: Desa, work: FinishedEpochs) -> list[float]:
+    """The period network, from simulated rotators; they are drawn when the first batch is asked for, so never by a run
+    that has finished this stage."""
+    network, settings = model.curve_encoder.period, model.settings
+
+    @cache
+    def rotators() -> tuple[Tensor, ...]:
+        return tuple(torch.as_tensor(x, dtype=torch.float32) for x in draw_rotators(settings.rotators, settings.seed))
+
+    def loss_of(batch: Tensor, generator: torch.Generator) -> Tensor:
+        return period_loss(network, *(x[batch] for x in rotators()))
+
+    return run_epochs(
+        "period", network, loss_of, settings.rotators, epochs=settings.period_epochs, batch=settings.batch,
+        rate=2.0 * settings.rate, seed=settings.seed, parts=work,
     )  # fmt: skip
 
 

@@ -71,6 +71,20 @@ def views_of(flux: NDArray[np.float64]) -> Views:
     return join([_views(stretch) for stretch in stretches[kept]])
 
 
+def mean_views(views: Views, owner: NDArray[np.int64], stars: int) -> tuple[Views32, Views32]:
+    """Autocorrelation and power (N, 256) of each star, means of its stretches weighted by what they hold; 0 where a
+    star has none. owner : (S,) star of each stretch."""
+    weight = views.scalars[:, 2:3]
+    total = np.zeros((stars, 1), np.float32)
+    np.add.at(total, owner, weight)
+    found = []
+    for view in (views.acf, views.power):
+        sums = np.zeros((stars, view.shape[1]), np.float32)
+        np.add.at(sums, owner, weight * view)
+        found.append((sums / np.maximum(total, 1e-6)).astype(np.float32))
+    return found[0], found[1]
+
+
 def _views(flux: NDArray[np.float64]) -> Views:
     good = np.isfinite(flux)
     centred = np.where(good, flux - np.median(flux[good]), 0.0)

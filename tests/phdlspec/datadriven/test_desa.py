@@ -3,6 +3,7 @@ input."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from phdlspec.datadriven.desa import (
     DesaFlag,
     DesaSettings,
     LightCurveSet,
+    DesaSettings,
     gather,
     read_light_curves,
     read_segment,
@@ -25,18 +27,36 @@ from phdlspec.datadriven.desa import (
     train,
 )
 from phdlspec.datadriven.desa.dual_former import DualFormer, alignment, contrastive, covariance
-from phdlspec.datadriven.desa.encoders import SpectrumEncoder
+from phdlspec.datadriven.desa.encoders import SpectrumEncoder, features
 from phdlspec.datadriven.desa.light_curve import STEP, Segment
-from phdlspec.datadriven.desa.mock_light_curve import Binary, Spots, granulation, observe, photon_noise
+from phdlspec.datadriven.desa.mock_light_curve import QUARTERS, Binary, Spots, granulation, observe, photon_noise
+from phdlspec.datadriven.desa.period_network import LOG_PERIODS, PeriodNetwork, network_periods, period_loss, said
 from phdlspec.datadriven.desa.pretraining import StretchPairs, pinball
-from phdlspec.datadriven.desa.probes import area_under_curve, average_precision, fit_probe, ranks_of_partners
+from phdlspec.datadriven.desa.probes import (
+    area_under_curve,
+    average_precision,
+    fit_matching,
+    fit_probe,
+    ranks_of_partners,
+)
 from phdlspec.datadriven.desa.rotation import acf_period, lomb_scargle_period
+from phdlspec.datadriven.desa.rotators import draw_rotators
 from phdlspec.datadriven.desa.stars import labels_of
 from phdlspec.datadriven.desa.training import seen_with
-from phdlspec.datadriven.desa.views import FREQUENCIES, LAGS, LENGTH, views_of
+from phdlspec.datadriven.desa.views import FREQUENCIES, LAGS, LENGTH, mean_views, no_views, views_of
 from phdlspec.errors import UserError
 
-TINY = DesaSettings(width=16, layers=1, size=8, spectrum_epochs=12, curve_epochs=2, dual_epochs=3, batch=16)
+TINY = DesaSettings(
+    width=16,
+    layers=1,
+    size=8,
+    rotators=40,
+    period_epochs=2,
+    spectrum_epochs=12,
+    curve_epochs=2,
+    dual_epochs=3,
+    batch=16,
+)
 TESS_FILE = "readers/kepler/tess2018206045859-s0001-0000000029666185-0120-s_lc.fits"
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 N, P = 60, 200
@@ -311,6 +331,8 @@ def test_projections_use_one_matrix_and_its_transpose():
 def test_only_cross_attention_lets_one_modality_see_the_other(attention, depends):
     torch.manual_seed(0)
     dual = DualFormer((3, 4), 8, 5, 1, attention)
+    for head in dual.heads:  # which begin at nothing
+        torch.nn.init.normal_(head.weight)
     have = torch.ones(2, 2, dtype=torch.bool)
     spectrum, curve = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
     one, _ = dual.raw(spectrum, curve, have)
@@ -394,7 +416,7 @@ def test_a_killed_training_ends_as_one_that_was_not(world, model, tmp_path, monk
         train(*world[:3], settings=TINY, parts=tmp_path / "parts")
     monkeypatch.setattr(progress.FinishedEpochs, "save", saved)
     again = train(*world[:3], settings=TINY, parts=tmp_path / "parts")
-    assert [len(v) for v in again.metadata["losses"].values()] == [0, 0, 1]
+    assert [len(v) for v in again.metadata["losses"].values()] == [0, 0, 0, 1]
     stars = gather(*world[:3])
     one, other = (m.embed(m.tokens(stars, *world[:2])) for m in (model, again))
     np.testing.assert_allclose(one, other, atol=1e-4)
@@ -456,7 +478,7 @@ def test_check_scores_held_out_stars_alone(model, world, tmp_path):
     assert period["classical period"]["CLOSE"] > 0.8
     page = (tmp_path / "check.html").read_text()
     assert "HR and Kiel" not in page
-    assert "Classical rotation periods" in page
+    assert "Rotation periods, share within 10%" in page
 
 
 def test_scores():
@@ -464,7 +486,23 @@ def test_scores():
     assert area_under_curve(np.array([1, 2, 3, 4.0]), labels) == 1.0
     assert area_under_curve(np.array([1, 3, 2, 4.0]), labels) == 0.75
     assert average_precision(np.array([1, 3, 2, 4.0]), labels) == pytest.approx((1 + 2 / 3) / 2)
-    assert ranks_of_partners(np.eye(3), np.eye(3)).tolist() == [0, 0, 0]
+    assert ranks_of_partners(np.array([[3.0, 1, 2], [3, 2, 1], [0, 1, 2]])).tolist() == [0, 1, 0]
+
+
+def test_partners_are_found_by_what_two_sets_of_features_share():
+    random = np.random.default_rng(0)
+    shared = random.normal(size=(500, 4))
+    one, other = (
+        np.hstack([shared + 0.1 * random.normal(size=(500, 4)), random.normal(size=(500, 6))])
+        @ random.normal(size=(10, 10))
+        for _ in range(2)
+    )
+    matching = fit_matching(one[:400], other[:400])
+    ranks = ranks_of_partners(matching(one[400:], other[400:]))
+    assert (ranks == 0).mean() > 0.5
+    assert (matching.correlation > 0.5).sum() == 4
+    unrelated = fit_matching(one[:400], random.normal(size=(400, 10)))
+    assert unrelated.correlation.max() < 0.4
 
 
 @pytest.mark.parametrize("kind", ["number", "class"])
@@ -495,6 +533,84 @@ def test_mock_light_curves_have_the_period_the_eclipse_and_the_noise_asked_for()
     assert scatter == pytest.approx(photon_noise(15.0), rel=0.1)
 
 
+def test_mock_quarters_are_keplers_and_have_gaps():
+    random = np.random.default_rng(1)
+    for _ in range(5):
+        segments = observe("a", 683.0, 5700.0, 4.4, 13.0, random)
+        numbers = [int(s.path.split("Q")[1]) for s in segments]
+        assert all(QUARTERS[q][0] <= s.time[0] and s.time[-1] <= QUARTERS[q][1] for q, s in zip(numbers, segments))
+        assert any(np.diff(s.time).max() > 0.7 for s in segments)
+        assert sum(s.time[-1] - s.time[0] for s in segments) > 400.0
+
+
+def test_rotators_are_drawn_evenly_and_alike_for_a_seed():
+    acf, power, log_period = draw_rotators(30, seed=3)
+    assert acf.shape == power.shape == (30, len(LAGS))
+    assert np.isfinite(acf).all()
+    assert np.isfinite(power).all()
+    assert log_period.min() > np.log10(0.19)
+    assert log_period.max() < np.log10(71.0)
+    np.testing.assert_array_equal(draw_rotators(5, seed=4)[2], draw_rotators(5, seed=4)[2])
+
+
+def test_period_network_learns_the_period_of_rotators():
+    rotators = [torch.as_tensor(x, dtype=torch.float32) for x in draw_rotators(60, seed=5)]
+    torch.manual_seed(0)
+    network = PeriodNetwork(8)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    first = float(period_loss(network, *rotators).detach())
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss = period_loss(network, *rotators)
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < first - 1.0
+
+
+def test_what_is_said_of_a_period():
+    odds = torch.full((1, len(LAGS)), -50.0)
+    odds[0, 100] = 0.0
+    answer = said(odds)[0]
+    assert answer[0] == pytest.approx(LOG_PERIODS[100], abs=1e-4)
+    assert answer[1] == pytest.approx(0.0, abs=1e-3)
+    assert answer[2:].argmax() == 100 // (len(LAGS) // 32)
+
+
+def test_network_periods_come_from_the_mean_views_with_errors_and_nan_where_there_is_nothing(world):
+    class AtTheSecondPeak(PeriodNetwork):
+        def forward(self, acf, power):
+            odds = torch.full_like(acf, -50.0)
+            odds[:, [100, 120]] = torch.log(torch.tensor([0.7, 0.3]))
+            return odds
+
+    curves = world[1]
+    lost = LightCurveSet(("x",), ("x.csv",), ("broken",), *[np.full(1, np.nan)] * 6, np.empty(0, np.int64), no_views(0))
+    period, error = network_periods(AtTheSecondPeak(), curves)
+    np.testing.assert_allclose(period, 10 ** LOG_PERIODS[100], rtol=0.03)
+    np.testing.assert_allclose(error, 0.5 * (10 ** LOG_PERIODS[120] - 10 ** LOG_PERIODS[100]), rtol=0.1)
+    assert np.isnan(network_periods(AtTheSecondPeak(), lost)).all()
+
+
+def test_mean_views_weigh_stretches_by_what_they_hold(world):
+    views = world[1].views.take(np.arange(3))
+    views.scalars[:, 2] = [1.0, 3.0, 1.0]
+    acf, _ = mean_views(views, np.array([0, 0, 2]), 3)
+    np.testing.assert_allclose(acf[0], 0.25 * views.acf[0] + 0.75 * views.acf[1], atol=1e-6)
+    np.testing.assert_array_equal(acf[1], 0.0)
+
+
+def test_dual_former_begins_at_the_principal_components_of_the_features():
+    torch.manual_seed(0)
+    tokens = [torch.randn(200, 1, 3) @ torch.randn(3, 5 * 16) for _ in range(2)]
+    one, other = (x.reshape(200, 5, 16) for x in tokens)
+    dual = DualFormer((5, 5), 16, 8, 1)
+    dual.set_tokens(one, other)
+    e = dual.raw(one, other, torch.ones(200, 2, dtype=torch.bool))
+    known = features(dual.standard_tokens(one, 0))
+    assert torch.allclose(dual.readers[0](e[0] - dual.heads[0].bias), known, atol=1e-2)
+    assert torch.allclose(e[0][:, :3].T.cov(), torch.eye(3), atol=0.05)
+
+
 def test_granulation_of_a_giant_is_larger_than_the_suns():
     random = np.random.default_rng(0)
     sun, giant = (granulation(8192, t, g, random).std() * 1e6 for t, g in ((5772.0, 4.438), (4800.0, 2.5)))
@@ -502,7 +618,8 @@ def test_granulation_of_a_giant_is_larger_than_the_suns():
     assert giant > 5 * sun
 
 
-def test_the_commands_from_files_to_a_report(world, tmp_path, capsys):
+def test_the_commands_from_files_to_a_report(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("phdlspec.commands.desa.DesaSettings", partial(DesaSettings, rotators=20))
     spectra, curves, pairs, labels = world
     spectra.write(tmp_path / "s.h5")
     curves.write(tmp_path / "c.h5")
