@@ -30,7 +30,7 @@ from pathlib import Path
 from phdlspec.commands.reading import add_reading_arguments
 from phdlspec.console import say
 from phdlspec.datadriven.dataset import Dataset, read_dataset
-from phdlspec.datadriven.desa import Desa, LightCurveSet, DesaSettings, gather, read_light_curves, train
+from phdlspec.datadriven.desa import Desa, DesaSettings, LightCurveSet, gather, read_light_curves, train
 from phdlspec.datadriven.desa.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError

@@ -28,7 +28,7 @@ from phdlspec.datadriven.desa.probes import (
     is_class,
     ranks_of_partners,
 )
-from phdlspec.datadriven.desa.stars import StarLabels, DesaStars, labels_of
+from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, labels_of
 from phdlspec.datadriven.desa.training import seen_with
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError

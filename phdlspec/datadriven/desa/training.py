@@ -25,8 +25,8 @@ from torch import Tensor
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.desa.desa import (
     Desa,
-    EmbeddingScale,
     DesaSettings,
+    EmbeddingScale,
     Tokens,
     encode,
     new_dual,
@@ -39,7 +39,7 @@ from phdlspec.datadriven.desa.period_network import period_loss
 from phdlspec.datadriven.desa.pretraining import Siamese, StretchPairs, spectrum_loss
 from phdlspec.datadriven.desa.progress import FinishedEpochs, run_epochs
 from phdlspec.datadriven.desa.rotators import draw_rotators
-from phdlspec.datadriven.desa.stars import StarLabels, DesaStars, gather, labels_of
+from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, gather, labels_of
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions

@@ -19,7 +19,6 @@ from phdlspec.datadriven.desa import (
     DesaFlag,
     DesaSettings,
     LightCurveSet,
-    DesaSettings,
     gather,
     read_light_curves,
     read_segment,
