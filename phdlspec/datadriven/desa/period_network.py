@@ -70,7 +70,7 @@ def said(odds: Tensor) -> Tensor:
     grid = torch.as_tensor(LOG_PERIODS, dtype=odds.dtype)
     mean = share @ grid
     scatter = (share * (grid - mean[:, None]).square()).sum(dim=1).sqrt()
-    coarse = share.reshape(len(share), COARSE, -1).sum(dim=2)
+    coarse = share.reshape(len(share), COARSE, len(LAGS) // COARSE).sum(dim=2)
     return torch.cat([mean[:, None], scatter[:, None], coarse], dim=1)
 
 
