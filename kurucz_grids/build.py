@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kurucz_grids.grid_store import GridStore
+from kurucz_grids.grid_store import GridStore, RowStates
 from kurucz_grids.grid_writer import collect
 from kurucz_grids.row_tasks import RowWork, describe, make_row
 from kurucz_grids.sampling import Contains, sample_labels
@@ -51,20 +51,11 @@ class BuildReport:
 
 
 def build(
-    outputs: Mapping[str, str | Path],
-    n: int,
-    seed: int,
-    factory: SynthesizerFactory,
-    *,
-    workers: int = 1,
-    scheduler: str | None = None,
-    contains: Contains | None = None,
-    retry_failed: bool = False,
-    row_timeout: float = 1800.0,
-    threads: int = 1,
-    teff_range: tuple[float, float] = (-math.inf, math.inf),
+    outputs: Mapping[str, str | Path], n: int, seed: int, factory: SynthesizerFactory, *, workers: int = 1,
+    scheduler: str | None = None, contains: Contains | None = None, retry_failed: bool = False,
+    row_timeout: float = 1800.0, threads: int = 1, teff_range: tuple[float, float] = (-math.inf, math.inf),
     progress: bool = True,
-) -> BuildReport:
+) -> BuildReport:  # fmt: skip
     """Make (or go on with, or extend) a grid of n models.
 
     Parameters
@@ -92,30 +83,21 @@ def build(
     with ExitStack() as stack:
         for store in stores:
             stack.enter_context(store.parts.lock())
-        states = [store.prepare(labels, seed, retry_failed) for store in stores]
-        done = set.intersection(*(state.done for state in states))
-        failed = set.intersection(*(state.failed for state in states)) - done
-        todo = [i for i in wanted if i not in done and i not in failed]
+        rows = RowStates.common([store.prepare(labels, seed, retry_failed) for store in stores])
+        todo = [i for i in wanted if i not in rows.done and i not in rows.failed]
         made = 0
-        if not todo:
-            _refuse_other_origin(stores, factory)
+        if todo:
+            runner: Cluster | Processes = Cluster(scheduler) if scheduler else Processes(workers, threads)
+            bar = tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="model", disable=not progress)
+            with _interruptible(), bar, runner:
+                run = _BuildRun(runner, RowWork(factory, stores), bar, row_timeout)
+                made = run.make(labels, seed, todo, first=not rows.done)
         else:
-            stack.enter_context(_interruptible())
-            bar = stack.enter_context(
-                tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="model", disable=not progress)
-            )
-            runner: Runner = stack.enter_context(_runner(workers, scheduler, threads))
-            made = _BuildRun(runner, RowWork(factory, stores), bar, row_timeout).make(
-                labels, seed, todo, first=not done
-            )
+            _refuse_other_origin(stores, factory)
         for store in stores:
             if store.parts.exists():
                 collect(store.path)
-    return BuildReport(n, len(done), made, len(todo) - made + len(failed), time.monotonic() - started)
-
-
-def _runner(workers: int, scheduler: str | None, threads: int) -> AbstractContextManager[Cluster | Processes]:
-    return Cluster(scheduler) if scheduler else Processes(workers, threads)
+    return BuildReport(n, len(rows.done), made, len(todo) - made + len(rows.failed), time.monotonic() - started)
 
 
 def _check(outputs: Mapping[str, str | Path], n: int, seed: int, workers: int, threads: int) -> None:

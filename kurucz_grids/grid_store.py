@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ class RowStates:
 
     done: set[int]
     failed: set[int]
+
+    @classmethod
+    def common(cls, states: Sequence[RowStates]) -> RowStates:
+        """What is so in each of several grids."""
+        done = set.intersection(*(state.done for state in states))
+        return cls(done, set.intersection(*(state.failed for state in states)) - done)
 
 
 @dataclass(frozen=True)

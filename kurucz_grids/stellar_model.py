@@ -287,25 +287,10 @@ class ModelMaker:
     ) -> Answers:
         base = model.equilibrium
         response = base.response
-        inputs = {name: i for i, name in enumerate(response.inputs)}
-        depth, size = len(base.temperature), len(GRID_LABELS) + (DONORS in slopes)
-        direction = np.zeros((size, len(inputs), depth))  # change of each abundance along each direction
-        d_temperature = np.zeros((size, depth))
-        log_column = np.zeros((size, depth))
-        vmic_tangent = np.zeros(size)
-        for k, label in enumerate(GRID_LABELS):
-            if label.element in inputs:
-                direction[k, inputs[label.element]] = LN10
-            if label.name == "FE_H" and label.name not in slopes:
-                for element, i in inputs.items():
-                    if element != "He":
-                        direction[k, i] = LN10
-            if label.name == "VMIC":
-                vmic_tangent[k] = 1.0
-            if label.name in slopes:
-                d_temperature[k], _, log_column[k] = slopes[label.name]
-        if DONORS in slopes:
-            d_temperature[-1], _, log_column[-1] = slopes[DONORS]
+        names = (*GRID_LABELS.names, *((DONORS,) if DONORS in slopes else ()))
+        direction = _directions(response.inputs, names, slopes, len(base.temperature))
+        still = (np.zeros(len(base.temperature)),) * 3
+        temperature, _, log_column = (np.stack(x) for x in zip(*(slopes.get(name, still) for name in names)))
 
         def along(answer: Array, here: Callable[[Equilibrium], Array]) -> Array:
             # (K, D) changes along the directions, from the answer to single abundances and from the neighbours.
@@ -326,11 +311,11 @@ class ModelMaker:
         )
         return Answers(
             populations=populations,
-            temperature=d_temperature,
+            temperature=temperature,
             electrons=d_electrons,
             perturbers=d_perturbers,
             log_column=log_column,
-            vmic=vmic_tangent,
+            vmic=np.array([float(name == "VMIC") for name in names]),
             background=self._background_tangents(model, direction, neighbours, sparse),
             hydrogen_by_electrons=by_electrons,
             hydrogen_by_atoms=self._self_broadening(model.hydrogen_wave, by_electrons, base),
@@ -416,6 +401,20 @@ class ModelMaker:
         # Values (M, D) at the sparse nodes to all (H, D), as opacities are interpolated.
         left, weight = interpolation_weights(HYDROGEN_LINES, sparse, nodes)
         return values[left] * (1.0 - weight[:, None]) + values[left + 1] * weight[:, None]
+
+
+def _directions(
+    elements: Sequence[str], names: Sequence[str], slopes: Mapping[str, object], depth: int
+) -> NDArray[np.float64]:
+    # Change (K, elements, D) of ln(abundance) along each label at a fixed structure. Where [Fe/H] changes that too, a
+    # neighbouring gas that is richer itself answers for it.
+    direction = np.zeros((len(names), len(elements), depth))
+    for k, label in enumerate(GRID_LABELS):
+        if label.element in elements:
+            direction[k, elements.index(label.element)] = LN10
+        if label.name == "FE_H" and label.name not in slopes:
+            direction[k, [element != "He" for element in elements]] = LN10
+    return direction
 
 
 def column_steps(rhox: Array) -> Array:

@@ -89,21 +89,21 @@ def _seen(
     return normalised, inside
 
 
+def _with_noise(
+    normalised: NDArray[np.float64], teff: float, snr: float, random: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Flux with its continuum and noise, and the size of the noise (P,).
+    continuum = _continuum(teff, LAMOST_WAVE, random)
+    scatter = np.exp(_PIXEL_SCATTER * random.normal(size=len(normalised)))
+    sigma = _noise(normalised, continuum, teff, snr) * scatter
+    return normalised * continuum + sigma * random.normal(size=len(normalised)), sigma
+
+
 def mock_lamost(
-    flux: ArrayLike,
-    grid: NativeGrid,
-    teff: float,
-    snr: float,
-    seed: int,
-    *,
-    rv: float = 0.0,
-    vbroad: float = 0.0,
-    resolution_scale: float | None = None,
-    red_velocity: float = 0.0,
-    logg: float | None = None,
-    cores: CorePriors | None = None,
-    identifier: str = "mock",
-) -> Spectrum:
+    flux: ArrayLike, grid: NativeGrid, teff: float, snr: float, seed: int, *, rv: float = 0.0, vbroad: float = 0.0,
+    resolution_scale: float | None = None, red_velocity: float = 0.0, logg: float | None = None,
+    cores: CorePriors | None = None, identifier: str = "mock",
+) -> Spectrum:  # fmt: skip
     """A LAMOST spectrum of a star with a known normalised flux.
 
     Parameters
@@ -134,27 +134,13 @@ def mock_lamost(
             raise ValueError("cores depend on log g: give logg")
         flux = cores.planted(flux, grid, teff, logg, np.random.default_rng((seed, CORES_STREAM)))
     random = np.random.default_rng(seed)
-    wave = LAMOST_WAVE
-    power = default_resolving_power("LAMOST", wave)
+    power = default_resolving_power("LAMOST", LAMOST_WAVE)
     drawn = float(np.exp(FIBRE_SCATTER * np.clip(random.normal(), -1.5, 1.5)))
     scale = drawn if resolution_scale is None else resolution_scale
     shifts = (rv, rv + red_velocity)
     normalised, inside = _seen(np.asarray(flux, dtype=np.float64), grid, power * scale, shifts, vbroad)
-    continuum = _continuum(teff, wave, random)
-    spectrum = normalised * continuum
-    sigma = _noise(normalised, continuum, teff, snr) * np.exp(_PIXEL_SCATTER * random.normal(size=len(wave)))
-    return Spectrum(
-        wave=wave,
-        flux=np.where(inside, spectrum + sigma * random.normal(size=len(wave)), 0.0),
-        ivar=np.where(inside, sigma**-2, 0.0),
-        mask=~inside,
-        resolving_power=power,
-        meta={
-            "SURVEY": "LAMOST",
-            "OBSID": identifier,
-            "SNRG": float(snr),
-            "CLASS": "STAR",
-            "Z": rv / SPEED_OF_LIGHT_KM_S,
-        },  # fmt: skip
-        arms=ARMS,
-    )
+    counts, sigma = _with_noise(normalised, teff, snr, random)
+    z = rv / SPEED_OF_LIGHT_KM_S
+    meta = {"SURVEY": "LAMOST", "OBSID": identifier, "SNRG": float(snr), "CLASS": "STAR", "Z": z}
+    ivar = np.where(inside, sigma**-2, 0.0)
+    return Spectrum(LAMOST_WAVE, np.where(inside, counts, 0.0), ivar, ~inside, power, meta=meta, arms=ARMS)

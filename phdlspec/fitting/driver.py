@@ -167,8 +167,7 @@ def _fit_together(
     with clock.stage("look-up"):
         starts = first_coordinates(clean, velocities, coordinates, emulator)
     asked: tuple[StatedPrior, ...] = select_priors(settings.priors)
-    known = KnownPrior.of(stars, emulator.labels, emulator.device)
-    priors = (*asked, known) if known else asked
+    priors = (*asked, *filter(None, [KnownPrior.of(stars, emulator.labels, emulator.device)]))
     problem = Problem.of(emulator, data, coordinates, priors).without(clean)
     with clock.stage("optimise"):
         if settings.robust:

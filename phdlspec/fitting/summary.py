@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,20 +81,15 @@ class FittedStars:
         coordinates, spectrum = self.problem.coordinates, self.members[star].spectrum
         parameters, weight = self._labels_of(star)
         stop_reason, diagnostics = self.best.stop_reason[star].value, self._diagnostics(star)
-        checked = self.refined[star]
+        checked, alone = self.refined[star], self._alone(star)
         if checked is not None:
             parameters = parameters + checked.shift
             stop_reason += f"; direct synthesis: {checked.stop_reason}"
             diagnostics |= _refinement(checked, parameters, weight)
         moments = Moments.of(parameters, weight)
+        crlb = self._with_arms(star, bound.cpu().numpy())
         rv = coordinates.names.index("RV")
-        alone = self.alone[star]
-        crlb, crlb_alone = bound.cpu().numpy(), None if alone is None else alone.crlb
-        for one in (crlb, crlb_alone):
-            if one is not None:
-                one[rv] = np.hypot(one[rv], float(self.arms.velocity_variance[star]) ** 0.5)
         in_air = air_wavelengths_suspected(moments.mean[rv], moments.err[rv], spectrum)
-        npix = int(self.problem.likelihood.n_pixels[star])
         converged = bool(self.best.converged[star]) and self.posteriors[star].reliable
         trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
         label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
@@ -105,22 +100,18 @@ class FittedStars:
             moments, crlb, label_flag = _as_given(coordinates.names, alone.known, moments, crlb, label_flag)
         collapsed = (not converged or outside) & (moments.err < COLLAPSED * crlb)
         label_flag |= np.where(collapsed, int(LabelFlag.NOT_MEASURED), 0)
-        freedom = max(npix - len(coordinates.names), 1)
         support = self._bridge_support(moments.mean)
         if support is not None:
             diagnostics["bridge_support"] = support
-        poor = not (agreement.chi2 / freedom < POOR_RCHI2 and agreement.misfit < POOR_MISFIT)
         # What is left of lines that no model has, as those of a white dwarf, may look like a second star.
         double = "" if outside else self.second.told(star)
         flag = _flag_of(
             {
-                StarFlag.POOR_FIT: poor,
-                StarFlag.IMPERFECT_FIT: not poor and agreement.stated_chi2 / freedom >= IMPERFECT_RCHI2,
+                **self._quality(star, agreement),
                 StarFlag.VELOCITY_UNSURE: not bool(self.velocities.reliable[star]) or in_air is not None,
                 StarFlag.NOT_CONVERGED: not converged,
                 StarFlag.OUTSIDE_GRID: outside,
                 StarFlag.UNTRUSTED_REGION: not trusted,
-                StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
                 StarFlag.FELL_BACK: self.posteriors[star].fell_back,
                 StarFlag.DOUBLE_LINED: bool(double),
                 StarFlag.NUISANCE_AT_BOUND: _nuisance_at_bound(coordinates, moments, label_flag),
@@ -137,14 +128,37 @@ class FittedStars:
         return Fitted(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
             p84=moments.p84, crlb=crlb, label_flag=label_flag, cov=moments.covariance, flag=flag,
-            mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=agreement.chi2, npix=npix, snr=spectrum.snr,
-            path=spectrum.path,
-            meta={**spectrum.meta, "WARNINGS": warnings},
+            mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=agreement.chi2, npix=self._npix(star),
+            snr=spectrum.snr, path=spectrum.path, meta={**spectrum.meta, "WARNINGS": warnings},
             diagnostics=diagnostics | {"misfit": agreement.misfit, "stated_chi2": agreement.stated_chi2},
-            seconds=self.seconds, given=given, crlb_alone=crlb_alone,
+            seconds=self.seconds, given=given, crlb_alone=None if alone is None else alone.crlb,
             spectrum=self._model(star) if keep else None,
             draws=self._kept(star, parameters, weight) if keep else None,
         )  # fmt: skip
+
+    def _npix(self, star: int) -> int:
+        return int(self.problem.likelihood.n_pixels[star])
+
+    def _alone(self, star: int) -> SpectrumAlone | None:
+        alone = self.alone[star]
+        return None if alone is None else replace(alone, crlb=self._with_arms(star, alone.crlb))
+
+    def _with_arms(self, star: int, crlb: Array) -> Array:
+        """A bound (D,) with the velocity as uncertain as the arms leave it."""
+        spread = np.zeros(len(crlb))
+        spread[self.problem.coordinates.names.index("RV")] = float(self.arms.velocity_variance[star]) ** 0.5
+        return np.hypot(crlb, spread)
+
+    def _quality(self, star: int, agreement: Agreement) -> dict[StarFlag, bool]:
+        """What misfit and outliers say of the fit."""
+        npix = self._npix(star)
+        freedom = max(npix - len(self.problem.coordinates.names), 1)
+        poor = not (agreement.chi2 / freedom < POOR_RCHI2 and agreement.misfit < POOR_MISFIT)
+        return {
+            StarFlag.POOR_FIT: poor,
+            StarFlag.IMPERFECT_FIT: not poor and agreement.stated_chi2 / freedom >= IMPERFECT_RCHI2,
+            StarFlag.MANY_OUTLIERS: float(self.errors.outliers[star].sum()) / max(npix, 1) > MANY_OUTLIERS,
+        }
 
     def _only(self, star: int) -> Tensor:
         return torch.tensor([star], device=self.problem.device)
