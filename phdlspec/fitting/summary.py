@@ -80,16 +80,9 @@ class FittedStars:
     def _result(self, star: int, bound: Tensor, agreement: Agreement, keep: bool) -> Fitted:
         coordinates, spectrum = self.problem.coordinates, self.members[star].spectrum
         parameters, weight = self._labels_of(star)
-        stop_reason, diagnostics = self.best.stop_reason[star].value, self._diagnostics(star)
-        checked, alone = self.refined[star], self._alone(star)
-        if checked is not None:
-            parameters = parameters + checked.shift
-            stop_reason += f"; direct synthesis: {checked.stop_reason}"
-            diagnostics |= _refinement(checked, parameters, weight)
-        moments = Moments.of(parameters, weight)
+        moments, alone = Moments.of(parameters, weight), self._alone(star)
         crlb = self._with_arms(star, bound.cpu().numpy())
-        rv = coordinates.names.index("RV")
-        in_air = air_wavelengths_suspected(moments.mean[rv], moments.err[rv], spectrum)
+        in_air = air_wavelengths_suspected(moments.mean[self._rv], moments.err[self._rv], spectrum)
         converged = bool(self.best.converged[star]) and self.posteriors[star].reliable
         trusted = bool(self.emulator.trusted(moments.mean[None, : len(self.emulator.labels)])[0])
         label_flag = label_flags(coordinates.select(self._only(star)), moments, crlb, trusted, converged)
@@ -101,8 +94,6 @@ class FittedStars:
         collapsed = (not converged or outside) & (moments.err < COLLAPSED * crlb)
         label_flag |= np.where(collapsed, int(LabelFlag.NOT_MEASURED), 0)
         support = self._bridge_support(moments.mean)
-        if support is not None:
-            diagnostics["bridge_support"] = support
         # What is left of lines that no model has, as those of a white dwarf, may look like a second star.
         double = "" if outside else self.second.told(star)
         flag = _flag_of(
@@ -128,13 +119,18 @@ class FittedStars:
         return Fitted(
             names=coordinates.names, value=moments.mean, err=moments.err, p16=moments.p16, p50=moments.p50,
             p84=moments.p84, crlb=crlb, label_flag=label_flag, cov=moments.covariance, flag=flag,
-            mode=self.posteriors[star].mode, stop_reason=stop_reason, chi2=agreement.chi2, npix=self._npix(star),
-            snr=spectrum.snr, path=spectrum.path, meta={**spectrum.meta, "WARNINGS": warnings},
-            diagnostics=diagnostics | {"misfit": agreement.misfit, "stated_chi2": agreement.stated_chi2},
+            mode=self.posteriors[star].mode, stop_reason=self._stop_reason(star), chi2=agreement.chi2,
+            npix=self._npix(star), snr=spectrum.snr, path=spectrum.path, meta={**spectrum.meta, "WARNINGS": warnings},
+            diagnostics=self._diagnostics(star, parameters, weight, support)
+            | {"misfit": agreement.misfit, "stated_chi2": agreement.stated_chi2},
             seconds=self.seconds, given=given, crlb_alone=None if alone is None else alone.crlb,
             spectrum=self._model(star) if keep else None,
             draws=self._kept(star, parameters, weight) if keep else None,
         )  # fmt: skip
+
+    @property
+    def _rv(self) -> int:
+        return self.problem.coordinates.names.index("RV")
 
     def _npix(self, star: int) -> int:
         return int(self.problem.likelihood.n_pixels[star])
@@ -146,7 +142,7 @@ class FittedStars:
     def _with_arms(self, star: int, crlb: Array) -> Array:
         """A bound (D,) with the velocity as uncertain as the arms leave it."""
         spread = np.zeros(len(crlb))
-        spread[self.problem.coordinates.names.index("RV")] = float(self.arms.velocity_variance[star]) ** 0.5
+        spread[self._rv] = float(self.arms.velocity_variance[star]) ** 0.5
         return np.hypot(crlb, spread)
 
     def _quality(self, star: int, agreement: Agreement) -> dict[StarFlag, bool]:
@@ -170,13 +166,20 @@ class FittedStars:
         size = len(parameters)
         weight = drawn.weight if drawn.weight is not None else parameters.new_full((size,), 1.0 / size)
         jitter = self.random.select([star]).normal(size)[0]
-        rv = self.problem.coordinates.names.index("RV")
-        parameters[:, rv] += (jitter - weight @ jitter) * self.arms.velocity_variance[star].sqrt()
-        return parameters, weight
+        parameters[:, self._rv] += (jitter - weight @ jitter) * self.arms.velocity_variance[star].sqrt()
+        checked = self.refined[star]
+        return parameters if checked is None else parameters + checked.shift, weight
 
-    def _diagnostics(self, star: int) -> dict[str, float]:
+    def _stop_reason(self, star: int) -> str:
+        reason, checked = self.best.stop_reason[star].value, self.refined[star]
+        return reason if checked is None else f"{reason}; direct synthesis: {checked.stop_reason}"
+
+    def _diagnostics(self, star: int, parameters: Tensor, weight: Tensor, support: float | None) -> dict[str, float]:
+        checked = self.refined[star]
         return {
             **self.posteriors[star].diagnostics,
+            **({} if checked is None else _refinement(checked, parameters, weight)),
+            **({} if support is None else {"bridge_support": support}),
             "iterations": float(self.best.iterations[star]),
             "velocity_significance": float(self.velocities.significance[star]),
             "outliers": float(self.errors.outliers[star].sum()),
