@@ -30,7 +30,7 @@ class PlainFormatter(logging.Formatter):
         return "\n".join(map(printable, super().formatException(ei).split("\n")))  # type: ignore[arg-type]
 
 
-class _StandardError(logging.StreamHandler[TextIO]):
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]  # takes none before Python 3.11
     # Standard error as it is when something is told, which progress bars and tests replace.
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -221,7 +221,7 @@ def _start(tmp_path, n, seconds):
 
 def test_kills_of_all_processes_at_random_moments_lose_and_double_nothing(tmp_path):
     kills = int(os.environ.get("PHDLSPEC_TEST_KILLS", "2"))
-    n = 60
+    n = 8 * (kills + 1)  # more than two workers make between the first new row and the kill
     chance = random.Random(7)
     parts = GridParts(tmp_path / "grid.h5")
     progress = []
