@@ -25,7 +25,7 @@ from phdlspec.datadriven.scatter_vae.basis import principal_components, project_
 from phdlspec.spectrum import stem_of
 
 BINS = 12
-ORDINARY = 0.975
+BOOTSTRAPS = 400
 
 
 def plain_components(flux: torch.Tensor, ivar: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,9 +95,11 @@ def main() -> None:
         both = good & (weight[rows] > 0)
         chosen = {name: x[rows] for name, x in chi2.items()} | {"physics fit, own continuum": squared * weight[rows]}
         show("spectra with a physics fit, common pixels", chosen, both)
-    calibration(left.deviation**2, left.good, model.wave[model.used], data.snr)
+    found = model.find(data)
+    plain = model.reference.score(found.signs, found.snr)[0] <= model.reference.threshold
+    calibration(left.deviation**2, left.good, plain, model.wave[model.used], data.snr)
     if args.figure:
-        draw(model, left.deviation**2, left.good, chi2, args.figure)
+        draw(model, left.deviation**2, left.good, plain, chi2, args.figure)
 
 
 def per_star(squared: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -117,27 +119,28 @@ def show(title: str, chi2: dict[str, np.ndarray], good: np.ndarray) -> None:
         print(f"| {name} | {x.mean():.2f} | {np.median(x):.3f} | {ratio:.3f} | {lower:.0f}% |")
 
 
-def calibration(squared: np.ndarray, good: np.ndarray, wave: np.ndarray, snr: np.ndarray) -> None:
-    """Mean of (x - model)^2 / (noise and scatter) by wavelength, of all stars and of those that fit best."""
+def calibration(squared: np.ndarray, good: np.ndarray, plain: np.ndarray, wave: np.ndarray, snr: np.ndarray) -> None:
+    """Mean of (x - model)^2 / (noise and scatter) by wavelength, of all stars and of those not called strange."""
     misfit = per_star(squared, good)
-    best = misfit <= np.quantile(misfit, ORDINARY)
-    print(f"\n| Å | all | {100 * ORDINARY:g}% that fit best | median star |\n|---|---|---|---|")
-    for part in np.array_split(np.arange(len(wave)), BINS):
-        by_star = per_star(squared[:, part], good[:, part])
-        mean, ordinary = (
-            x[:, part].sum() / g[:, part].sum() for x, g in ((squared, good), (squared[best], good[best]))
-        )
-        print(f"| {wave[part[0]]:.0f}-{wave[part[-1]]:.0f} | {mean:.2f} | {ordinary:.2f} | {np.median(by_star):.2f} |")
-    mean, ordinary = squared.sum() / good.sum(), squared[best].sum() / good[best].sum()
-    print(f"| all | {mean:.3f} | {ordinary:.3f} | {np.median(misfit):.3f} |")
+    draws = np.random.default_rng(0).integers(plain.sum(), size=(BOOTSTRAPS, plain.sum()))
+    print(f"\n| Å | all | the {plain.sum()} not called strange | median star |\n|---|---|---|---|")
+    for part in (*np.array_split(np.arange(len(wave)), BINS), np.arange(len(wave))):
+        sums, counts = squared[:, part].sum(1), good[:, part].sum(1)
+        several = (sums[plain][draws].sum(1) / counts[plain][draws].sum(1)).std()
+        median = np.median(per_star(squared[:, part], good[:, part]))
+        print(f"| {wave[part[0]]:.0f}-{wave[part[-1]]:.0f} | {sums.sum() / counts.sum():.2f} | "
+              f"{sums[plain].sum() / counts[plain].sum():.2f} ± {several:.2f} | {median:.2f} |")  # fmt: skip
     for low, high in ((0, 50), (50, 100), (100, 200), (200, np.inf)):
-        some = (snr >= low) & (snr < high)
+        some = (snr >= low) & (snr < high) & plain
         if some.any():
             mean, median = misfit[some].mean(), np.median(misfit[some])
-            print(f"S/N {low}-{high}: {some.sum()} stars, mean {mean:.2f}, median {median:.2f}")
+            print(f"S/N {low}-{high}, not called strange: {some.sum()} stars, mean {mean:.2f}, median {median:.2f}")
 
 
-def draw(model: SpectrumModel, squared: np.ndarray, good: np.ndarray, chi2: dict[str, np.ndarray], path: Path) -> None:
+def draw(
+    model: SpectrumModel, squared: np.ndarray, good: np.ndarray, plain: np.ndarray, chi2: dict[str, np.ndarray],
+    path: Path,
+) -> None:  # fmt: skip
     """chi2 per pixel by wavelength, and the calibration."""
     import matplotlib
 
@@ -153,9 +156,7 @@ def draw(model: SpectrumModel, squared: np.ndarray, good: np.ndarray, chi2: dict
     top.set_ylabel("chi2 per pixel, median star")
     top.legend(fontsize=8)
     bottom.axhspan(0.95, 1.05, color="0.9")
-    misfit = per_star(squared, good)
-    best = misfit <= np.quantile(misfit, ORDINARY)
-    for rows, label in ((np.ones(len(best), dtype=bool), "all"), (best, "97.5% that fit best")):
+    for rows, label in ((np.ones(len(plain), dtype=bool), "all"), (plain, "not called strange")):
         bottom.plot(centre, [squared[rows][:, b].sum() / good[rows][:, b].sum() for b in bins], label=label)
     bottom.set_ylim(0.5, 2.5)
     bottom.set_ylabel("mean (x - model)² / (noise + scatter)²")

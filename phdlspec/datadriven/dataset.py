@@ -5,7 +5,7 @@ On disk it is a packed HDF5 that `phdlspec catalog` reads too (`phdlspec.catalog
 ```
 /                wave, flux, ivar, mask, resolving_power, obsid, ra, dec: normalised spectra at rest
 └── datadriven/  attrs: version, labels (JSON: name, set_name, unit, solar_scale of each)
-    ├── file, star, reason (N,) str; velocity, snr (N,)
+    ├── file, star, reason (N,) str; velocity, snr (N,); level (N, C) float32
     └── value, error (N, L) float64, NaN = missing
 ```
 """
@@ -29,8 +29,8 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from phdlspec.catalog.inputs import expand_inputs, read_reference
-from phdlspec.datadriven.label_table import MATCH_ARCSEC, GivenLabels, LabelInfo, match, read_label_table
-from phdlspec.datadriven.rest_frame import PhysicsFit, at_rest, normalised, read_physics_fit, velocity_of
+from phdlspec.datadriven.label_table import MATCH_ARCSEC, LabelInfo, LabelTable, match, read_label_table
+from phdlspec.datadriven.rest_frame import PhysicsFit, at_rest, level_at_rest, normalised, read_physics_fit, velocity_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing
 from phdlspec.hdf5_check import check_hdf5
@@ -39,6 +39,7 @@ from phdlspec.resolution import ResolvingPower
 from phdlspec.spectrum import Spectrum
 
 LEAST_COVER = 0.5  # of the grid that a spectrum must have
+LEVEL_EVERY = 50  # pixels of the grid, 60 Å: the continuum that is divided out has nothing narrower than its knots
 GROUP = "datadriven"
 
 Array = NDArray[np.float64]
@@ -52,6 +53,8 @@ class Dataset:
     resolving_power : (P,). files, obsids, stars : (N,); spectra of one star have the same `stars`.
     ra, dec : (N,) degrees. velocity : (N,) km/s, taken out. snr : (N,) median of the good pixels.
     reasons : (N,) why a spectrum is not there, '' where it is.
+    level : (N, C) ln of the continuum that was divided out, at rest, at every `LEVEL_EVERY`-th pixel of the grid, less
+    its median; NaN where there is none; (0, 0) where it was not kept.
     infos : of the L labels. values, errors : (N, L), NaN = missing.
     """
 
@@ -70,6 +73,7 @@ class Dataset:
     infos: tuple[LabelInfo, ...] = ()
     values: Array = field(default_factory=lambda: np.empty((0, 0)))
     errors: Array = field(default_factory=lambda: np.empty((0, 0)))
+    level: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -85,7 +89,16 @@ class Dataset:
         changes: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in rows) for name in ("files", "obsids", "stars", "reasons")
         }
-        names = ("flux", "ivar", "ra", "dec", "velocity", "snr", *(("values", "errors") if self.infos else ()))
+        names = (
+            "flux",
+            "ivar",
+            "ra",
+            "dec",
+            "velocity",
+            "snr",
+            *(("values", "errors") if self.infos else ()),
+            *(("level",) if len(self.level) else ()),
+        )
         changes |= {name: getattr(self, name)[rows] for name in names}
         return replace(self, **changes)
 
@@ -122,6 +135,7 @@ class Dataset:
                 group[name] = [text.encode() for text in texts]
             group["velocity"], group["snr"] = self.velocity, self.snr
             group["value"], group["error"] = self.values, self.errors
+            group["level"] = self.level
 
     @classmethod
     def read(cls, path: str | Path) -> Dataset:
@@ -137,6 +151,7 @@ class Dataset:
                     file["dec"][()], group["velocity"][()], group["snr"][()], text["reason"],
                     tuple(LabelInfo(**info) for info in json.loads(group.attrs["labels"])),
                     group["value"][()], group["error"][()],
+                    group["level"][()] if "level" in group else np.empty((0, 0), dtype=np.float32),
                 )  # fmt: skip
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise UserError(
@@ -234,6 +249,7 @@ def _gather(
         wave=grid,
         flux=np.stack([empty if row.reason else row.flux for row in rows]),
         ivar=np.stack([empty if row.reason else row.ivar for row in rows]),
+        level=np.stack([np.full_like(empty[::LEVEL_EVERY], np.nan) if row.reason else row.level for row in rows]),
         resolving_power=power,
         files=tuple(row.file for row in rows),
         obsids=tuple(row.obsid for row in rows),
@@ -255,7 +271,7 @@ class _SpectrumRow:
         self.file, self.obsid, self.reason = file, "", ""
         self.ra = self.dec = self.velocity = self.snr = np.nan
         self.flux: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        self.ivar = self.flux
+        self.ivar = self.level = self.flux
 
     def fill(self, spectrum: Spectrum, grid: Array, velocity: str, fit: PhysicsFit | None) -> None:
         meta = spectrum.meta
@@ -270,7 +286,9 @@ class _SpectrumRow:
                 f"{grid[0]:.0f}-{grid[-1]:.0f} Å in use; spectra must share their wavelengths"
             )
         self.velocity = velocity_of(spectrum, velocity) if fit is None else fit.velocity
-        self.flux, self.ivar = at_rest(spectrum.wave, *normalised(spectrum, fit), self.velocity, grid)
+        flux, ivar, continuum = normalised(spectrum, fit)
+        self.flux, self.ivar = at_rest(spectrum.wave, flux, ivar, self.velocity, grid)
+        self.level = level_at_rest(spectrum.wave, continuum, self.velocity, grid[::LEVEL_EVERY])
         good = self.ivar > 0
         if good.mean() < 0.5 * LEAST_COVER:
             raise UserError(f"{name}: only {good.sum()} of {len(grid)} pixels are usable at rest")

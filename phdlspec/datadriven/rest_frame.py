@@ -114,8 +114,11 @@ def spline_continuum(spectrum: Spectrum, good: NDArray[np.bool_]) -> Array:
     return np.where(covered, continuum, np.nan)
 
 
-def normalised(spectrum: Spectrum, fit: PhysicsFit | None = None) -> tuple[Array, Array]:
-    """Flux over continuum and its inverse variance, each (P,) on the spectrum's own pixels; both 0 where masked."""
+def normalised(spectrum: Spectrum, fit: PhysicsFit | None = None) -> tuple[Array, Array, Array]:
+    """Flux over continuum, its inverse variance, and the continuum, each (P,) on the spectrum's own pixels.
+
+    Flux and inverse variance are 0 where masked, the continuum is NaN where there is none.
+    """
     survey = str(spectrum.meta.get("SURVEY", ""))
     good = spectrum.good & ~wavelength_mask(spectrum.wave, DEFAULT_INTERVALS, survey)
     if fit is None:
@@ -127,7 +130,8 @@ def normalised(spectrum: Spectrum, fit: PhysicsFit | None = None) -> tuple[Array
         raise UserError(f"{spectrum.path or 'spectrum'}: its median continuum is {level:.3g}, expected a positive one")
     good &= np.nan_to_num(continuum) > LEAST_CONTINUUM * level
     safe = np.where(good, continuum, 1.0)
-    return np.where(good, spectrum.flux / safe, 0.0), np.where(good, spectrum.ivar * safe**2, 0.0)
+    known = np.where(np.nan_to_num(continuum) > LEAST_CONTINUUM * level, continuum, np.nan)
+    return np.where(good, spectrum.flux / safe, 0.0), np.where(good, spectrum.ivar * safe**2, 0.0), known
 
 
 def at_rest(
@@ -157,3 +161,11 @@ def at_rest(
         variance = (1 - x) / ivar[left] + x / ivar[right]
     inverse = np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0)
     return np.where(good, value, 0.0).astype(np.float32), inverse.astype(np.float32)
+
+
+def level_at_rest(wave: Array, continuum: Array, velocity_km_s: float, grid: Array) -> NDArray[np.float32]:
+    """ln of a continuum (P,) at rest wavelengths (C,), vacuum Å, less its median; NaN where there is none."""
+    with np.errstate(invalid="ignore"):
+        level = np.interp(grid * (1.0 + velocity_km_s / SPEED_OF_LIGHT_KM_S), wave, np.log(continuum), np.nan, np.nan)
+    known = np.isfinite(level)
+    return np.asarray(level - np.median(level[known]) if known.any() else level, dtype=np.float32)

@@ -13,7 +13,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.datadriven.dataset import Dataset
-from phdlspec.datadriven.scatter_vae.score import SpectrumResiduals
+from phdlspec.datadriven.scatter_vae.calibration import ORDINARY
+from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.datadriven.scatter_vae.xp_model import XPModel
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 FEWEST = 5
 BINS = 24
-ORDINARY = 0.975  # share of the stars that count as ordinary in the calibration
 SHOWN = 10
 
 Array = NDArray[np.float64]
@@ -61,8 +61,8 @@ def check_xp(model: XPModel, data: XPSet, folder: str | Path, name: str) -> str:
 
 
 def _write(
-    left: SpectrumResiduals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path,
-    name: str, axis: str,
+    left: SpectrumResiduals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path, name: str,
+    axis: str,
 ) -> str:  # fmt: skip
     table = by_position(left, scatter)
     misfit = (left.deviation**2).sum(1) / left.good.sum(1).clip(1)

@@ -9,6 +9,21 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_STEPS = 8
+_FAR = 2.0  # times the mean squared distance, beyond which a star counts less
+
+
+def robust_covariance(x: Array, floor: float) -> tuple[Array, Array]:
+    """Mean (K,) and covariance (K, K) of x (N, K), in which those far out count less; `floor` on the variances."""
+    weight = np.ones(len(x))
+    for _ in range(_STEPS):
+        mean = weight @ x / weight.sum()
+        offset = x - mean
+        covariance = (offset.T * weight) @ offset / weight.sum() + floor * np.eye(x.shape[1])
+        squared = np.einsum("nk,nk->n", offset, np.linalg.solve(covariance, offset.T).T)
+        weight = np.minimum(1.0, _FAR * x.shape[1] / np.maximum(squared, 1e-9))
+    return mean, covariance
+
 
 @dataclass(frozen=True)
 class LatentSpace:
@@ -20,9 +35,7 @@ class LatentSpace:
     @classmethod
     def of(cls, latents: Array) -> LatentSpace:
         """Of latents (N, K)."""
-        latents = np.asarray(latents, dtype=float)
-        spread = np.atleast_2d(np.cov(latents.T)) + 1e-6 * np.eye(latents.shape[1])
-        return cls(latents.mean(axis=0), spread)
+        return cls(*robust_covariance(np.asarray(latents, dtype=float), 1e-6))
 
     def distance(self, latents: Array) -> Array:
         """Distance (N,) of latents (N, K) in sigma, over the root of K."""

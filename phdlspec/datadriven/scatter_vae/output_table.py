@@ -41,7 +41,7 @@ def output_table(
     FLAG (`VaeFlag`), REASON."""
     lost = np.array([bool(reason) for reason in reasons])
     improbable = reference.improbability(found.signs, found.snr)
-    score, sign = improbable.max(axis=1), improbable.argmax(axis=1)
+    score, sign = reference.score(found.signs, found.snr)
     flag = np.zeros(len(lost), dtype=np.int32)
     for bit, where in (
         (VaeFlag.STRANGE, score > reference.threshold),
@@ -65,7 +65,11 @@ def output_table(
     add("RCHI2", known(found.chi2 / np.maximum(found.pixels, 1)), "CHI2 over NPIX; 1 for an ordinary star")
     add("NPIX", found.pixels, "pixels or coefficients used")
     add("SCATTER", known(found.scatter), "median scatter of the model for such a star, in units of what is modelled")
-    add("ANOMALY", known(score), "-log10 of the probability of the strangest sign among ordinary stars")
+    add(
+        "ANOMALY",
+        known(score),
+        "-log10 of the probability of the strangest sign among ordinary stars, less its handicap",
+    )
     add("ANOMALY_PCT", known(reference.percentile(score)), "percentage of ordinary stars that are less strange")
     add("SIGN", ["" if r else reference.names[s] for r, s in zip(reasons, sign)], "the strangest sign")
     add(

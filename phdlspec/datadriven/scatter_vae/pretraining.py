@@ -32,11 +32,11 @@ def population(count: int, seed: int, labels: LabelSet) -> Array:
     """Labels (N, L) of a wide population within the emulator's bounds."""
     random = np.random.default_rng(seed)
     giant = random.random(count) < 0.4
-    teff = np.where(giant, random.uniform(4050.0, 5600.0, count), random.uniform(4300.0, 7400.0, count))
+    teff = np.where(giant, random.uniform(3900.0, 5800.0, count), random.uniform(3900.0, 7900.0, count))
     giants_logg = (teff - 4000.0) / 1600.0 * 3.0 + 0.7 + random.normal(0.0, 0.4, count)
     dwarfs_logg = 4.6 - (teff - 4500.0) / 3000.0 * 0.6 + random.normal(0.0, 0.2, count)
     metal_poor = random.random(count) < 0.15
-    fe_h = np.where(metal_poor, random.uniform(-2.4, -0.6, count), random.normal(-0.2, 0.3, count))
+    fe_h = np.where(metal_poor, random.uniform(-2.8, -0.6, count), random.normal(-0.2, 0.3, count))
     logg = np.where(giant, giants_logg, dwarfs_logg)
     alpha = np.interp(fe_h, [-1.0, 0.0], [0.3, 0.0]) + random.normal(0.0, 0.1, count)
     theta = np.tile(labels.complete({}), (count, 1))

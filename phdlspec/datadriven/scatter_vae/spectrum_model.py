@@ -15,19 +15,13 @@ from numpy.typing import NDArray
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.scatter_vae.basis import chunks
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
-from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.ordinary import Ordinary
 from phdlspec.datadriven.scatter_vae.output_table import Inferred, output_table
-from phdlspec.datadriven.scatter_vae.score import (
-    SPECTRUM_SIGNS,
-    OrdinaryStars,
-    SpectrumResiduals,
-    describe_windows,
-    hydrogen,
-    signs_of,
-    worst_windows,
-)
+from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals, describe_windows, worst_windows
+from phdlspec.datadriven.scatter_vae.score import OrdinaryStars
+from phdlspec.datadriven.scatter_vae.signs import SPECTRUM_SIGNS
 from phdlspec.datadriven.scatter_vae.spectrum_network import NetworkShape, SpectrumNetwork
-from phdlspec.datadriven.scatter_vae.storage import write_model
+from phdlspec.datadriven.scatter_vae.storage import under, write_model
 from phdlspec.errors import UserError
 from phdlspec.spectrum import Spectrum
 
@@ -46,16 +40,15 @@ def deviations(flux: NDArray[Any], ivar: NDArray[Any], explained: Explained) -> 
 class SpectrumModel:
     """A trained model.
 
-    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `SpectrumResiduals`. latents :
-    where those of its training stars lie. reference : of ordinary stars. metadata : settings, provenance, what
-    held-out stars say.
+    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `SpectrumResiduals`. ordinary : what its
+    training stars are like. reference : their signs. metadata : settings, provenance, what held-out stars say.
     """
 
     wave: Array
     used: NDArray[np.bool_]
     usual: Array
     network: SpectrumNetwork
-    latents: LatentSpace
+    ordinary: Ordinary
     reference: OrdinaryStars
     metadata: Mapping[str, Any]
 
@@ -93,15 +86,14 @@ class SpectrumModel:
 
     def _find(self, data: Dataset) -> Inferred:
         explained, left = self.explain(data)
-        _, blind = self.explain(data, hydrogen(self.wave[self.used]))
         latents = explained.latents.cpu().numpy().astype(float)
         scatter = np.where(left.good, explained.scatter.cpu().numpy(), np.nan)
         with np.errstate(all="ignore"):
             median = np.array([np.median(row[good]) if good.any() else np.nan for row, good in zip(scatter, left.good)])
+        snr = np.nan_to_num(data.snr, nan=1.0).clip(min=1e-3)
         return Inferred(
             latents, (left.deviation**2).sum(axis=1), left.good.sum(axis=1), median,
-            signs_of(left, self.latents.distance(latents), self.reference.names, blind),
-            np.nan_to_num(data.snr, nan=1.0),
+            self.ordinary.signs(left, latents, data.level, snr), snr,
             [describe_windows(w) for w in worst_windows(left, self.wave[self.used])],
         )  # fmt: skip
 
@@ -123,8 +115,8 @@ class SpectrumModel:
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors."""
-        arrays = {"wave": self.wave, "used": self.used, "usual": self.usual, "latent_mean": self.latents.mean,
-                  "latent_covariance": self.latents.covariance,
+        arrays = {"wave": self.wave, "used": self.used, "usual": self.usual,
+                  **{f"ordinary.{n}": a for n, a in self.ordinary.tensors().items()},
                   **{f"reference.{n}": a for n, a in self.reference.tensors().items()}}  # fmt: skip
         header = {"form": FORM, "shape": asdict(self.network.shape), "metadata": dict(self.metadata)}
         write_model(path, self.network, arrays, header)
@@ -134,10 +126,8 @@ class SpectrumModel:
         """From what `read_model` gives."""
         network = SpectrumNetwork(NetworkShape(**header["shape"]))
         network.load_state_dict(state)
-        prefix = "reference."
-        kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         return cls(
             arrays["wave"], arrays["used"], arrays["usual"], network.eval().requires_grad_(False),
-            LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
-            OrdinaryStars.of_tensors(SPECTRUM_SIGNS, kept), header["metadata"],
+            Ordinary.of_tensors(under("ordinary.", arrays)),
+            OrdinaryStars.of_tensors(SPECTRUM_SIGNS, under("reference.", arrays)), header["metadata"],
         )  # fmt: skip

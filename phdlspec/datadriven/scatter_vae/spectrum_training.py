@@ -3,7 +3,8 @@
 1. Principal components of emulated and real stars make the encoder's front and the decoder's basis.
 2. The network learns emulated stars with that basis fixed (LAMOST's pixels only: the mocks are LAMOST's).
 3. For each fold of the real stars it goes on with the others, basis and all. The stars held out say by wavelength how
-   much larger scatter is for a star not seen, and how large each sign of strangeness is for ordinary stars.
+   much larger scatter is for a star not seen, and how large each sign of strangeness is for ordinary stars; beside them
+   lie pairs made of them, see `SecondLines`.
 4. It goes on with all real stars: the model.
 The number of latents is that with the highest likelihood of the first fold's held-out stars.
 """
@@ -25,19 +26,16 @@ from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.scatter_vae.basis import coefficients_of, principal_components
 from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate
+from phdlspec.datadriven.scatter_vae.flux_shape import FluxShape
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
+from phdlspec.datadriven.scatter_vae.ordinary import Ordinary
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_stars
-from phdlspec.datadriven.scatter_vae.score import (
-    SPECTRUM_SIGNS,
-    OrdinaryStars,
-    SpectrumResiduals,
-    hydrogen,
-    learn_reference,
-    signs_of,
-    usual_deviation,
-)
+from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals, usual_deviation
+from phdlspec.datadriven.scatter_vae.score import OrdinaryStars, learn_reference
+from phdlspec.datadriven.scatter_vae.second_lines import SecondLines, doubled, projections
+from phdlspec.datadriven.scatter_vae.signs import SPECTRUM_SIGNS
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel, deviations
 from phdlspec.datadriven.scatter_vae.spectrum_network import FRONT_SCATTER, NetworkShape, SpectrumNetwork
 from phdlspec.datadriven.scatter_vae.work import TrainingFolder
@@ -82,12 +80,39 @@ class _Spectra:
 
 
 @dataclass(frozen=True)
+class _Look:
+    # What a network makes of spectra (n, P): latents (n, K) and model, variance of the noise by the network's factor.
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    explained: Explained
+    latents: NDArray[np.float64]
+    noise: NDArray[np.float32]
+
+    @classmethod
+    def at(cls, network: SpectrumNetwork, spectra: _Spectra) -> _Look:
+        explained = explain(network, spectra.flux, spectra.ivar)
+        noise = torch.where(spectra.ivar > 0, network.ln_noise.exp() / spectra.ivar.clamp_min(1e-30), 0.0)
+        flux, ivar = spectra.flux.cpu().numpy(), spectra.ivar.cpu().numpy()
+        return cls(flux, ivar, explained, explained.latents.cpu().numpy().astype(float), noise.cpu().numpy())
+
+    def deviations(
+        self, ln_noise: NDArray[Any], ln_scatter: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+        # Deviations with calibrated noise and scatter, their expected size, which are good.
+        scatter = self.explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
+        variance = torch.as_tensor(self.noise * np.exp(ln_noise)) + scatter
+        variance = torch.where(torch.as_tensor(self.ivar) > 0, variance, torch.ones_like(variance))
+        calibrated = Explained(self.explained.latents, self.explained.model, variance, scatter.sqrt())
+        return deviations(self.flux, self.ivar, calibrated)
+
+
+@dataclass(frozen=True)
 class _Fold:
     rows: NDArray[np.int64]  # held out
-    explained: Explained
-    blind: Explained  # without a look at hydrogen
-    space: LatentSpace
-    noise: NDArray[np.float32]  # variance (n, P) by the network's own factor
+    single: _Look
+    paired: _Look  # the same stars, doubled
+    latents: LatentSpace  # of the stars that it has learned from, and their continua
+    flux_shape: FluxShape
 
 
 def train_spectra(
@@ -108,20 +133,23 @@ def train_spectra(
     numbers = range(min(FOLDS, -(-HELD_OUT * FOLDS // len(data))))
     folds = [run.fold(latents, number) for number in numbers]
     ln_noise, ln_scatter = calibrate(run.held_out(folds))
-    reference, usual, told = run.reference(folds, ln_noise, ln_scatter)
+    judged = _Judged(data, used, folds, ln_noise, ln_scatter)
     network = run.tuned(latents, np.arange(len(data)), "all")
     with torch.no_grad():
         network.ln_noise.add_(torch.as_tensor(ln_noise, dtype=torch.float32))
         network.ln_calibration.add_(torch.as_tensor(ln_scatter, dtype=torch.float32))
-    space = LatentSpace.of(explain(network, run.real.flux, run.real.ivar).latents.cpu().numpy())
+    latents_of_all = explain(network, run.real.flux, run.real.ivar).latents.cpu().numpy().astype(float)
+    ordinary = Ordinary(
+        LatentSpace.of(latents_of_all), FluxShape.learn(data.level, latents_of_all), judged.second_lines(folds)
+    )
     names = [Path(f).name for f in data.files] if len(data) <= _SPECTRA_LISTED else []
     metadata = {
         "settings": asdict(settings) | {"latents": latents}, "versions": versions(), "spectra": len(data),
         "stars": len(set(data.stars)), "files": names, "emulated": run.emulated, "choice": run.choice,
-        "held_out": told, "seconds": round(time.perf_counter() - began, 1),
+        "held_out": judged.told(), "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     run.work.finish()
-    return SpectrumModel(data.wave, used, usual, network.cpu(), space, reference, metadata)
+    return SpectrumModel(data.wave, used, judged.usual, network.cpu(), ordinary, judged.reference(), metadata)
 
 
 class _SpectrumTraining:
@@ -195,11 +223,14 @@ class _SpectrumTraining:
         kept, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         network = self.tuned(latents, kept, f"fold{number}")
         seen, left = self.real.take(kept), self.real.take(held)
-        space = LatentSpace.of(explain(network, seen.flux, seen.ivar).latents.cpu().numpy())
-        hidden = torch.as_tensor(hydrogen(self.data.wave[self.used]), device=self.device)
-        explained, blind = (explain(network, left.flux, left.ivar, h) for h in (None, hidden))
-        noise = torch.where(left.ivar > 0, network.ln_noise.exp() / left.ivar.clamp_min(1e-30), 0.0)
-        return _Fold(held, explained, blind, space, noise.cpu().numpy())
+        learned = explain(network, seen.flux, seen.ivar).latents.cpu().numpy().astype(float)
+        pairs = doubled(self.data.flux[held], self.data.ivar[held], self.data.wave, self.settings.seed + number)
+        paired = _Spectra(*(torch.as_tensor(x[:, self.used], device=self.device) for x in pairs))
+        level = self.data.level[kept] if len(self.data.level) else self.data.level
+        return _Fold(
+            held, _Look.at(network, left), _Look.at(network, paired), LatentSpace.of(learned),
+            FluxShape.learn(level, learned),
+        )  # fmt: skip
 
     def choose_latents(self) -> int:
         """The number with the highest likelihood of held-out stars."""
@@ -212,49 +243,59 @@ class _SpectrumTraining:
 
     def held_out(self, folds: list[_Fold]) -> HeldOutResiduals:
         """What all folds leave of their held-out stars."""
-        rows = np.concatenate([f.rows for f in folds])
+        looks = [f.single for f in folds]
         model, scatter = (
-            torch.cat([getattr(f.explained, n) for f in folds]).cpu().numpy() for n in ("model", "scatter")
+            torch.cat([getattr(x.explained, n) for x in looks]).cpu().numpy() for n in ("model", "scatter")
         )
-        flux, good = self.data.flux[rows][:, self.used], self.data.ivar[rows][:, self.used] > 0
-        return HeldOutResiduals((flux - model) ** 2, np.concatenate([f.noise for f in folds]), scatter**2, good)
+        flux, ivar = (np.concatenate([getattr(x, n) for x in looks]) for n in ("flux", "ivar"))
+        return HeldOutResiduals((flux - model) ** 2, np.concatenate([x.noise for x in looks]), scatter**2, ivar > 0)
 
-    def reference(
-        self, folds: list[_Fold], ln_noise: NDArray[Any], ln_scatter: NDArray[Any]
-    ) -> tuple[OrdinaryStars, NDArray[Any], dict[str, Any]]:
-        """The reference of ordinary stars, usual deviations, and what the held-out stars say of the model."""
-        parts = [self._deviations(f, f.explained, ln_noise, ln_scatter) for f in folds]
-        usual = usual_deviation(np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts]))
-        signs = []
-        for fold, part in zip(folds, parts):
-            left = self._residuals(fold, fold.explained, part, usual)
-            blind = self._residuals(fold, fold.blind, self._deviations(fold, fold.blind, ln_noise, ln_scatter), usual)
-            distance = fold.space.distance(fold.explained.latents.cpu().numpy())
-            signs.append(signs_of(left, distance, SPECTRUM_SIGNS, blind))
-        rchi2 = np.concatenate([(d**2).sum(1) / g.sum(1).clip(1) for d, _, g in parts])
-        rows = np.concatenate([f.rows for f in folds])
-        told = {"spectra": len(rows), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2))}
-        return learn_reference(np.concatenate(signs), self.data.snr[rows], SPECTRUM_SIGNS), usual, told
 
-    def _residuals(
-        self,
-        fold: _Fold,
-        explained: Explained,
-        part: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
-        usual: NDArray[Any],
-    ) -> SpectrumResiduals:
-        deviation, sigma, good = part
+class _Judged:
+    # What the held-out stars of all folds say, with calibrated noise and scatter.
+
+    def __init__(
+        self, data: Dataset, used: NDArray[np.bool_], folds: list[_Fold], ln_noise: NDArray[Any],
+        ln_scatter: NDArray[Any],
+    ):  # fmt: skip
+        self.data, self.used, self.folds, self.factors = data, used, folds, (ln_noise, ln_scatter)
+        parts = [fold.single.deviations(*self.factors) for fold in folds]
+        self.usual = usual_deviation(np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts]))
+        self.singles = [self._residuals(fold, fold.single) for fold in folds]
+        self._projections = [
+            (projections(single), projections(self._residuals(fold, fold.paired)))
+            for fold, single in zip(folds, self.singles)
+        ]
+
+    def _residuals(self, fold: _Fold, look: _Look) -> SpectrumResiduals:
+        deviation, sigma, good = look.deviations(*self.factors)
         return SpectrumResiduals(
-            deviation, good, explained.model.cpu().numpy(), sigma, usual, self.data.wave[self.used],
-            self.data.velocity[fold.rows],
+            deviation, good, look.explained.model.cpu().numpy(), sigma, self.usual, self.data.wave[self.used],
+            np.nan_to_num(self.data.velocity[fold.rows]),
         )  # fmt: skip
 
-    def _deviations(
-        self, fold: _Fold, explained: Explained, ln_noise: NDArray[Any], ln_scatter: NDArray[Any]
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Deviations of a fold's held-out stars, calibrated, their expected size, which are good."""
-        flux, ivar = (x[fold.rows][:, self.used] for x in (self.data.flux, self.data.ivar))
-        scatter = explained.scatter.cpu().square() * torch.as_tensor(np.exp(ln_scatter))
-        variance = torch.as_tensor(fold.noise * np.exp(ln_noise)) + scatter
-        variance = torch.where(torch.as_tensor(ivar) > 0, variance, torch.ones_like(variance))
-        return deviations(flux, ivar, Explained(explained.latents, explained.model, variance, scatter.sqrt()))
+    def second_lines(self, folds: list[_Fold]) -> SecondLines:
+        """Learned from these folds."""
+        chosen = [i for i, fold in enumerate(self.folds) if any(fold is f for f in folds)]
+        single, paired = (np.concatenate([self._projections[i][j] for i in chosen]) for j in (0, 1))
+        latents, paired_latents = (
+            np.concatenate([getattr(self.folds[i], name).latents for i in chosen]) for name in ("single", "paired")
+        )
+        snr = np.concatenate([self.data.snr[self.folds[i].rows] for i in chosen])
+        return SecondLines.learn(single, paired, latents, paired_latents, snr)
+
+    def reference(self) -> OrdinaryStars:
+        """Of ordinary stars, each judged by what the others say."""
+        signs = []
+        for fold, left in zip(self.folds, self.singles):
+            others = [f for f in self.folds if f is not fold] or self.folds
+            ordinary = Ordinary(fold.latents, fold.flux_shape, self.second_lines(others))
+            level = self.data.level[fold.rows] if len(self.data.level) else self.data.level
+            signs.append(ordinary.signs(left, fold.single.latents, level, self.data.snr[fold.rows]))
+        snr = np.concatenate([self.data.snr[f.rows] for f in self.folds])
+        return learn_reference(np.concatenate(signs), snr, SPECTRUM_SIGNS)
+
+    def told(self) -> dict[str, Any]:
+        """For the model's metadata."""
+        rchi2 = np.concatenate([(x.deviation**2).sum(1) / x.good.sum(1).clip(1) for x in self.singles])
+        return {"spectra": len(rchi2), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2))}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from phdlspec.tensor_file import FileKind
 
-# Version 2: the header holds a digest.
-KIND = FileKind("phdlspec-vae", 2, "model", "phdlspec vae train", digest_since=2)
+# Version 2: the header holds a digest. Version 3: other signs of strangeness.
+KIND = FileKind("phdlspec-vae", 3, "model", "phdlspec vae train", oldest=3, digest_since=2)
 
 
 def write_model(
@@ -33,3 +33,8 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dic
     prefix = "network."
     state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     return file.metadata, state, {name: t.numpy() for name, t in tensors.items() if not name.startswith(prefix)}
+
+
+def under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Those whose names begin with a prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from phdlspec.datadriven.scatter_vae.basis import chunks
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.output_table import Inferred, output_table
-from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, OrdinaryStars, SpectrumResiduals, signs_of
-from phdlspec.datadriven.scatter_vae.storage import write_model
+from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals
+from phdlspec.datadriven.scatter_vae.score import OrdinaryStars
+from phdlspec.datadriven.scatter_vae.signs import XP_SIGNS, of_distance, signs_of
+from phdlspec.datadriven.scatter_vae.storage import under, write_model
 from phdlspec.datadriven.scatter_vae.xp_network import COEFFICIENTS, XPNetwork
 from phdlspec.datadriven.scatter_vae.xp_table import EACH, XPSet
 
@@ -69,6 +71,11 @@ def xp_residuals(network: XPNetwork, x: torch.Tensor, error: torch.Tensor) -> tu
     )
 
 
+def xp_signs(left: SpectrumResiduals, space: LatentSpace, latents: Array) -> Array:
+    """The signs (N, F) of `XP_SIGNS`."""
+    return signs_of(left, {"latents": of_distance(space.distance(latents))}, list(XP_SIGNS))
+
+
 def signal_to_noise(data: XPSet) -> Array:
     """Median over the coefficients that carry most (N,): the first ten of each arm; 1 where there are none."""
     leading = np.r_[0:10, EACH : EACH + 10]
@@ -103,7 +110,7 @@ class XPModel:
         worst = [", ".join(f"{names[i]} {row[i]:+.1f}" for i in o) for row, o in zip(left.deviation, order)]
         found = Inferred(
             z, (left.deviation**2).sum(axis=1), np.full(len(z), COEFFICIENTS), np.median(scatter, axis=1),
-            signs_of(left, self.latents.distance(z), self.reference.names), signal_to_noise(data), worst,
+            xp_signs(left, self.latents, z), signal_to_noise(data), worst,
         )  # fmt: skip
         return found, reasons
 
@@ -131,10 +138,8 @@ class XPModel:
         """From what `read_model` gives."""
         network = XPNetwork(header["latents"])
         network.load_state_dict(state)
-        prefix = "reference."
-        kept = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         return cls(
             Standardisation(header["normalisation"], arrays["centre"], arrays["scale"]),
             network.eval().requires_grad_(False), LatentSpace(arrays["latent_mean"], arrays["latent_covariance"]),
-            OrdinaryStars.of_tensors(XP_SIGNS, kept), header["metadata"],
+            OrdinaryStars.of_tensors(XP_SIGNS, under("reference.", arrays)), header["metadata"],
         )  # fmt: skip

@@ -12,9 +12,10 @@ import torch
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
-from phdlspec.datadriven.scatter_vae.score import XP_SIGNS, learn_reference, signs_of
+from phdlspec.datadriven.scatter_vae.score import learn_reference
+from phdlspec.datadriven.scatter_vae.signs import XP_SIGNS
 from phdlspec.datadriven.scatter_vae.work import TrainingFolder
-from phdlspec.datadriven.scatter_vae.xp_model import Standardisation, XPModel, signal_to_noise, xp_residuals
+from phdlspec.datadriven.scatter_vae.xp_model import Standardisation, XPModel, signal_to_noise, xp_residuals, xp_signs
 from phdlspec.datadriven.scatter_vae.xp_network import LATENTS, XPNetwork
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
 from phdlspec.errors import UserError
@@ -75,7 +76,7 @@ def train_xp(
     latents = LatentSpace.of(xp_residuals(network, seen.cpu(), seen_error.cpu())[0])
     apart = (torch.as_tensor(a[held]) for a in (x, error))
     z, _, left = xp_residuals(network, *apart)
-    signs = signs_of(left, latents.distance(z), XP_SIGNS)
+    signs = xp_signs(left, latents, z)
     reference = learn_reference(signs, signal_to_noise(data.take(held)), XP_SIGNS)
     metadata = {
         "settings": asdict(settings), "versions": versions(), "sources": int((~held).sum()),
