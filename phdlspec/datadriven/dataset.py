@@ -29,7 +29,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from phdlspec.catalog.inputs import expand_inputs, read_reference
-from phdlspec.datadriven.label_table import MATCH_ARCSEC, LabelInfo, LabelTable, match, read_label_table
+from phdlspec.datadriven.label_table import MATCH_ARCSEC, GivenLabels, LabelInfo, match, read_label_table
 from phdlspec.datadriven.rest_frame import PhysicsFit, at_rest, level_at_rest, normalised, read_physics_fit, velocity_of
 from phdlspec.errors import UserError, first_line
 from phdlspec.files import replacing

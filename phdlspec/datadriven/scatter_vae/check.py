@@ -61,8 +61,8 @@ def check_xp(model: XPModel, data: XPSet, folder: str | Path, name: str) -> str:
 
 
 def _write(
-    left: SpectrumResiduals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path, name: str,
-    axis: str,
+    left: SpectrumResiduals, scatter: Array, latents: Array, labels: dict[str, Array], odd: Table, folder: Path,
+    name: str, axis: str,
 ) -> str:  # fmt: skip
     table = by_position(left, scatter)
     misfit = (left.deviation**2).sum(1) / left.good.sum(1).clip(1)
