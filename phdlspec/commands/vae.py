@@ -14,8 +14,8 @@ from.
 XP it keeps one source in ten apart. Stopped or killed, the same command goes on (MODEL.parts).
 The table of `apply` has LATENTS, CHI2, RCHI2, SCATTER, ANOMALY (-log10 of the probability of the strangest sign among
 ordinary stars, less its handicap), ANOMALY_PCT, SIGN, WORST (the windows that deviate most) and FLAG: 1 stranger than
-99% of ordinary stars, 2 latents outside the training set, 4 few pixels, 8 no spectrum (REASON). No draw is made: the same input gives
-the same output. A model of spectra serves `phdlspec catalog --anomaly` too.
+99% of ordinary stars, 2 latents outside the training set, 4 few pixels, 8 no spectrum (REASON). No draw is made: the
+same input gives the same output. A model of spectra serves `phdlspec catalog --anomaly` too.
 """
 
 from __future__ import annotations

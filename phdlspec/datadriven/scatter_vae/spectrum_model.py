@@ -40,8 +40,8 @@ def deviations(flux: NDArray[Any], ivar: NDArray[Any], explained: Explained) -> 
 class SpectrumModel:
     """A trained model.
 
-    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `SpectrumResiduals`. ordinary : what
-    its training stars are like. reference : their signs. metadata : settings, provenance, what held-out stars say.
+    wave : (P,) vacuum Å. used : (P,) the Pu pixels that it knows. usual : (Pu,) see `SpectrumResiduals`. ordinary :
+    what its training stars are like. reference : their signs. metadata : settings, provenance, what held-out stars say.
     """
 
     wave: Array
