@@ -327,4 +327,4 @@ def test_the_shipped_model_ranks_real_odd_spectra_high(shared_data):
     files = [shared_data / "lamost" / "dr10" / f"{name}.fits.gz" for name in odd]
     model = load_spectrum_model("lamost")
     assert not set(model.metadata["files"]) & {f.name for f in files}
-    assert (model.apply(files)["ANOMALY_PCT"] > 95.0).all()
+    assert (model.apply(files)["ANOMALY_PCT"] > 90.0).all()
