@@ -22,9 +22,9 @@ from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux
 from phdlspec.datadriven.lux.held_out import LabelErrorModel
-from phdlspec.datadriven.lux.label_map import LabelMap, MapBasis
+from phdlspec.datadriven.lux.label_map import LabelMap, MapCandidates
 from phdlspec.datadriven.lux.lux import Limits
-from phdlspec.datadriven.lux.model import Parameters, StarArrays
+from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
 from phdlspec.datadriven.lux.optimise import optimise
 
 
@@ -45,17 +45,22 @@ def simulate(n: int, pixels: int, latents: int, labels: int, seed: int = 0) -> S
     return StarArrays(flux, ivar, y * known, known.double() / 0.01)
 
 
-def model_of(parameters: Parameters, leading: int = 10) -> Lux:
+def learned_map(parameters: Parameters, stars: StarArrays) -> LabelMap:
+    """The mean of the candidates for the label map, as training ends."""
+    z, covariance, _ = infer(parameters, stars.without_labels())
+    known = stars.label_ivar > 0
+    residual = torch.where(known, stars.label - z @ parameters.label_loadings.T, torch.nan)
+    variance = torch.where(known, 1.0 / stars.label_ivar, torch.nan)
+    signal = 1.0 / covariance.diagonal(dim1=1, dim2=2).mean(0)
+    maps = MapCandidates.fit(z, signal, residual, variance, parameters.label_loadings)
+    return maps.mean(torch.full(maps.coefficients.shape[:2], 1.0 / len(maps.coefficients), dtype=torch.float64))
+
+
+def model_of(parameters: Parameters, label_map: LabelMap) -> Lux:
     """A model with these parameters and a curved map, for its cost alone."""
     pixels, latents = parameters.loadings.shape
-    labels, basis = (
-        len(parameters.label_mean),
-        MapBasis(-3 * torch.ones(leading).double(), 3 * torch.ones(leading).double(), latents),
-    )
+    labels = len(parameters.label_mean)
     ones, none = np.ones(labels), np.zeros(labels)
-    label_map = LabelMap(
-        basis, torch.zeros(labels, len(basis.penalty(torch.ones(latents).double())), dtype=torch.float64)
-    )
     infos = tuple(LabelInfo(f"X{i}", "simulated", "dex", "not stated") for i in range(labels))
     return Lux(
         np.arange(1.0, pixels + 1), np.ones(pixels, bool), np.ones(pixels), parameters, label_map,
@@ -91,7 +96,11 @@ def main() -> None:
     state = optimise(stars, args.latents, sweeps=args.sweeps, report=tell)
     rises = np.append(np.diff(state.values), -np.inf)
     print(f"objective: {len(state.values)} values, largest change {rises.max():+.3f} (a rise would be positive)")
-    model, data = model_of(state.parameters), dataset_of(stars)
+    start, cpu = time.perf_counter(), time.process_time()
+    label_map = learned_map(state.parameters, stars)
+    wall, used = time.perf_counter() - start, time.process_time() - cpu
+    print(f"label maps of all shapes: {wall:.1f} s by the clock, {used:.1f} CPU s")
+    model, data = model_of(state.parameters, label_map), dataset_of(stars)
     start, cpu = time.perf_counter(), time.process_time()
     model.predict(data)
     wall, used = time.perf_counter() - start, time.process_time() - cpu

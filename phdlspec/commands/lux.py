@@ -11,8 +11,10 @@ understood. An empty or NaN value is missing and stays so. Give the solar scale 
 (SOLSCALE) or with --solar-scale; it is kept. STAR, where it is there, says which spectra are of one star.
 
 `train` chooses the number of latents by cross-validation that keeps the spectra of a star together, judges its errors
-on stars that it had not seen, and then learns from all. Stopped or killed, the same command goes on (MODEL.parts).
-`apply` looks at the flux alone. Its table has <LABEL>, <LABEL>_ERR, COVARIANCE, LATENTS, CHI2, DISTANCE and FLAG:
+on stars that it had not seen, and then learns from all. Give it all spectra of a star, with or without labels: a dozen
+pairs tell it how much noise there really is. Stopped or killed, the same command goes on (MODEL.parts).
+`apply` looks at the flux alone. Its table has <LABEL>, <LABEL>_ERR, <LABEL>_NOISE (the part of the error that another
+spectrum of the star would change), COVARIANCE, LATENTS, CHI2, DISTANCE and FLAG:
 1 outside the training set, 2 a poor fit, 4 labels outside those trained on, 8 few pixels, 16 no spectrum (REASON).
 """
 
