@@ -320,12 +320,14 @@ def simulated(world: World, args: argparse.Namespace) -> None:
     same = bool(np.array_equal(model.predict(shuffled).values, found.values))
     bound = world.bounds(truth, test.ivar)
     left, error = found.values - truth, errors_of(found.covariance)
+    clean = np.where(test.ivar > 0, world.without_noise(truth), 0.0).astype(np.float32)
+    silent = model.predict(replace(test, flux=clean)).values
     print(f"{args.stars} training stars, {args.tests} others, {int(model.parameters.latents)} latents; "
           f"labels of the test stars shuffled: {'the same answers' if same else 'OTHER ANSWERS'}")  # fmt: skip
-    print(
-        "| label | spread | scatter | noise allows | scatter over it | pull | bias / error |\n|---" + "|---" * 6 + "|"
-    )
+    print(table_head("label", "spread", "scatter", "noise allows", "scatter over it", "the noise's part of that",
+                     "left without noise", "pull", "bias / error"))  # fmt: skip
     rows = np.column_stack([robust(truth), robust(left), np.median(bound, 0), robust(left / bound),
+                            robust((found.values - silent) / bound), robust((silent - truth) / bound),
                             robust(left / error), np.median(left, 0) / np.median(error, 0)])  # fmt: skip
     for name, row in zip(LABELS, rows):
         print(f"| {name} | " + " | ".join(f"{x:.3g}" for x in row[:3]) + " | " + " | ".join(f"{x:.2f}" for x in row[3:])

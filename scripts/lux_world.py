@@ -120,6 +120,11 @@ class World:
         ivar[random.random(flux.shape) < 0.03] = 0.0
         return flux / continuum, ivar
 
+    def without_noise(self, truth: Array) -> Array:
+        """Flux over its own splines, (n, P)."""
+        flux = self.spectra(truth)
+        return np.asarray(flux / _splines(flux))
+
     def bounds(self, truth: Array, ivar: Array) -> Array:
         """What the noise of each star allows, (n, 25): its Cramer-Rao bound together with the spread of the stars."""
         prior = np.linalg.inv(np.cov(self.population(20000, 99).T))
