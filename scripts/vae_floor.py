@@ -104,7 +104,7 @@ def show_repeats(catalogs: dict[str, Table], who: Table) -> None:
         size = [
             np.nanmedian(np.abs(np.diff(np.asarray(catalogs[n][label], dtype=float)[pairs[n]], axis=1))) for n in names
         ]
-        cells = " | ".join(f"{s:.3g}, {r.ratio:.2f}" for s, r in zip(size, rows) if len(r.pull))
+        cells = " | ".join(f"{s:.3g}, {r.ratio:.2f}" if len(r.pull) else "" for s, r in zip(size, rows))
         print(f"| {label} | {len(rows[0].pull)} | {cells} |")
 
 
