@@ -62,7 +62,7 @@ def sample_labels(n: int, seed: int = 0, contains: Contains | None = None) -> Ar
     """
     if n < 1:
         raise UserError(f"a grid of {n} models was asked for, expected at least one")
-    unit = qmc.Sobol(_DIMENSIONS, scramble=True, seed=np.random.default_rng([seed, 0x6B75])).random_base2(
+    unit = qmc.Sobol(_DIMENSIONS, scramble=True, rng=np.random.default_rng([seed, 0x6B75])).random_base2(
         max(1, int(np.ceil(np.log2(n))))
     )[:n]
     tiny = 2.0**-33

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 
 from phdlspec import read_spectrum
 from phdlspec.cores import CorePriors
@@ -79,7 +80,7 @@ def test_cores_are_planted_as_the_fit_expects_them():
         deeper = mock_lamost(
             np.ones(GRID.size), GRID, teff, 1e6, seed, resolution_scale=1.0, logg=4.0, cores=priors
         )  # fmt: skip
-        return float(np.trapezoid(1.0 - deeper.flux[use] / level.flux[use], plain.wave[use]))
+        return float(trapezoid(1.0 - deeper.flux[use] / level.flux[use], plain.wave[use]))
 
     sun = [missing(5040.0, seed) for seed in range(20)]
     assert np.mean(sun) == pytest.approx(0.4, abs=0.04)
