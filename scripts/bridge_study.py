@@ -3,13 +3,15 @@
     python scripts/bridge_study.py pack DATA --out DIR    # spectra for `bridge learn`
     python scripts/bridge_study.py cross DATA --work DIR [--folds 4] [--stars N] [--emulator CKPT]
     python scripts/bridge_study.py apply DATA --bridge BRIDGE --sets highres lamost [--emulator CKPT]
+    python scripts/bridge_study.py instruments DATA [--emulator CKPT]
 
 `pack` writes DIR/miles.h5, DIR/stelib.h5 (S/N 100 assumed) and DIR/labels.ecsv: fundamental labels of the benchmark
 stars, for the others those of the literature, brought to the scale of the benchmark stars (`on_one_scale`): dwarfs of
 the literature are 50 to 80 K too cool, which the bridge would learn. `cross` deals the stars of MILES out in folds;
 each fold's bridge is learned from the others and the benchmark stars of the fold are fitted as `catalog` does by
 default, with it and without; the tables are those of `scripts/real_stars.py`. `apply` does so for other sets with one
-bridge.
+bridge. `instruments` shows what solar-type dwarfs of MILES, STELIB, LAMOST and the Sun of HARPS leave at their known
+labels: how large it is, and how much of it they have in common with MILES.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ from scipy.optimize import least_squares
 from tqdm import tqdm
 
 from phdlspec import load_emulator
-from phdlspec.bridge.learn import learn
+from phdlspec.bridge.learn import Step, learn, residuals_of
 from phdlspec.bridge.references import ReferenceStar
+from phdlspec.bridge.residuals import spline_basis
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.emulator.bridge import NONE, Bridge, BridgedEmulator
 from phdlspec.emulator.emulator import Emulator
@@ -57,6 +60,9 @@ Array = NDArray[np.float64]
 
 SETTINGS = FitSettings(mode="fast", bridge=NONE)
 BATCH = 32
+SUNLIKE = np.array([5800.0, 4.4, -0.05]), np.array([300.0, 0.4, 0.3])  # Teff (K), log g, [Fe/H] and how far from it
+TWINS = 40  # of an instrument, at most
+NARROW = ((3800, 3950), (3950, 4200), (4200, 4600), (4600, 5000), (5000, 5500), (5500, 5850), (6200, 6850))
 
 
 def usable(stars: Sequence[Star]) -> list[Star]:
@@ -208,14 +214,52 @@ def apply(data: Path, bridge: str, sets: Sequence[str], checkpoint: str | None, 
         tables(f"{name} with {bridge}", stars, fitted(stars, model, "with"), data)
 
 
+def instruments(data: Path, checkpoint: str | None) -> None:
+    """Mean residuals of solar-type dwarfs of each instrument, by window: size, correlation and slope on MILES's."""
+    emulator = load_emulator(checkpoint, "cpu")
+    splines = spline_basis(emulator.native)
+    at = np.asarray(emulator.native.wave)[np.asarray(splines.argmax(0)).ravel()]
+    together = {"MILES": list(miles(data, True)), "STELIB": list(stelib(data, True)), "LAMOST": list(lamost(data))}
+    together["HARPS, the Sun"] = [star for star in highres(data) if star.name == "Sun"]
+    means = {}
+    for name, stars in together.items():
+        twins = [star for star in usable(stars) if np.all(np.abs(star.labels - SUNLIKE[0]) < SUNLIKE[1])][:TWINS]
+        step = residuals_of([as_reference(star) for star in twins], emulator, SETTINGS, progress=True)
+        means[f"{name} ({len(step.residuals)})"] = mean_residual(step)
+    print("| rms (1e-4); correlation, slope | " + " | ".join(f"{a}-{b}" for a, b in NARROW) + " |")
+    print("|---" * (1 + len(NARROW)) + "|")
+    first = next(iter(means.values()))
+    for name, mean in means.items():
+        print(f"| {name} | " + " | ".join(in_common(mean, first, (at > a) & (at < b)) for a, b in NARROW) + " |")
+
+
+def mean_residual(step: Step) -> Array:
+    """What the stars leave on average, by spline (Q,); NaN where few have pixels."""
+    score, weight = 0.0, 0.0
+    for one in step.residuals:
+        of_pixel = 1.0 / (one.sigma**2 + 1e-4)
+        score, weight = score + one.seen.T @ (of_pixel * one.value), weight + one.seen.T @ of_pixel
+    return np.where(weight > 0.2 * np.max(weight), score / np.maximum(weight, 1e-12), np.nan)
+
+
+def in_common(mean: Array, reference: Array, window: NDArray[np.bool_]) -> str:
+    """Size of a mean residual in a window, and its correlation with a reference and slope on it."""
+    both = window & np.isfinite(mean) & np.isfinite(reference)
+    if both.sum() < 0.5 * window.sum():
+        return ""
+    x, y = reference[both] - reference[both].mean(), mean[both] - mean[both].mean()
+    size = f"{1e4 * y.std():.0f}"
+    return size if mean is reference else f"{size}; {np.corrcoef(x, y)[0, 1]:.2f}, {x @ y / (x @ x):.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pack", "cross", "apply"))
+    parser.add_argument("what", choices=("pack", "cross", "apply", "instruments"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("bridge_data"))
     parser.add_argument("--work", type=Path, default=Path("bridge_folds"))
     parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--stars", type=int, help="of MILES, at most (drawn at random)")
     parser.add_argument("--every", type=int, default=1, help="of the sets of `apply`, every n-th star")
     parser.add_argument("--emulator")
@@ -224,6 +268,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "pack":
         pack(args.data, args.out)
+    elif args.what == "instruments":
+        instruments(args.data, args.emulator)
     elif args.what == "cross":
         cross(args.data, args.work, args.folds, args.stars, args.emulator, args.rounds)
     else:

@@ -8,6 +8,9 @@ it was, and by what rule. With --figure the windows that carry each element are 
 
     python scripts/make_example.py --atmospheres atlas9.npz --line-list optical_3690_9300_air.npz moog_molecules \\
         --figure docs/figures/example_zooms.png
+
+It is a star as real ones are: the model with what the shipped bridge adds at its labels and with the cores of strong
+lines that stars have.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from kurucz_grids.linelists.star_calibration import calibrated
 from kurucz_grids.synthesis import Synthesizer
 from phdlspec import load_emulator
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import DEFAULT, bridged
+from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.driver import fit_batch
 from phdlspec.fitting.result import Fitted
 from phdlspec.fitting.settings import FitSettings
@@ -72,6 +77,7 @@ def main() -> None:
 def typical_example(flux: torch.Tensor, truth: Table, path: Path) -> tuple[int, Fitted]:
     """Write the spectrum of the first seed whose fit is typical; the seed and the fit."""
     emulator = load_emulator()
+    flux = flux + missing(emulator, [float(value) for value in truth["value"][:-1]])
     cores = CorePriors.shipped(emulator.metadata["grid"])
     for seed in range(1, MOST_SEEDS + 1):
         spectrum = mock_lamost(
@@ -94,6 +100,13 @@ def typical_example(flux: torch.Tensor, truth: Table, path: Path) -> tuple[int, 
         if worst < TYPICAL and not result.flag:
             return seed, result
     raise SystemExit(f"none of {MOST_SEEDS} seeds is typical: emulator and synthesis do not agree")
+
+
+def missing(emulator: Emulator, labels: list[float]) -> torch.Tensor:
+    """What the shipped bridge adds to the flux (Pn,) at labels of the grid and VBROAD; 0 without one."""
+    theta = torch.tensor([labels])
+    with torch.no_grad():
+        return (bridged(emulator, DEFAULT).native_flux(theta) - emulator.native_flux(theta))[0].double()
 
 
 def farthest(result: Fitted, truth: Table) -> tuple[float, str]:

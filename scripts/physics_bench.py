@@ -1,7 +1,7 @@
 """Where the physics stands on real stars, before any emulator: spectra synthesized at known labels against MILES.
 
     python scripts/physics_bench.py DATA --atmospheres atlas9.npz --line-list LIST... [--lines TABLE|listed|shipped]
-        [--stars benchmark|all] [--fold 0|1] [--work DIR]
+        [--stars benchmark|all|highres] [--fold 0|1] [--without PART] [--work DIR]
 
 For every star (benchmark stars: fundamental labels) and class it tells
 * *contrast*: slope of observed on computed ln(flux) by band, what is wider than 36 Å taken out: 1 is right, below 1 the
@@ -11,7 +11,10 @@ For every star (benchmark stars: fundamental labels) and class it tells
   continuum, velocity and resolution free within wide priors: what a fit would find, to first order, S/N 100;
   without Balmer, Ca II H and K and Na D cores, and with them;
 * reduced chi2 at S/N 100 after that step.
---fold shows only the stars that `calibrate_lines.py --fold` left out. Spectra are kept in --work.
+--fold shows only the stars that `calibrate_lines.py --fold` left out; --stars highres the high-resolution stars as
+MILES would see them. --without leaves one part of the line data out, to see what it does: "levels" (radiative widths of
+the levels; the classical ones instead), "molecules" (of the lists), "single lines", "bands" or "veil" (of the
+calibration). Spectra are kept in --work, one folder for each choice of lines.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ import argparse
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from calibrate_lines import DOUBTFUL, chosen
 from numpy.typing import NDArray
-from reference_spectra import CLASSES, MILES_FWHM, KnownStar, full_labels, miles, used
+from reference_spectra import CLASSES, HIGH_RESOLUTION, MILES_FWHM, KnownStar, full_labels, miles, observed, used
 from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
@@ -35,6 +38,7 @@ from tqdm import tqdm
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
 from kurucz_grids.line_calibration import FWHM, projection
 from kurucz_grids.linelists import LineList, read_line_list
+from kurucz_grids.linelists.damping import classical_radiative
 from kurucz_grids.linelists.star_calibration import StarCalibration
 from kurucz_grids.synthesis import SynthesisSettings, Synthesizer
 from phdlspec.labels import GRID_LABELS
@@ -51,6 +55,8 @@ WIDE = 36.0  # Å
 BALMER = (6562.8, 4861.3, 4340.5, 4101.7, 3970.0, 3889.0, 3835.0, 3798.0, 3771.0)
 CORES = [(w, 18.0) for w in BALMER] + [(3933.7, 15.0), (3968.5, 15.0), (5892.0, 8.0)]  # Å in air, half widths
 SNR, KNOT_SPACING = 100.0, 136.0
+NO_VEIL = -9.0  # dex
+PARTS = ("levels", "molecules", "single lines", "bands", "veil")
 PRIORS = {"TEFF": 500.0, "LOGG": 1.0, "VMIC": 0.3, "FE_H": 0.5}  # others 0.2
 SHOWN = ("MG_FE", "SI_FE", "CA_FE", "TI_FE", "CR_FE", "MN_FE", "NI_FE", "C_FE", "N_FE", "CO_FE", "V_FE")
 
@@ -204,12 +210,53 @@ def _row(kind: str, group: Sequence[Examined], labels: Callable[[Examined], dict
     return "| " + " | ".join(cells) + " |"
 
 
-def line_list(paths: Sequence[str], table: str) -> LineList:
-    """The list as it is ("listed"), or corrected by the shipped table or a file."""
+def line_list(paths: Sequence[str], table: str, without: str | None) -> LineList:
+    """The list as it is ("listed"), or corrected by the shipped table or a file; one of `PARTS` is left out."""
     lines = read_line_list(paths)
+    atoms = lines.z2 == 0
+    if without == "levels":
+        widths = np.where(atoms, classical_radiative(lines.wave_vacuum), lines.gamma_rad)
+        lines = replace(lines, gamma_rad=widths.astype(np.float32))
+    if without == "molecules":
+        lines = lines.select(atoms)
     if table == "listed":
         return lines
-    return StarCalibration.read(None if table == "shipped" else table).apply(lines)
+    known = StarCalibration.read(None if table == "shipped" else table)
+    if without == "single lines":
+        known = replace(known, lines=known.lines[:0])
+    if without == "bands":
+        known = replace(known, bands=known.bands[:0])
+    if without == "veil":
+        faint = known.veil.copy()
+        faint["gf_change"] = NO_VEIL
+        known = replace(known, veil=faint)
+    return known.apply(lines)
+
+
+def degraded(data: Path, name: str) -> KnownStar:
+    """A high-resolution star with the line spread function and pixels of MILES; its flux is not absolute."""
+    wave, flux, bad = observed(data, name)
+    step = float(np.median(np.diff(wave)))
+    even = np.arange(wave[0], wave[-1], step)
+    width = MILES_FWHM / FWHM / step
+    smooth = gaussian_filter1d(np.interp(even, wave[~bad], flux[~bad]), width)
+    near_bad = gaussian_filter1d(np.interp(even, wave, bad.astype(float)), width)
+    at = np.arange(wave[0] + 15.0, wave[-1] - 15.0, STEP)
+    values = np.where(np.interp(at, even, near_bad) > 1e-2, 0.0, np.interp(at, even, smooth))
+    known = HIGH_RESOLUTION[name]
+    return KnownStar(name, at, values, np.array(known.labels), np.array(known.errors), True)
+
+
+def selected(args: argparse.Namespace) -> list[KnownStar]:
+    """The stars that the arguments ask for."""
+    if args.stars == "highres":
+        return [degraded(args.data, name) for name in HIGH_RESOLUTION]
+    if args.stars == "benchmark" and args.fold is None:
+        return [s for s in miles(args.data) if s.fundamental and s.name not in DOUBTFUL]
+    stars = chosen(args.data, args.atmospheres)
+    if args.fold is not None:
+        stars = [s for s in stars[args.fold :: 2] if s.fundamental or args.stars == "all"]
+    return stars
 
 
 def main() -> None:
@@ -218,20 +265,17 @@ def main() -> None:
     parser.add_argument("--atmospheres", required=True)
     parser.add_argument("--line-list", nargs="+", required=True)
     parser.add_argument("--lines", default="shipped")
-    parser.add_argument("--stars", choices=("benchmark", "all"), default="benchmark")
+    parser.add_argument("--stars", choices=("benchmark", "all", "highres"), default="benchmark")
+    parser.add_argument("--without", choices=PARTS)
     parser.add_argument("--fold", type=int, choices=(0, 1))
     parser.add_argument("--work", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    stars = [s for s in miles(args.data) if s.fundamental and s.name not in DOUBTFUL]
-    if args.stars == "all" or args.fold is not None:
-        stars = chosen(args.data, args.atmospheres)
-    if args.fold is not None:
-        stars = [s for s in stars[args.fold :: 2] if s.fundamental or args.stars == "all"]
+    stars = selected(args)
     if args.work:
         args.work.mkdir(parents=True, exist_ok=True)
     tasks = [(star, args.work / f"{star.name.replace(' ', '_')}.pickle" if args.work else None) for star in stars]
-    lines = line_list(args.line_list, args.lines)
+    lines = line_list(args.line_list, args.lines, args.without)
     with ProcessPoolExecutor(args.workers, initializer=start, initargs=(args.atmospheres, lines)) as pool:
         models = list(tqdm(pool.map(synthesized, tasks), total=len(tasks)))
     results = [examine(star, model) for star, model in zip(stars, models)]

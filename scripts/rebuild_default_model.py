@@ -1,14 +1,15 @@
 """Make the shipped emulator again, end to end: grid, training, validation, example. Seeds are fixed.
 
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
-        moog_molecules --work DIR [--calibrate DATA]
+        moog_molecules --work DIR --stars DATA [--calibrate]
 
 The grid is the first 1,101 models of seed 1 and, of the first 2,769, those of 3600 to 4700 K, which are the hardest;
 1,335 train. Training has three stages, each on from the one before, as the shipped model's had while its grid grew;
 what differed then is the validation part that chooses the weights, which had 39 models in the first stage, 56 in the
-second and 71 in the third. With --calibrate the table of line data that real stars want is made again first, from the
-spectra in that folder. Every step goes on where it was stopped. On two cores a model takes three to four seconds, an
-hour and a half in all; training takes an hour and a quarter of one of them.
+second and 71 in the third. The bridge from models to real stars is learned from the stars of MILES and STELIB in the
+folder of --stars. With --calibrate the table of line data that real stars want is made again first, from the same
+folder. Every step goes on where it was stopped. On two cores a model takes three to four seconds, an hour and a half in
+all; training takes an hour and a quarter of one of them, the bridge ten minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main() -> None:
     parser.add_argument("--atmospheres", required=True)
     parser.add_argument("--line-list", nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the grid and the checkpoint")
-    parser.add_argument("--calibrate", metavar="DATA", help="make the table of line data again from stars")
+    parser.add_argument("--stars", required=True, help="folder of real spectra, with miles/, stelib/ and highres/")
+    parser.add_argument("--calibrate", action="store_true", help="make the table of line data again first")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
@@ -54,7 +56,7 @@ def main() -> None:
     if args.calibrate:
         table = Path(kurucz_grids.__file__).parent / "data" / "lines.fits.gz"
         work = str(args.work / "lines")
-        run(str(SCRIPTS / "calibrate_lines.py"), args.calibrate, *physics, "--work", work, "--out", str(table))
+        run(str(SCRIPTS / "calibrate_lines.py"), args.stars, *physics, "--work", work, "--out", str(table))
     build = ("-m", "phdlspec.cli", "grid", "build", "--seed", "1", "--out", str(grid), "--workers", str(args.workers))
     run(*build, *physics, "--n", MODELS)
     run(*build, *physics, "--n", COOL_MODELS, "--teff", *COOL)
@@ -69,6 +71,10 @@ def main() -> None:
     checkpoint = args.work / f"stage{len(STAGES) - 1}.safetensors"
     shipped = Path(phdlspec.__file__).parent / "data" / "default.safetensors"
     shutil.copy(checkpoint, shipped)
+    packed, bridge = args.work / "stars", shipped.with_name("bridge.safetensors")
+    run(str(SCRIPTS / "bridge_study.py"), "pack", args.stars, "--out", str(packed))
+    run("-m", "phdlspec.cli", "bridge", "learn", str(packed / "miles.h5"), "--labels", str(packed / "labels.ecsv"),
+        "--out", str(bridge))  # fmt: skip
     run(str(SCRIPTS / "make_example.py"), *physics, "--figure", str(SCRIPTS.parent / "docs/figures/example_zooms.png"))
     run(str(SCRIPTS / "emulator_accuracy.py"), str(grid), "--split", "test")
     run(str(SCRIPTS / "mock_study.py"), str(grid), "--split", "test", "--n", "300")

@@ -30,6 +30,10 @@ BAND = 18  # of A^T W A: splines that a pixel of the lowest resolving power sees
 LEAST_LEVEL = 0.05  # of the median continuum, below which a quotient is noise
 LEAST_PIXELS = 300
 EDGE = 80.0  # Å at either end of a spectrum, where its continuum is free to bend: a correction would end in a step
+# Å from knot to knot of what is each spectrum's own: flux calibration, normalisation and scattered light are as smooth
+# as that, differ from instrument to instrument by several times what stars have in common there, and would be learned.
+BROAD = 80.0
+BROAD_ERROR = 0.01  # of the continuum, beyond the noise, in the fit of what is broad
 
 
 def spline_basis(grid: NativeGrid) -> csr_array:
@@ -88,10 +92,13 @@ class Residual:
         value = (s.flux / np.where(used, level, 1.0) - model)[used]
         sigma = (seen_as.ivar[used] ** -0.5) / level[used]
         main = [at[name] for name in STRUCTURE]
+        by_label = s.jacobian[used][:, main].astype(float)
+        narrow = without_broad(s.wave[used], np.column_stack([value, by_label]), 1.0 / (sigma**2 + BROAD_ERROR**2))
+        value, by_label = narrow[:, 0], narrow[:, 1:]
         covariance = np.diag(star.errors**2) if held else fitted.cov[np.ix_(main, main)]
         return cls(
             star.name, fitted.value[main], covariance, value, sigma, np.minimum(sigma, _rough_noise(value)),
-            csr_array(operator @ splines), s.jacobian[used][:, main].astype(float),
+            csr_array(operator @ splines), by_label,
         )  # fmt: skip
 
     def told(self, left: Array) -> SplineEquations:
@@ -108,6 +115,15 @@ class Residual:
             self.name, self.labels, self.covariance, self.value, np.where(wild, np.inf, self.sigma), self.noise,
             self.seen, self.by_label,
         )  # fmt: skip
+
+
+def without_broad(wave: Array, columns: Array, weight: Array) -> Array:
+    """Columns (P, C) minus the splines with knots each `BROAD` Å that fit them best with weights (P,)."""
+    knots = np.linspace(wave[0], wave[-1], max(2, round((wave[-1] - wave[0]) / BROAD) + 1))
+    knots = np.concatenate([[wave[0]] * 3, knots, [wave[-1]] * 3])
+    basis = BSpline.design_matrix(wave, knots, 3).toarray()
+    root = np.sqrt(weight)[:, None]
+    return np.asarray(columns - basis @ np.linalg.lstsq(root * basis, root * columns, rcond=None)[0])
 
 
 def _rough_noise(value: Array) -> float:

@@ -8,8 +8,8 @@ SPECTRA are files, folders, patterns, lists of paths or packed HDF5, as for `phd
 OBSID (or RA and DEC), TEFF, LOGG and FE_H with their errors (TEFF_ERR ...), and any other labels that are known; STAR,
 where it is there, names the star. A bridge belongs to the emulator that it was learned with.
 
-`learn` fits every star at its labels twice (a few seconds a star) and writes what the models lack as a smooth function
-of Teff, log g and [Fe/H], with its covariance. `check` fits stars that it was not learned from, without labels, with
+`learn` fits every star at its labels (a second a star) and writes what the models lack in features narrower than about
+100 Å, as a smooth function of Teff, log g and [Fe/H], with its covariance; what is broader is the instrument's. `check` fits stars that it was not learned from, without labels, with
 and without it: DIR/check.html, check.ecsv (one row a star).
 """
 
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="learn|check", required=True)
     learning = actions.add_parser("learn", help="learn a bridge from stars with known labels")
     learning.add_argument("--out", required=True, type=Path, metavar="BRIDGE", help="safetensors file to write")
-    learning.add_argument("--rounds", type=int, default=2, help="1: labels held; 2: and free once (default 2)")
+    learning.add_argument(
+        "--rounds", type=int, default=1, help="1: labels held; 2: and free once, which lets them drift (default 1)"
+    )
     _add_common(learning)
     check = actions.add_parser("check", help="stars that it was not learned from, with and without it")
     check.add_argument("bridge", metavar="BRIDGE")

@@ -14,7 +14,7 @@ from phdlspec.bridge.learn import learn, learned, residuals_of
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
 from phdlspec.bridge.references import ReferenceStar, read_references
-from phdlspec.bridge.residuals import Residual, SplineEquations, spline_basis
+from phdlspec.bridge.residuals import Residual, SplineEquations, spline_basis, without_broad
 from phdlspec.cli import main
 from phdlspec.emulator.bridge import BridgedEmulator
 from phdlspec.errors import UserError
@@ -100,6 +100,18 @@ def test_a_wild_pixel_does_not_count():
     cleaned = star.without_wild(model, np.full_like(model, 0.02), 6.0)
     assert np.isinf(cleaned.sigma[10])
     assert np.isfinite(cleaned.sigma).sum() > 0.95 * len(cleaned.sigma)
+
+
+def test_what_an_instrument_bends_goes_and_lines_stay():
+    wave = np.delete(np.arange(3900.0, 5200.0, 0.9), slice(300, 340))
+    bent = 0.03 * np.sin(wave / 50.0)  # a wave of 310 Å
+    lines = sum(
+        -d * np.exp(-0.5 * ((wave - w) / 3.0) ** 2) for w, d in ((4100.0, 0.05), (4500.0, 0.02), (4900.0, 0.08))
+    )
+    bent_after, lines_after = without_broad(wave, np.column_stack([bent, lines]), np.ones_like(wave)).T
+    assert bent_after.std() < 0.05 * bent.std()
+    at_lines = lines < -0.005
+    assert np.allclose(lines_after[at_lines], lines[at_lines], atol=0.012)
 
 
 def test_a_bridge_learned_from_mocks_adds_what_they_had_more_than_the_emulator(toy_emulator):
