@@ -9,8 +9,9 @@ OBSID (or RA and DEC), TEFF, LOGG and FE_H with their errors (TEFF_ERR ...), and
 where it is there, names the star. A bridge belongs to the emulator that it was learned with.
 
 `learn` fits every star at its labels (a second a star) and writes what the models lack in features narrower than about
-100 Å, as a smooth function of Teff, log g and [Fe/H], with its covariance; what is broader is the instrument's. `check` fits stars that it was not learned from, without labels, with
-and without it: DIR/check.html, check.ecsv (one row a star).
+100 Å, as a smooth function of Teff, log g and [Fe/H], with its covariance; what is broader is the instrument's. `check`
+fits stars that it was not learned from, without labels, with and without it: DIR/check.html, check.ecsv (one row a
+star).
 """
 
 from __future__ import annotations
