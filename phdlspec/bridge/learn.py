@@ -117,6 +117,7 @@ def learned(step: Step, emulator: Emulator, rank: int = RANK) -> Bridge:
     if len(residuals) < LEAST_STARS:
         first = f"; the first: {step.failed[0]}" if step.failed else ""
         raise UserError(f"only {len(residuals)} reference stars can be used, expected {LEAST_STARS} or more{first}")
+    residuals = at_own_labels(residuals)
     left = np.full(residuals[0].seen.shape[1], FIRST_LEFT)
     rank = min(rank, len(residuals) // 5)
     for _ in range(2):
@@ -141,6 +142,21 @@ def learned(step: Step, emulator: Emulator, rank: int = RANK) -> Bridge:
     spectra = torch.as_tensor((splines @ found.vectors).T.copy(), dtype=torch.float32)
     metadata = _metadata(residuals, step.failed, emulator, labels)
     return Bridge(process, spectra, torch.as_tensor(splines @ left, dtype=torch.float32), metadata)
+
+
+def at_own_labels(residuals: Sequence[Residual]) -> list[Residual]:
+    """The residuals at labels that agree with each other as well as the spectra do.
+
+    Labels are known to 45 K or 100 K, spectra tell stars apart to a few; a bridge of residuals at the known labels
+    would hold what errors of labels look like, and its scatter would hide labels from fits. What each star wants to
+    change is split: its trend with the labels, weighed by how well these are known, is what the models lack and stays;
+    the star's own departure from the trend is the error of its labels.
+    """
+    shifts, covariances = (np.array(x) for x in zip(*(one.shift(FIRST_LEFT) for one in residuals)))
+    labels = np.array([one.labels for one in residuals])
+    known = np.array([np.diag(one.covariance) for one in residuals])
+    trend = fitted_process(labels, shifts, known).mean(torch.as_tensor(labels)).numpy()
+    return [one.shifted(own, error) for one, own, error in zip(residuals, shifts - trend, covariances)]
 
 
 def _metadata(

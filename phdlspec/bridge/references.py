@@ -42,6 +42,10 @@ class ReferenceStar:
 
     def known(self, trust: float = 1.0) -> KnownStar:
         """What a fit is told: these labels, their errors times `trust`; abundances and vmic as they are expected."""
+        return KnownStar.of(self.expected(trust))
+
+    def expected(self, trust: float = 1.0) -> dict[str, tuple[float, float]]:
+        """Values and errors of `known`, by label."""
         teff, logg, fe_h = self.values
         given = {"VMIC": (float(typical_vmic(teff, logg, fe_h)), VMIC_ERROR)}
         alpha = float(np.clip(-MOST_ALPHA * fe_h, 0.0, MOST_ALPHA))
@@ -50,7 +54,7 @@ class ReferenceStar:
             given[abundance_name(element)] = (alpha * ALPHA.get(element, 0.0), error)
         given |= self.others
         given |= {name: (float(v), trust * float(e)) for name, v, e in zip(STRUCTURE, self.values, self.errors)}
-        return KnownStar.of(given)
+        return given
 
 
 def read_references(

@@ -8,7 +8,8 @@ coverage are told in one place, and what a spectrum does not cover is simply not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class Residual:
     ----------
     name : of the star. labels : (3,) of `STRUCTURE`, at which the model is; covariance : (3, 3) of their errors
     value, sigma : (P,) of the used pixels; sigma is the stated noise. noise : how large that really is, at most
-    seen : (P, Q) what the pixels see of the splines; by_label : (P, 3) derivatives of the model
+    seen : (P, Q) what the pixels see of the splines
+    by_label : (P, 3) what a step of each label changes in a fit in which all else is as free as it was here
     """
 
     name: str
@@ -92,9 +94,12 @@ class Residual:
         value = (s.flux / np.where(used, level, 1.0) - model)[used]
         sigma = (seen_as.ivar[used] ** -0.5) / level[used]
         main = [at[name] for name in STRUCTURE]
-        by_label = s.jacobian[used][:, main].astype(float)
-        narrow = without_broad(s.wave[used], np.column_stack([value, by_label]), 1.0 / (sigma**2 + BROAD_ERROR**2))
-        value, by_label = narrow[:, 0], narrow[:, 1:]
+        jacobian, weight_of = s.jacobian[used].astype(float), 1.0 / (sigma**2 + BROAD_ERROR**2)
+        narrow = without_broad(s.wave[used], np.column_stack([value, jacobian]), weight_of)
+        value, jacobian = narrow[:, 0], narrow[:, 1:]
+        expected = star.expected()
+        errors = np.array([expected[name][1] if name in expected else np.inf for name in fitted.names])
+        by_label = adapted(jacobian, main, weight_of, errors)
         covariance = np.diag(star.errors**2) if held else fitted.cov[np.ix_(main, main)]
         return cls(
             star.name, fitted.value[main], covariance, value, sigma, np.minimum(sigma, _rough_noise(value)),
@@ -111,10 +116,20 @@ class Residual:
         """The same with infinite noise where it is far from a model (Q,) of the splines: a cosmic ray, a bad pixel."""
         off = np.abs(self.value - self.seen @ model)
         wild = off > threshold * np.hypot(self.sigma, self.seen @ left)
-        return Residual(
-            self.name, self.labels, self.covariance, self.value, np.where(wild, np.inf, self.sigma), self.noise,
-            self.seen, self.by_label,
-        )  # fmt: skip
+        return replace(self, sigma=np.where(wild, np.inf, self.sigma))
+
+    def shift(self, left: float) -> tuple[Array, Array]:
+        """Change of the labels (3,) that this star alone would want, and its covariance (3, 3): a rest of the size
+        `left` remains in each pixel, labels have the errors that they are known with."""
+        weight = 1.0 / (self.sigma**2 + left**2)
+        precision = self.by_label.T @ (weight[:, None] * self.by_label)
+        covariance = np.linalg.inv(precision + np.linalg.inv(self.covariance))
+        return covariance @ (self.by_label.T @ (weight * self.value)), covariance
+
+    def shifted(self, change: Array, covariance: Array) -> Residual:
+        """The same at labels that are changed by `change` (3,), of which `covariance` (3, 3) is the error."""
+        value = self.value - self.by_label @ change
+        return replace(self, value=value, labels=self.labels + change, covariance=covariance)
 
 
 def without_broad(wave: Array, columns: Array, weight: Array) -> Array:
@@ -124,6 +139,17 @@ def without_broad(wave: Array, columns: Array, weight: Array) -> Array:
     basis = BSpline.design_matrix(wave, knots, 3).toarray()
     root = np.sqrt(weight)[:, None]
     return np.asarray(columns - basis @ np.linalg.lstsq(root * basis, root * columns, rcond=None)[0])
+
+
+def adapted(jacobian: Array, main: Sequence[int], weight: Array, errors: Array) -> Array:
+    """Derivatives (P, 3) by the labels `main` where all others follow, as far as their errors (D,) let them."""
+    others = np.setdiff1d(np.arange(jacobian.shape[1]), main)
+    columns, held = jacobian[:, others], jacobian[:, main]
+    scale = np.maximum(np.sqrt((columns**2).mean(0)), 1e-12)  # an unused column stays an unused one
+    normal = (columns / scale).T @ (weight[:, None] * columns / scale) + np.diag((errors[others] * scale) ** -2)
+    normal[np.diag_indices_from(normal)] += 1e-9 * np.trace(normal) / len(others)
+    follow = np.linalg.solve(normal, (columns / scale).T @ (weight[:, None] * held))
+    return np.asarray(held - columns / scale @ follow)
 
 
 def _rough_noise(value: Array) -> float:

@@ -10,7 +10,7 @@ import torch
 from astropy.table import Table
 from scipy.sparse import csr_array
 
-from phdlspec.bridge.learn import learn, learned, residuals_of
+from phdlspec.bridge.learn import at_own_labels, learn, learned, residuals_of
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
 from phdlspec.bridge.references import ReferenceStar, read_references
@@ -100,6 +100,22 @@ def test_a_wild_pixel_does_not_count():
     cleaned = star.without_wild(model, np.full_like(model, 0.02), 6.0)
     assert np.isinf(cleaned.sigma[10])
     assert np.isfinite(cleaned.sigma).sum() > 0.95 * len(cleaned.sigma)
+
+
+def test_errors_of_labels_go_and_what_models_lack_stays():
+    found, truth, _ = residuals()
+    random, errors = np.random.default_rng(3), np.array([100.0, 0.2, 0.1])
+    pattern = np.stack([correction(k) for k in (11, 12, 13)], axis=1) / errors / 3.0
+    lack, stars = np.array([80.0, 0.0, 0.0]), []  # the models are 80 K off, all of them
+    for one, labels in zip(found, truth):
+        by_label = one.seen @ (spline_basis(GRID).T @ pattern) / 3.0
+        wrong = random.normal(0.0, errors)
+        value = by_label @ (lack - wrong) + random.normal(0.0, 0.002, len(one.value))
+        stars.append(replace(one, labels=labels + wrong, covariance=np.diag(errors**2), value=value, by_label=by_label))
+    off = np.array([one.labels for one in at_own_labels(stars)]) - truth
+    before = np.array([one.labels for one in stars]) - truth
+    assert np.all(off.std(0) < 0.5 * before.std(0))
+    assert np.all(np.abs(off.mean(0)) < 0.35 * errors)  # not the 80 K, which the bridge has to hold
 
 
 def test_what_an_instrument_bends_goes_and_lines_stay():
