@@ -280,9 +280,12 @@ def main() -> None:
         models = list(tqdm(pool.map(synthesized, tasks), total=len(tasks)))
     results = [examine(star, model) for star, model in zip(stars, models)]
     for star, f in sorted(zip(stars, results), key=lambda x: (CLASSES.index(x[0].kind), x[0].labels[0])):
-        main_labels = " ".join(f"{f.masked[n]:+.2f}" for n in ("TEFF", "LOGG", "FE_H", "VMIC"))
+        whole, masked = (
+            " ".join(f"{found[n]:+.{digits}f}" for n, digits in (("TEFF", 0), ("LOGG", 2), ("FE_H", 2), ("VMIC", 2)))
+            for found in (f.whole, f.masked)
+        )
         print(f"{star.name:14s} {star.kind:18s} {star.labels.round(2)} contrast {f.contrast.round(2)} shape "
-              f"{f.shape.round(2)} | Teff {f.whole['TEFF']:+.0f} | {main_labels} | chi2 {f.chi2[1]:.1f}")  # fmt: skip
+              f"{f.shape.round(2)} | all pixels {whole} | without cores {masked} | chi2 {f.chi2[1]:.1f}")  # fmt: skip
     tell(stars, results)
 
 
