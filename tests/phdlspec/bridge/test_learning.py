@@ -14,7 +14,7 @@ from phdlspec.bridge.learn import at_own_labels, learn, learned, residuals_of
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
 from phdlspec.bridge.references import ReferenceStar, read_references
-from phdlspec.bridge.residuals import Residual, SplineEquations, spline_basis, without_broad
+from phdlspec.bridge.residuals import Residual, SplineEquations, adapted, spline_basis, without_broad
 from phdlspec.cli import main
 from phdlspec.emulator.bridge import BridgedEmulator
 from phdlspec.errors import UserError
@@ -116,6 +116,15 @@ def test_errors_of_labels_go_and_what_models_lack_stays():
     before = np.array([one.labels for one in stars]) - truth
     assert np.all(off.std(0) < 0.5 * before.std(0))
     assert np.all(np.abs(off.mean(0)) < 0.35 * errors)  # not the 80 K, which the bridge has to hold
+
+
+def test_what_else_is_free_follows_a_label():
+    random = np.random.default_rng(5)
+    jacobian = random.normal(size=(200, 5))
+    jacobian[:, 0] = 0.5 * jacobian[:, 3] + 0.1 * jacobian[:, 4]
+    weight, free, held = np.full(200, 1e4), np.full(5, np.inf), np.full(5, 1e-6)
+    assert np.abs(adapted(jacobian, [0, 1], weight, free)[:, 0]).max() < 1e-6
+    assert np.allclose(adapted(jacobian, [0, 1], weight, held), jacobian[:, [0, 1]], atol=1e-4)
 
 
 def test_what_an_instrument_bends_goes_and_lines_stay():
