@@ -187,7 +187,8 @@ def _rest(residuals: Sequence[Residual], found: LowRank) -> tuple[Array, Array]:
     """The rest that remains in pixels besides noise (Q,), and each star's against it (N,), as products of the two.
 
     Neighbouring pixels err together; a variance that is counted as independent is larger by their number. Where no star
-    has pixels there is no rest: nothing is known, and a fit adds what it finds by itself.
+    has pixels the rest is taken to be as large as at the nearest that have: models are no better there, and a fit of a
+    spectrum that reaches further would else believe those pixels most.
     """
     pixels = [_excess(one, amplitudes, found.vectors) for one, amplitudes in zip(residuals, found.amplitudes)]
     count = np.sum([one.seen.T @ good.astype(float) for one, (_, good) in zip(residuals, pixels)], axis=0)
@@ -196,7 +197,8 @@ def _rest(residuals: Sequence[Residual], found: LowRank) -> tuple[Array, Array]:
     for _ in range(REST_ROUNDS):
         parts = [one.seen.T @ excess / size**2 for one, (excess, _), size in zip(residuals, pixels, sizes)]
         variance = _smooth(np.sum(parts, axis=0)) / np.maximum(_smooth(count), 1e-12)
-        left = np.sqrt(np.where(known, np.maximum(variance, LEAST_REST**2), LEAST_REST**2))
+        left = np.sqrt(np.maximum(variance, LEAST_REST**2))
+        left = np.interp(np.arange(len(left)), np.flatnonzero(known), left[known])
         ratios = [
             np.mean((excess / (one.seen @ left) ** 2)[good]) for one, (excess, good) in zip(residuals, pixels)
         ]  # fmt: skip
