@@ -32,7 +32,8 @@ LEAST_LEVEL = 0.05  # of the median continuum, below which a quotient is noise
 LEAST_PIXELS = 300
 EDGE = 80.0  # Å at either end of a spectrum, where its continuum is free to bend: a correction would end in a step
 # Å from knot to knot of what is each spectrum's own: flux calibration, normalisation and scattered light are as smooth
-# as that, differ from instrument to instrument by several times what stars have in common there, and would be learned.
+# as that, differ from instrument to instrument, and would be learned. What is narrower is common to instruments
+# (`scripts/bridge_study.py instruments`).
 BROAD = 80.0
 BROAD_ERROR = 0.01  # of the continuum, beyond the noise, in the fit of what is broad
 

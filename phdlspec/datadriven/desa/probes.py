@@ -129,7 +129,7 @@ def fit_matching(one: Array, other: Array, seed: int = 0) -> Matching:
     count = min(left.shape[0], right.shape[0])
     left, right = left[:, :count], right[:count].T
     a, b = u[away] @ left, v[away] @ right
-    scale = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
+    scale = tuple(np.maximum(np.sqrt((x**2).mean(0)), 1e-9) for x in (a, b))  # features that never change share nothing
     correlation = np.clip((a * b).mean(0) / (scale[0] * scale[1]), 0.0, 0.99)
     (centre1, white1), (centre2, white2) = sides
     return Matching((centre1, white1 @ left / scale[0]), (centre2, white2 @ right / scale[1]), correlation)
@@ -144,5 +144,6 @@ def _whitening(x: Array) -> tuple[Array, Array]:
 
 
 def ranks_of_partners(odds: Array) -> NDArray[np.int64]:
-    """(N,) place, from 0, of each row's own partner, on the diagonal of the scores (N, N)."""
-    return np.asarray((odds > np.diag(odds)[:, None]).sum(axis=1))
+    """(N,) place, from 0, of each row's own partner, on the diagonal of the scores (N, N); the middle one of equals."""
+    own = np.diag(odds)[:, None]
+    return np.asarray((odds > own).sum(axis=1) + ((odds == own).sum(axis=1) - 1) // 2)

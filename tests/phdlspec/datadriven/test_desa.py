@@ -486,6 +486,7 @@ def test_scores():
     assert area_under_curve(np.array([1, 3, 2, 4.0]), labels) == 0.75
     assert average_precision(np.array([1, 3, 2, 4.0]), labels) == pytest.approx((1 + 2 / 3) / 2)
     assert ranks_of_partners(np.array([[3.0, 1, 2], [3, 2, 1], [0, 1, 2]])).tolist() == [0, 1, 0]
+    assert ranks_of_partners(np.zeros((5, 5))).tolist() == [2] * 5  # nothing is told: neither first nor last
 
 
 def test_partners_are_found_by_what_two_sets_of_features_share():
