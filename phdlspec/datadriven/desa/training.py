@@ -75,11 +75,7 @@ def train(
     names = len(set(stars.names))
     training = grouped_folds(stars.names, names, settings.seed) >= round(settings.hold_out * names)
     paired = usable.all(axis=1)
-    if (paired & training).sum() < FEWEST:
-        raise UserError(
-            f"{int((paired & training).sum())} pairs to learn from, expected {FEWEST} or more with both a usable "
-            f"spectrum and a usable light curve, after {settings.hold_out:.0%} of the stars are held out"
-        )
+    _check_number(int((paired & training).sum()), settings)
     work = FinishedEpochs.open(
         None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress
     )
@@ -102,6 +98,14 @@ def train(
     found = replace(model, dual_former=dual, metadata=metadata, scales=_scales(dual, tokens, paired & training))
     work.close()
     return found
+
+
+def _check_number(pairs: int, settings: DesaSettings) -> None:
+    if pairs < FEWEST:
+        raise UserError(
+            f"{pairs} pairs to learn from, expected {FEWEST} or more with both a usable spectrum and a usable light "
+            f"curve, after {settings.hold_out:.0%} of the stars are held out"
+        )
 
 
 def _usable(stars: DesaStars, spectra: Dataset, curves: LightCurveSet) -> Mask:
