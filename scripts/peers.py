@@ -4,7 +4,7 @@ rvspecfit (Koposov 2019; `pip install rvspecfit`) gets a regular grid in Teff, l
 emulator fills, two set-ups for LAMOST's two arms, cross-correlation first, then its maximum-likelihood fit with v sin i
 free. The Payne-like fit (Ting et al. 2019) is scipy's `curve_fit` on the emulator's flux: spectrum and model divided by
 themselves smoothed over 50 Å, the survey's resolving power as it is stated, 18 labels and the velocity, Jacobian by
-finite differences, the start a fixed one. Ours is `phdlspec.fit` in fast mode. All three see the same models of stars
+finite differences, the start a fixed one. Ours is `phdlspec.fit` in fast mode, without a bridge. All three see the same models of stars
 and the same masks, so that what differs is the fit.
 
     python scripts/peers.py DATA/lamost/repeats.csv grid.h5 --split test --out peers
@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from phdlspec import fit, load_emulator, read_spectrum
 from phdlspec.cores import CorePriors
+from phdlspec.emulator.bridge import NONE
 from phdlspec.emulator.emulator import Emulator
 from phdlspec.fitting.preparation import prepare
 from phdlspec.gridfile import Grid
@@ -199,7 +200,7 @@ class Ours:
 
     def __call__(self, spectrum: Spectrum) -> Found:
         """Labels of a spectrum."""
-        found = fit(spectrum, self.emulator, mode="fast")
+        found = fit(spectrum, self.emulator, mode="fast", bridge=NONE)
         places = [found.names.index(name) for name in LABELS]
         return {name: (float(found.value[i]), float(found.err[i])) for name, i in zip(LABELS, places)}
 
