@@ -4,8 +4,8 @@ rvspecfit (Koposov 2019; `pip install rvspecfit`) gets a regular grid in Teff, l
 emulator fills, two set-ups for LAMOST's two arms, cross-correlation first, then its maximum-likelihood fit with v sin i
 free. The Payne-like fit (Ting et al. 2019) is scipy's `curve_fit` on the emulator's flux: spectrum and model divided by
 themselves smoothed over 50 Å, the survey's resolving power as it is stated, 18 labels and the velocity, Jacobian by
-finite differences, the start a fixed one. Ours is `phdlspec.fit` in fast mode, without a bridge. All three see the same models of stars
-and the same masks, so that what differs is the fit.
+finite differences, the start a fixed one. Ours is `phdlspec.fit` in fast mode, without a bridge. All three see the same
+models of stars and the same masks, so that what differs is the fit.
 
     python scripts/peers.py DATA/lamost/repeats.csv grid.h5 --split test --out peers
 
