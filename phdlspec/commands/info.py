@@ -348,7 +348,7 @@ def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
 
 def _values(values: Mapping[str, Any], skip: Iterable[str] = ()) -> list[str]:
     left_out = set(skip)
-    return [f"{key!s:16s}{_short(value)}" for key, value in values.items() if key not in left_out]
+    return [f"{key!s:15s} {_short(value)}" for key, value in values.items() if key not in left_out]
 
 
 def _short(value: Any) -> str:
