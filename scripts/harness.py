@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -56,6 +57,10 @@ def star_of_emulator(
     return mock_lamost(native, emulator.native, labels["TEFF"], snr, seed, **observed)
 
 
+def _name(path: str | None, meta: Mapping[str, Any]) -> str:
+    return str(path or meta.get("OBSID"))
+
+
 @dataclass(frozen=True)
 class KeptFit:
     """What studies ask of a fit (see `Fitted`), as it is kept in a file."""
@@ -74,8 +79,13 @@ class KeptFit:
     @classmethod
     def of(cls, fitted: Fitted) -> KeptFit:
         """Of a fit."""
-        name = str(fitted.path or fitted.meta.get("OBSID"))
-        told = (fitted.flag, fitted.snr, name, dict(fitted.diagnostics), dict(fitted.seconds))
+        told = (
+            fitted.flag,
+            fitted.snr,
+            _name(fitted.path, fitted.meta),
+            dict(fitted.diagnostics),
+            dict(fitted.seconds),
+        )
         return cls(fitted.names, fitted.value, fitted.err, fitted.crlb, fitted.label_flag, *told)
 
     @classmethod
@@ -90,6 +100,17 @@ class KeptFit:
         return json.dumps(asdict(self) | {name: getattr(self, name).tolist() for name in _ARRAYS}) + "\n"
 
 
+def arguments_of_kept_mocks(doc: str | None) -> argparse.Namespace:
+    """The command line of a study of ab initio mocks whose fits are kept; `doc` is the study's."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--snr", type=float, default=100.0)
+    parser.add_argument("--n", type=int, default=40)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the fits, gone on with where it exists")
+    return parser.parse_args()
+
+
 def kept_fits(
     spectra: Sequence[Spectrum],
     emulator: Emulator,
@@ -100,9 +121,14 @@ def kept_fits(
 ) -> list[KeptFit]:
     """Fits of spectra, those that the file `out` has already from there; it grows by one batch after the other.
 
-    known : of each star, what is known of it from elsewhere.
+    known : of each star, what is known of it from elsewhere. A file of other spectra is refused; emulator and settings
+    are not looked at: another study takes another file.
     """
     done = [KeptFit.read(line) for line in out.read_text().splitlines()] if out.exists() else []
+    for one, spectrum in zip(done, spectra):
+        name = _name(spectrum.path, spectrum.meta)
+        if one.name != name:
+            raise SystemExit(f"{out}: has a fit of {one.name}, expected one of {name}; take another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     for first in tqdm(range(len(done), len(spectra), batch), desc=out.stem, disable=None):
         part = slice(first, first + batch)

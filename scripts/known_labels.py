@@ -10,12 +10,9 @@ than 0.8 where the flat prior's bounds help, a flag does); the scatter of (fit -
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
-from harness import kept_fits, table
+from harness import arguments_of_kept_mocks, kept_fits, table
 from mock_study import choose, robust
 
 from phdlspec import load_emulator
@@ -34,13 +31,7 @@ MEDIAN = 1.25  # error of a median over that of a mean
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid")
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--snr", type=float, default=100.0)
-    parser.add_argument("--n", type=int, default=40)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the fits, gone on with where it exists")
-    args = parser.parse_args()
+    args = arguments_of_kept_mocks(__doc__)
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator(None, "cpu")
     native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)

@@ -15,13 +15,11 @@ Fits are kept in the folder --out, from where the same command goes on, with mor
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from harness import KeptFit, kept_fits, table_head
+from harness import KeptFit, arguments_of_kept_mocks, kept_fits, table_head
 from mock_study import choose, robust
 
 from phdlspec import load_emulator
@@ -49,13 +47,7 @@ def with_spikes(spectrum: Spectrum, random: np.random.Generator) -> Spectrum:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid")
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--snr", type=float, default=100.0)
-    parser.add_argument("--n", type=int, default=40)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the fits, gone on with where it exists")
-    args = parser.parse_args()
+    args = arguments_of_kept_mocks(__doc__)
     torch.set_num_threads(1)
     grid, emulator = Grid(args.grid), load_emulator()
     native, cores = NativeGrid.from_wave(grid.wave, grid.resolving_power), CorePriors.shipped(grid.attrs)

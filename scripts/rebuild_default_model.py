@@ -6,8 +6,8 @@
 The grid is the first 1,101 models of seed 1 and, of the first 2,769, those of 3600 to 4700 K, which are the hardest;
 1,335 train. Training has three stages, each on from the one before, as the shipped model's had while its grid grew;
 what differed then is the validation part that chooses the weights, which had 39 models in the first stage, 56 in the
-second and 71 in the third. The bridge from models to real stars is learned from the stars of MILES and STELIB in the
-folder of --stars. With --calibrate the table of line data that real stars want is made again first, from the same
+second and 71 in the third. The bridge from models to real stars is learned from the stars of MILES in the folder of
+--stars. With --calibrate the table of line data that real stars want is made again first, from the same
 folder. Every step goes on where it was stopped. On two cores a model takes three to four seconds, an hour and a half in
 all; training takes an hour and a quarter of one of them, the bridge ten minutes.
 """

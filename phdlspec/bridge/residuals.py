@@ -134,7 +134,7 @@ class Residual:
 
 
 def without_broad(wave: Array, columns: Array, weight: Array) -> Array:
-    """Columns (P, C) minus the splines with knots each `BROAD` Å that fit them best with weights (P,)."""
+    """Columns (P, C) minus the splines with knots each `BROAD` Å that fit them best; wave (P,) in Å, weight (P,)."""
     knots = np.linspace(wave[0], wave[-1], max(2, round((wave[-1] - wave[0]) / BROAD) + 1))
     knots = np.concatenate([[wave[0]] * 3, knots, [wave[-1]] * 3])
     basis = BSpline.design_matrix(wave, knots, 3).toarray()
@@ -143,7 +143,11 @@ def without_broad(wave: Array, columns: Array, weight: Array) -> Array:
 
 
 def adapted(jacobian: Array, main: Sequence[int], weight: Array, errors: Array) -> Array:
-    """Derivatives (P, 3) by the labels `main` where all others follow, as far as their errors (D,) let them."""
+    """Derivatives (P, 3) by the labels `main` where all others follow, as far as they are free: least squares.
+
+    jacobian : (P, D) by all labels and nuisances; weight : (P,) inverse variances; errors : (D,) of what is known of
+    each, in its own unit, inf where nothing is.
+    """
     others = np.setdiff1d(np.arange(jacobian.shape[1]), main)
     columns, held = jacobian[:, others], jacobian[:, main]
     scale = np.maximum(np.sqrt((columns**2).mean(0)), 1e-12)  # an unused column stays an unused one

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from astropy.table import Table
 from scipy.sparse import csr_array
 
-from phdlspec.bridge.learn import at_own_labels, learn, learned, residuals_of
+from phdlspec.bridge.learn import Step, at_own_labels, learn, learned, residuals_of
 from phdlspec.bridge.low_rank import LowRank
 from phdlspec.bridge.processes import fitted_process
 from phdlspec.bridge.references import ReferenceStar, read_references
@@ -92,6 +94,17 @@ def test_corrections_are_found_in_spectra_that_differ_in_resolution_and_coverage
     )  # fmt: skip
     smooth = process.mean(torch.as_tensor(labels[kept])).numpy() @ (splines @ low_rank.vectors).T
     assert (seen(smooth) - seen(truth[kept])).std() < 0.15 * seen(truth[kept]).std()
+
+
+def test_where_no_star_has_pixels_as_much_is_left_as_beside():
+    random = np.random.default_rng(9)
+    found = [replace(one, value=one.value + random.normal(0, 0.02, len(one.value))) for one in residuals()[0]]
+    emulator: Any = SimpleNamespace(native=GRID, checkpoint_hash="none")
+    left = learned(Step(found, []), emulator, rank=2).left.numpy()
+    inside, outside = left[(GRID.wave > 4250.0) & (GRID.wave < 4320.0)], left[GRID.wave > 4345.0]
+    assert np.median(inside) > 0.01
+    assert len(outside) > 50
+    assert outside.min() > 0.5 * np.median(inside)
 
 
 def test_a_wild_pixel_does_not_count():
