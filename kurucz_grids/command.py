@@ -57,7 +57,8 @@ _FETCH = """Download model atmospheres (ATLAS9 ODFNEW) and line lists (Kurucz) i
 
 Stop it at any time: the same command goes on in the middle of a file. The SHA-256 of every file is recorded in
 SHA256SUMS at its first download and verified by later calls, which download only what is missing. The home
-publishes no checksums: whether a first download was right can only be told by comparing SHA256SUMS with a colleague's.
+publishes no checksums: whether a first download was right can only be told by comparing SHA256SUMS with a colleague's,
+or by putting theirs into an empty cache first.
 Exit code 0 if every file is there and whole, 1 otherwise."""
 
 _IMPORT = """Bring spectra computed elsewhere into a grid file.

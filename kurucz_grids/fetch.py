@@ -4,37 +4,33 @@
 CACHE/                    $XDG_CACHE_HOME/phdlspec or ~/.cache/phdlspec
 ├── SHA256SUMS            recorded at the first download, verified ever after; `sha256sum -c` reads it
 ├── atmospheres/          ATLAS9 ODFNEW, one file a metallicity: what `grid build --atmospheres` takes
-└── lines/                atoms and molecules: what `grid build --line-list` takes
+├── lines/                atoms and molecules: what `grid build --line-list` takes
+└── .parts/               what an interrupted download left, with the server's word for the file it is of
 ```
 The home publishes no checksums and speaks plain http: the recorded sums tell damage and change since the first
-download, not whether that one was right. A file appears under its name when it is whole. Until then it lies in
-`.NAME.VERSION.part`, where VERSION tells the server's file, so that a later call goes on only if that is the same.
+download, not whether that one was right. A file appears under its name when it is whole and what its sum says.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import http
-import http.client
+import logging
 import os
-import re
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from tqdm import tqdm
+import pooch
+import requests
 
 from phdlspec import __version__
-from phdlspec.errors import UserError
-from phdlspec.files import DiskFullError, file_sha256, tells_of_full_disk, write_text
+from phdlspec.errors import UserError, first_line
+from phdlspec.files import disk_errors, file_sha256, only_writer, write_text
 
 HOME = "http://kurucz.harvard.edu"
 MANIFEST = "SHA256SUMS"
+_PARTS = ".parts"
 _TIMEOUT = 60.0  # s without a byte
 _BLOCK = 1 << 16
 _KEPT = "what was downloaded is kept"
@@ -123,18 +119,21 @@ def fetch(
         usable = False
     if not usable:
         raise UserError(f"{base_url}: expected a base URL that begins with http:// or https://")
-    with _locked(cache):
+    with only_writer(cache / MANIFEST):
         sums = read_checksums(cache)
         for source in sources:
             path = cache / source.folder / source.name
             key = f"{source.folder}/{source.name}"
+            missing = not path.exists()
             try:
-                missing = not path.exists()
                 if missing:
-                    download(source.url(base_url), path, progress=progress)
+                    _download(source.url(base_url), path, cache / _PARTS, sums.get(key), progress)
                 digest = _sha256(path)
                 if sums.get(key, digest) != digest:
-                    raise FileProblem(_changed(path, missing))
+                    raise FileProblem(
+                        f"{path}: its SHA-256 is not the one in {MANIFEST}: the file is damaged or was changed since "
+                        "it was downloaded; delete it and fetch it again"
+                    )
             except FileProblem as problem:
                 yield FetchOutcome(source, path, problem=str(problem))
                 continue
@@ -144,112 +143,70 @@ def fetch(
             yield FetchOutcome(source, path, downloaded=missing)
 
 
-def _changed(path: Path, fresh: bool) -> str:
-    if fresh:
-        return (
-            f"{path}: the file at the server is not the one whose SHA-256 stands in {MANIFEST}; if it is meant to be "
-            "a new version, remove its line there"
-        )
-    return (
-        f"{path}: its SHA-256 is not the one in {MANIFEST}: the file is damaged or was changed since it was "
-        "downloaded; delete it and fetch it again"
-    )
-
-
-def download(url: str, path: Path, *, progress: bool = False) -> None:
-    """Download a file; what an interrupted call left is gone on with if the server's file is still the same.
-
-    Raises `FileProblem` where the server has no such file, `UserError` for no network, a broken connection (the part
-    is kept) or a full disk.
-    """
-    with _disk(path):
+def _download(url: str, path: Path, parts: Path, known: str | None, progress: bool) -> None:
+    # A whole file, of the SHA-256 that is known, or none. Raises `FileProblem` where the server has no such file.
+    pooch.get_logger().setLevel(logging.WARNING)
+    with disk_errors(path, _KEPT):
         path.parent.mkdir(parents=True, exist_ok=True)
-    parts = list(path.parent.glob(f".{path.name}.*.part"))
-    begun = parts[0].stat().st_size if parts else 0
-    reply = _ask(url, begun)
-    if reply.start and (reply.start != begun or reply.part(path) != parts[0]):  # the file at the server is another now
-        reply.stream.close()
-        reply = _ask(url)
-    with reply.stream, _disk(path):
-        part = reply.part(path)
-        for old in parts:
-            if old != part:
-                old.unlink()
-        _receive(reply, part, path.name, progress)
-        os.replace(part, path)
+        try:
+            whole = pooch.retrieve(url, known, path.name, parts, downloader=_Transfer(parts / path.name, progress))
+        except requests.HTTPError as error:
+            raise FileProblem(
+                f"{first_line(error)}; the file may have moved, look at {HOME} or name a mirror with --base-url"
+            ) from error
+        except requests.RequestException as error:
+            raise UserError(
+                f"{url}: the server cannot be reached or the connection broke ({_cause(error)}); check the network or "
+                "name a mirror with --base-url, and give the same command again: it goes on where it stopped"
+            ) from error
+        except ValueError as error:  # pooch: another SHA-256
+            raise FileProblem(
+                f"{path}: the file at the server is not the one whose SHA-256 stands in {MANIFEST}; if it is meant to "
+                "be a new version, remove its line there"
+            ) from error
+        os.replace(whole, path)
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """A server's answer: the bytes of a file from `start` on, its whole `size` (None: not told), what it calls it."""
+class _Transfer(pooch.HTTPDownloader):  # type: ignore[misc]
+    # pooch's transfer by HTTP, which goes on with what a broken one left if the server still has that very file.
 
-    stream: http.client.HTTPResponse
-    start: int
-    size: int | None
-    version: str
+    def __init__(self, path: Path, progress: bool):
+        super().__init__(progressbar=progress, chunk_size=_BLOCK, timeout=_TIMEOUT)
+        self.part, self.etag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.etag")
 
-    def part(self, path: Path) -> Path:
-        """Where this version of the file lies until it is whole."""
-        return path.with_name(f".{path.name}.{self.version}.part")
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
+        headers = {"User-Agent": f"phdlspec/{__version__}", "Accept-Encoding": "identity"}
+        with self.part.open("ab") as file:
+            start = max(file.tell() - 1, 0)  # asks for one byte at least: for none a server answers with an error
+            file.truncate(start)
+            etag = self.etag.read_text() if start and self.etag.exists() else ""
+            if etag:
+                headers |= {"Range": f"bytes={start}-", "If-Range": etag}
+            hooks = {"response": lambda reply, *_, **__: self._begin(reply, etag, file)}
+            self.kwargs |= {"headers": headers, "hooks": hooks}
+            super().__call__(url, file, pooch)
+        os.replace(self.part, output_file)
+        self.etag.unlink(missing_ok=True)
 
-
-def _ask(url: str, start: int = 0) -> _Reply:
-    """Ask for a file from byte `start` on; servers that cannot do this, or have no such byte, send all of it."""
-    headers = {"User-Agent": f"phdlspec/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
-    try:
-        stream = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            return _ask(url)
-        raise FileProblem(
-            f"{url}: the server answers {error.code} ({error.reason}); the file may have moved, look at {HOME} or "
-            "name a mirror with --base-url"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(
-            f"{url}: the server cannot be reached ({reason}); check the network or name a mirror with --base-url"
-        ) from error
-    if stream.headers.get_content_type() == "text/html":
-        stream.close()
-        raise FileProblem(f"{url}: the server sends a web page instead of the file; is a login or a proxy in the way?")
-    partial = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", stream.headers.get("Content-Range", ""))
-    if start and stream.status == http.HTTPStatus.PARTIAL_CONTENT and partial is None:
-        stream.close()
-        return _ask(url)
-    length = stream.headers.get("Content-Length", "")
-    first, size = (int(partial[1]), int(partial[2])) if partial else (0, int(length) if length.isdigit() else None)
-    told = (stream.headers.get("ETag"), stream.headers.get("Last-Modified"), size)
-    return _Reply(stream, first, size, hashlib.sha256(repr(told).encode()).hexdigest()[:12])
+    def _begin(self, reply: requests.Response, etag: str, file: IO[bytes]) -> None:
+        status, told = reply.status_code, reply.headers.get("ETag", "")
+        goes_on = status == requests.codes.partial_content and etag and told == etag
+        if goes_on or reply.is_redirect or (not reply.ok and status != requests.codes.range_not_satisfiable):
+            return
+        if reply.ok and reply.headers.get("Content-Type", "").startswith("text/html"):
+            raise FileProblem(
+                f"{reply.url}: the server sends a web page instead of the file; is a login or a proxy in the way?"
+            )
+        file.truncate(0)
+        self.etag.write_text("" if told.startswith("W/") else told)
+        if status == requests.codes.partial_content:
+            raise FileProblem(f"{reply.url}: the file at the server has changed; give the same command again")
 
 
-def _receive(reply: _Reply, part: Path, name: str, progress: bool) -> None:
-    bar = tqdm(total=reply.size, initial=reply.start, desc=name, unit="B", unit_scale=True, disable=not progress)
-    with part.open("ab" if reply.start else "wb") as file, bar:
-        while block := _read(reply.stream, name):
-            file.write(block)
-            bar.update(len(block))
-        file.flush()
-        os.fsync(file.fileno())
-        got = file.tell()
-    if reply.size is not None and got > reply.size:
-        part.unlink()
-        raise FileProblem(f"{name}: the server sent {got} bytes where it announced {reply.size}; fetch it again")
-    if reply.size is not None and got < reply.size:
-        raise UserError(
-            f"{name}: the connection ended after {got} of {reply.size} bytes; give the same command again, it goes on "
-            "there"
-        )
-
-
-def _read(stream: http.client.HTTPResponse, name: str) -> bytes:
-    try:
-        return stream.read(_BLOCK)
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"{name}: the connection broke ({error}); give the same command again, it goes on where it stopped"
-        ) from error
+def _cause(error: BaseException) -> str:
+    while error.__context__ is not None:
+        error = error.__context__
+    return first_line(error)
 
 
 def read_checksums(cache: Path) -> dict[str, str]:
@@ -275,30 +232,3 @@ def _sha256(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise FileProblem(f"{path}: cannot be read ({error.strerror}); move it away and fetch again") from error
-
-
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """Hold the cache for one fetch; the lock goes when its process dies."""
-    with _disk(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        handle = (cache / ".lock").open("w")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{cache}: another fetch is filling this cache; wait for it") from error
-        yield
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if tells_of_full_disk(error):
-            raise DiskFullError(
-                f"{path.parent}: the disk is full; {_KEPT}, make room and give the same command again or choose "
-                "another --cache"
-            ) from error
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --cache") from error

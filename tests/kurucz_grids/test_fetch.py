@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
 import re
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from kurucz_grids import fetch as fetching
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.fetch import MANIFEST, SOURCES, choose, download, fetch, read_checksums
+from kurucz_grids.fetch import MANIFEST, SOURCES, choose, fetch, read_checksums
 from kurucz_grids.linelists import read_line_list
 from phdlspec import cli
 from phdlspec.errors import UserError
+from phdlspec.files import only_writer
 
 CONTENT = bytes(range(256)) * 1200  # 300 kB
 DECK = choose(["ap00k2odfnew.dat"])
@@ -28,7 +26,10 @@ PATH = "/grids/gridp00odfnew/ap00k2odfnew.dat"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `break_after` bytes of a reply the connection ends; `ranges` False: it knows no ranges."""
+    """Serves `files`; `break_after` bytes of a reply the connection ends.
+
+    ranges : False, it knows none. conditions : False, it sends a range though the file has changed.
+    """
 
     daemon_threads = True
 
@@ -37,6 +38,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.break_after: int | None = None
         self.ranges = True
+        self.conditions = True
         self.content_type = "text/plain"
         self.requests: list[tuple[str, str | None]] = []
 
@@ -55,13 +57,16 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             self.send_error(404)
             return
+        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        if self.server.conditions and self.headers.get("If-Range") != etag:
+            asked = None
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
         if start >= len(body):
             self.send_error(416)
             return
         self.send_response(206 if asked else 200)
         self.send_header("Content-Type", self.server.content_type)
-        self.send_header("ETag", hashlib.md5(body).hexdigest())
+        self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(body) - start))
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -90,8 +95,13 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "atmospheres" / "ap00k2odfnew.dat"
 
 
-def parts(path: Path) -> list[Path]:
-    return list(path.parent.glob(".*.part"))
+def part(path: Path) -> Path:
+    """What an interrupted download left of a file."""
+    return path.parents[1] / ".parts" / f"{path.name}.part"
+
+
+def leftovers(path: Path) -> list[Path]:
+    return list(part(path).parent.iterdir())
 
 
 def test_download_then_verify_without_asking_the_server(server, tmp_path, target):
@@ -108,23 +118,24 @@ def test_download_then_verify_without_asking_the_server(server, tmp_path, target
 
 def test_an_interrupted_download_goes_on(server, tmp_path, target):
     server.break_after = 100_000
-    with pytest.raises(UserError, match="ended after 100000 of 307200 bytes"):
+    with pytest.raises(UserError, match=r"connection broke.*100000 bytes read.*goes on"):
         list(fetch(DECK, tmp_path, server.url))
     assert not target.exists()
     assert not (tmp_path / MANIFEST).exists()
+    assert list(target.parent.iterdir()) == []  # nothing half-made where atmospheres are read
     server.break_after = None
     (outcome,) = fetch(DECK, tmp_path, server.url)
     assert outcome.downloaded
     assert target.read_bytes() == CONTENT
-    assert [asked for _, asked in server.requests] == [None, "bytes=100000-"]
-    assert parts(target) == []
+    assert [asked for _, asked in server.requests] == [None, "bytes=65535-"]  # whole blocks, but the last byte
+    assert leftovers(target) == []
 
 
 @pytest.mark.parametrize("change", ["other file", "no ranges", "shorter file", "already whole"])
-def test_going_on_is_safe(server, target, change):
+def test_going_on_is_safe(server, tmp_path, target, change):
     server.break_after = 100_000
     with pytest.raises(UserError, match="goes on"):
-        download(server.url + PATH, target)
+        list(fetch(DECK, tmp_path, server.url))
     server.break_after = None
     expected = CONTENT
     if change == "other file":
@@ -132,12 +143,42 @@ def test_going_on_is_safe(server, target, change):
     elif change == "shorter file":
         expected = server.files[PATH] = b"short"
     elif change == "already whole":
-        parts(target)[0].write_bytes(CONTENT)
+        part(target).write_bytes(CONTENT)
     else:
         server.ranges = False
-    download(server.url + PATH, target)
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert outcome.downloaded
     assert target.read_bytes() == expected
-    assert parts(target) == []
+    assert leftovers(target) == []
+
+
+def test_a_server_in_trouble_costs_nothing_of_what_there_is(server, tmp_path, target):
+    server.break_after = 100_000
+    with pytest.raises(UserError, match="goes on"):
+        list(fetch(DECK, tmp_path, server.url))
+    kept = server.files.pop(PATH)
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert "404" in outcome.problem
+    assert part(target).stat().st_size > 65_000
+    server.break_after, server.files[PATH] = None, kept
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert outcome.downloaded
+    assert server.requests[-1][1].startswith("bytes=6553")
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("other", [CONTENT[::-1], b"short"])
+def test_a_range_of_another_file_is_not_taken(server, tmp_path, target, other):
+    server.break_after = 100_000
+    with pytest.raises(UserError, match="goes on"):
+        list(fetch(DECK, tmp_path, server.url))
+    server.break_after, server.conditions, server.files[PATH] = None, False, other
+    (refused,) = fetch(DECK, tmp_path, server.url)
+    assert "has changed" in refused.problem or "416" in refused.problem
+    assert not target.exists()
+    (outcome,) = fetch(DECK, tmp_path, server.url)
+    assert outcome.downloaded
+    assert target.read_bytes() == other
 
 
 def test_damage_is_found_and_the_other_files_are_fetched(server, tmp_path, target):
@@ -160,6 +201,7 @@ def test_a_new_version_at_the_server_is_told(server, tmp_path, target):
     server.files[PATH] = b"another"
     (outcome,) = fetch(DECK, tmp_path, server.url)
     assert "the file at the server is not the one" in outcome.problem
+    assert not target.exists()
 
 
 def test_a_web_page_is_no_file(server, tmp_path, target):
@@ -186,24 +228,29 @@ def test_a_folder_in_the_place_of_a_file(server, tmp_path, target):
     assert "cannot be read" in outcome.problem
 
 
-def test_a_full_disk_keeps_the_part(server, target, monkeypatch):
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fetching.os, "fsync", full)
+def test_a_full_disk_keeps_the_part(server, tmp_path, target):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
         with pytest.raises(UserError, match="disk is full"):
-            download(server.url + PATH, target)
+            list(fetch(DECK, tmp_path, server.url))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not target.exists()
-    download(server.url + PATH, target)
+    list(fetch(DECK, tmp_path, server.url))
     assert target.read_bytes() == CONTENT
+    assert server.requests[-1][1] == "bytes=99999-"
+
+
+def test_a_folder_that_cannot_be_made(server, tmp_path):
+    (tmp_path / "atmospheres").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="cannot be written"):
+        list(fetch(DECK, tmp_path, server.url))
 
 
 def test_one_fetch_at_a_time(server, tmp_path):
-    with (tmp_path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another fetch"):
-            list(fetch(DECK, tmp_path, server.url))
+    with only_writer(tmp_path / MANIFEST), pytest.raises(UserError, match="another run is making it"):
+        list(fetch(DECK, tmp_path, server.url))
 
 
 def test_a_damaged_manifest_is_told(server, tmp_path):
