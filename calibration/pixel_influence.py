@@ -57,8 +57,11 @@ def pixel_influence(
         prior = np.asarray(prior_precision, dtype=float)
         information = information + (np.diag(prior) if prior.ndim == 1 else prior)
     size = np.sqrt(np.diag(information))
-    if np.any(size == 0) or np.linalg.cond(information / np.outer(size, size)) > 1e12:
-        raise UserError("the Jacobian does not tell its labels apart: leave out labels without information")
+    if not np.all((size > 0) & np.isfinite(size)) or np.linalg.cond(information / np.outer(size, size)) > 1e12:
+        raise UserError(
+            "the Jacobian does not tell its labels apart, or its numbers are too large: leave out labels without "
+            "information"
+        )
     if displacement is not None:
         r = r + j @ np.asarray(displacement, dtype=float)
     return np.linalg.solve(information, (j * (w * r)[:, None]).T).T

@@ -52,6 +52,8 @@ def test_degenerate_labels_are_refused(fit):
     twice = np.column_stack([jacobian, jacobian[:, 0]])
     with pytest.raises(UserError, match="tell its labels apart"):
         pixel_influence(residual, twice, ivar)
+    with pytest.raises(UserError, match="numbers are too large"), np.errstate(over="ignore"):
+        pixel_influence(residual, np.where(jacobian == jacobian.max(), 1e300, jacobian), ivar)
     with pytest.raises(UserError, match="pixels need"):
         pixel_influence(residual[:-1], jacobian, ivar)
 
