@@ -35,10 +35,10 @@ from phdlspec.catalog.rows import NAMES, to_arrays, write_fits
 from phdlspec.catalog.store import ChunkStore
 from phdlspec.commands.info import describe
 from phdlspec.datadriven.desa.light_curve import read_segment
-from phdlspec.datadriven.kept_training import keep, restore
 from phdlspec.datadriven.label_table import read_label_table
 from phdlspec.datadriven.rest_frame import read_physics_fit
 from phdlspec.datadriven.scatter_vae.storage import read_model, write_model
+from phdlspec.datadriven.training_folder import TrainingFolder
 from phdlspec.emulator.checkpoint import load_checkpoint
 from phdlspec.emulator.network import Architecture, Network
 from phdlspec.emulator.training_state import AveragedWeights, TrainingState
@@ -344,13 +344,13 @@ def _small_network(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 
 def _network_training(folder: Path) -> Path:
-    keep(folder / "s.safetensors", "job", *_small_network(1), {"epoch": 3})
-    return folder / "s.safetensors"
+    TrainingFolder(folder).keep("network", *_small_network(1), {"epoch": 3})
+    return folder / "state_network.safetensors"
 
 
 def _read_network_training(path: Path) -> str:
     network, optimiser = _small_network(2)
-    about = restore(path, "job", network, optimiser)
+    about = TrainingFolder(path.parent).restore("network", network, optimiser)
     moments = [m[key] for m in optimiser.state_dict()["state"].values() for key in sorted(m)]
     return AGAIN if about is None else fingerprint(str(about), *network.state_dict().values(), *moments)
 

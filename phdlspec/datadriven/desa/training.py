@@ -7,8 +7,6 @@ them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -34,13 +32,14 @@ from phdlspec.datadriven.desa.desa import (
     run_dual,
 )
 from phdlspec.datadriven.desa.dual_former import DualFormer, contrastive_loss, dual_loss
+from phdlspec.datadriven.desa.epochs import run_epochs
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
 from phdlspec.datadriven.desa.period_network import period_loss
 from phdlspec.datadriven.desa.pretraining import Siamese, StretchPairs, spectrum_loss
-from phdlspec.datadriven.desa.progress import FinishedEpochs, run_epochs
 from phdlspec.datadriven.desa.rotators import draw_rotators
 from phdlspec.datadriven.desa.stars import DesaStars, StarLabels, gather, labels_of
 from phdlspec.datadriven.folds import grouped_folds
+from phdlspec.datadriven.training_folder import NOTHING_KEPT, TrainingFolder
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions
 
@@ -70,15 +69,29 @@ def train(
     """
     settings = settings or DesaSettings()
     stars = gather(spectra, curves, pairs)
-    usable = _usable(stars, spectra, curves)
     learned = labels_of(stars, spectra, curves, labels) if labels else None
-    names = len(set(stars.names))
-    training = grouped_folds(stars.names, names, settings.seed) >= round(settings.hold_out * names)
-    paired = usable.all(axis=1)
-    _check_number(int((paired & training).sum()), settings)
-    work = FinishedEpochs.open(
-        None if parts is None else Path(parts), _digest(spectra, curves, stars, learned, settings), progress
-    )
+    pairs_to_learn = _usable(stars, spectra, curves).all(axis=1) & _training_stars(stars, settings)
+    _check_number(int(pairs_to_learn.sum()), settings)
+    data: dict[str, Any] = {
+        "wave": spectra.wave, "flux": spectra.flux, "ivar": spectra.ivar, "curves": curves.views.flux,
+        "owner": curves.owner, "stars": stars.names, "spectrum": stars.spectrum, "light_curve": stars.light_curve,
+    }  # fmt: skip
+    if learned is not None:
+        data |= {"values": learned.values, "errors": learned.errors}
+    with TrainingFolder.open(parts, asdict(settings), data, progress) as work:
+        return _train(spectra, curves, stars, learned, settings, work)
+
+
+def _train(
+    spectra: Dataset,
+    curves: LightCurveSet,
+    stars: DesaStars,
+    learned: StarLabels | None,
+    settings: DesaSettings,
+    work: TrainingFolder,
+) -> Desa:
+    usable = _usable(stars, spectra, curves)
+    paired, training = usable.all(axis=1), _training_stars(stars, settings)
     began = time.perf_counter()
     torch.manual_seed(settings.seed)
     model = _empty_model(spectra, learned, training & usable[:, 0], settings)
@@ -95,9 +108,14 @@ def train(
         "losses": {name: [round(x, 5) for x in values] for name, values in history.items()},
         "training_seconds": round(time.perf_counter() - began, 1), "versions": versions(),
     }  # fmt: skip
-    found = replace(model, dual_former=dual, metadata=metadata, scales=_scales(dual, tokens, paired & training))
-    work.close()
-    return found
+    return replace(model, dual_former=dual, metadata=metadata, scales=_scales(dual, tokens, paired & training))
+
+
+def _training_stars(stars: DesaStars, settings: DesaSettings) -> Mask:
+    # The others are held out of everything.
+    names = len(set(stars.names))
+    fold: Mask = grouped_folds(stars.names, names, settings.seed) >= round(settings.hold_out * names)
+    return fold
 
 
 def _check_number(pairs: int, settings: DesaSettings) -> None:
@@ -112,17 +130,6 @@ def _usable(stars: DesaStars, spectra: Dataset, curves: LightCurveSet) -> Mask:
     one = (stars.spectrum >= 0) & spectra.readable[stars.spectrum]
     other = (stars.light_curve >= 0) & curves.readable[stars.light_curve]
     return np.column_stack([one, other])
-
-
-def _digest(
-    spectra: Dataset, curves: LightCurveSet, stars: DesaStars, labels: StarLabels | None, settings: DesaSettings
-) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
-    for array in (spectra.wave, spectra.flux, spectra.ivar, curves.owner, curves.views.flux, stars.spectrum,
-                  stars.light_curve, *(() if labels is None else (labels.values, labels.errors))):  # fmt: skip
-        digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update("\n".join(stars.names).encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def _empty_model(spectra: Dataset, labels: StarLabels | None, rows: Mask, settings: DesaSettings) -> Desa:
@@ -142,7 +149,7 @@ def _empty_model(spectra: Dataset, labels: StarLabels | None, rows: Mask, settin
 
 
 def _train_spectra(
-    model: Desa, spectra: Dataset, stars: DesaStars, labels: StarLabels | None, rows: Mask, work: FinishedEpochs
+    model: Desa, spectra: Dataset, stars: DesaStars, labels: StarLabels | None, rows: Mask, work: TrainingFolder
 ) -> list[float]:
     chosen = stars.spectrum[rows]
     flux, ivar = (torch.as_tensor(x[chosen]) for x in (spectra.flux, spectra.ivar))
@@ -157,11 +164,11 @@ def _train_spectra(
 
     return run_epochs(
         "spectrum", encoder, loss_of, len(chosen), epochs=settings.spectrum_epochs, batch=settings.batch,
-        rate=settings.rate, seed=settings.seed, parts=work,
+        rate=settings.rate, seed=settings.seed, work=work,
     )  # fmt: skip
 
 
-def _train_periods(model: Desa, work: FinishedEpochs) -> list[float]:
+def _train_periods(model: Desa, work: TrainingFolder) -> list[float]:
     """The period network, from simulated rotators; they are drawn when the first batch is asked for, so never by a run
     that has finished this stage."""
     network, settings = model.curve_encoder.period, model.settings
@@ -175,12 +182,12 @@ def _train_periods(model: Desa, work: FinishedEpochs) -> list[float]:
 
     return run_epochs(
         "period", network, loss_of, settings.rotators, epochs=settings.period_epochs, batch=settings.batch,
-        rate=2.0 * settings.rate, seed=settings.seed, parts=work,
+        rate=2.0 * settings.rate, seed=settings.seed, work=work,
     )  # fmt: skip
 
 
 def _train_curves(
-    model: Desa, curves: LightCurveSet, stars: DesaStars, rows: Mask, work: FinishedEpochs
+    model: Desa, curves: LightCurveSet, stars: DesaStars, rows: Mask, work: TrainingFolder
 ) -> list[float]:
     part = curves.take(np.unique(stars.light_curve[rows]))
     settings = model.settings
@@ -193,7 +200,7 @@ def _train_curves(
 
     return run_epochs(
         "curve", siamese, loss_of, len(pairs), epochs=settings.curve_epochs, batch=settings.batch,
-        rate=settings.rate, seed=settings.seed, parts=work,
+        rate=settings.rate, seed=settings.seed, work=work,
     )  # fmt: skip
 
 
@@ -204,7 +211,7 @@ def take_tokens(tokens: Tokens, rows: Mask) -> Tokens:
 
 
 def train_dual(
-    tokens: Tokens, settings: DesaSettings, work: FinishedEpochs | None = None
+    tokens: Tokens, settings: DesaSettings, work: TrainingFolder = NOTHING_KEPT
 ) -> tuple[DualFormer, list[float]]:
     """A DualFormer learned from the tokens of pairs, and its loss by epoch."""
     torch.manual_seed(settings.seed)
@@ -217,7 +224,7 @@ def train_dual(
 
     history = run_epochs(
         "dual", dual, loss_of, len(tokens.have), epochs=settings.dual_epochs, batch=settings.batch,
-        rate=settings.rate, seed=settings.seed, parts=work or FinishedEpochs(None),
+        rate=settings.rate, seed=settings.seed, work=work,
     )  # fmt: skip
     with torch.no_grad():  # what is standardised at last is all pairs, not those of the last batch
         dual.note(*dual.raw(tokens.spectrum, tokens.curve, tokens.have))

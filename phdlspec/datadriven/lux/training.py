@@ -1,21 +1,12 @@
 """Training: number of latents and label map by grouped cross-validation, errors on held-out stars, then the model of
 all.
 
-What is finished is kept in a folder (`MODEL.parts` of the command), so that a run that was stopped goes on:
-
-```
-job.json                     digest of data and settings
-state_KEY.safetensors        where the optimisation KEY stands, replaced after every sweep or block
-fold_KEY.npz                 what a finished fold says of its held-out stars
-```
+A run that was stopped goes on (`TrainingFolder`): with the sweep or block of an optimisation that it had come to, and
+with what finished folds say of their held-out stars.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,16 +28,11 @@ from phdlspec.datadriven.lux.label_map import MapCandidates
 from phdlspec.datadriven.lux.lux import Limits, Lux
 from phdlspec.datadriven.lux.model import Parameters, StarArrays, infer
 from phdlspec.datadriven.lux.optimise import OptimisationState, canonical, optimise
+from phdlspec.datadriven.training_folder import TrainingFolder
 from phdlspec.errors import UserError
-from phdlspec.files import write_text
-from phdlspec.items import WrongItem, read_item, write_item
 from phdlspec.provenance import versions
 from phdlspec.spectrum import Spectrum
-from phdlspec.tensor_file import FileKind
 
-log = logging.getLogger(__name__)
-
-STATE = FileKind("phdlspec-lux-state", 2, "training state", "phdlspec lux train", oldest=2, digest_since=2)
 FOLDS = 5
 HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
 CHOICE_STARS = 2500  # most that the number of latents is chosen with
@@ -57,7 +43,6 @@ FEWEST_PER_LABEL = 10
 COVERED = 0.2  # of the stars that must have a pixel for it to be used
 BETTER = 0.01  # by which more latents must raise the likelihood of a held-out label, in its logarithm, to be taken
 LIMIT = 0.999
-PARTS_VERSION = 2  # of what is kept of an unfinished training
 FOLD_SWEEPS = 12  # of a model that only serves to judge: what later ones gain is far below the labels' scatter
 
 Array = NDArray[np.float64]
@@ -113,7 +98,11 @@ def train(
     settings = LuxSettings(latents, seed, restarts)
     training = _prepare(data, device)
     _check_size(data, settings)
-    with _LuxFolder(None if parts is None else Path(parts), _digest(data, settings), progress) as work:
+    learned_from = {
+        "wave": data.wave, "flux": data.flux, "ivar": data.ivar, "values": data.values, "errors": data.errors,
+        "stars": data.stars,
+    }  # fmt: skip
+    with TrainingFolder.open(parts, asdict(settings), learned_from, progress) as work:
         began = time.perf_counter()
         count = latents or _choose_latents(training, settings, work)
         folds = [_fold(training, count, fold, settings, work) for fold in _fold_numbers(len(data))]
@@ -178,7 +167,7 @@ def _fold_numbers(stars: int) -> range:
     return range(min(FOLDS, -(-HELD_OUT * FOLDS // stars)))
 
 
-def _choose_latents(training: _LuxTraining, settings: LuxSettings, work: _LuxFolder) -> int:
+def _choose_latents(training: _LuxTraining, settings: LuxSettings, work: TrainingFolder) -> int:
     """The number of latents that makes held-out labels most likely; more only where they help."""
     names = np.unique(training.groups)
     if len(training.groups) > CHOICE_STARS:
@@ -199,13 +188,13 @@ def _choose_latents(training: _LuxTraining, settings: LuxSettings, work: _LuxFol
     return best
 
 
-def _fold(training: _LuxTraining, count: int, number: int, settings: LuxSettings, work: _LuxFolder) -> Fold:
+def _fold(training: _LuxTraining, count: int, number: int, settings: LuxSettings, work: TrainingFolder) -> Fold:
     """Train without one fold of the stars, and look at them."""
     stars = training.stars
     key = f"{len(stars)}_{count}_{number}"
-    finished = work.finished_fold(key)
+    finished = work.done(key)
     if finished is not None:
-        return finished
+        return Fold(**finished)
     fold = grouped_folds(training.groups, FOLDS, settings.seed)
     kept, held = (torch.as_tensor(np.flatnonzero(x)) for x in (fold != number, fold == number))
     part = stars.take(kept)
@@ -225,18 +214,29 @@ def _fold(training: _LuxTraining, count: int, number: int, settings: LuxSettings
         held_variance.numpy(), distance, held_chi2.numpy() / np.maximum(pixels, 1),
         parameters.label_loadings.cpu().numpy(),
     )  # fmt: skip
-    work.keep_fold(key, result)
+    work.keep_done(key, vars(result))
     return result
 
 
 def _optimised(
-    stars: StarArrays, count: int, settings: LuxSettings, work: _LuxFolder, key: str, sweeps: int | None = None
+    stars: StarArrays, count: int, settings: LuxSettings, work: TrainingFolder, key: str, sweeps: int | None = None
 ) -> Parameters:
     # With a number of sweeps only these; else all the way.
-    state = optimise(
-        stars, count, settings.seed, settings.restarts, work.state(key, stars.flux.device), sweeps,
-        lambda state: work.keep_state(key, state), lambda stage, value: work.tell(f"{key}: {stage}", value),
-    )  # fmt: skip
+    def save(state: OptimisationState) -> None:
+        about = {"stage": state.stage, "step": state.step, "values": state.values}
+        work.keep_state(key, state.parameters.tensors(), about)
+
+    def tell(stage: str, value: float) -> None:
+        bar.set_postfix_str(f"{stage} {value:.1f}")
+        bar.update()
+
+    kept, begun = work.state(key), None
+    if kept is not None:
+        parameters = Parameters(**{name: tensor.to(stars.flux.device) for name, tensor in kept.tensors.items()})
+        about = kept.metadata
+        begun = OptimisationState(parameters, about["stage"], about["step"], tuple(about["values"]))
+    with tqdm(desc=key, unit="step", disable=not work.progress) as bar:
+        state = optimise(stars, count, settings.seed, settings.restarts, begun, sweeps, save, tell)
     return canonical(state.parameters, stars)
 
 
@@ -306,74 +306,3 @@ def _accuracy(infos: tuple[LabelInfo, ...], found: Judgement, scale: Array) -> l
         }
         for i, info in enumerate(infos)
     ]  # fmt: skip
-
-
-def _digest(data: Dataset, settings: LuxSettings) -> str:
-    found = hashlib.sha256(json.dumps(asdict(settings) | {"parts": PARTS_VERSION}).encode())
-    for array in (data.wave, data.flux, data.ivar, data.values, data.errors):
-        found.update(np.ascontiguousarray(array).tobytes())
-    found.update("\n".join(data.stars).encode(errors="surrogateescape"))
-    return found.hexdigest()
-
-
-class _LuxFolder:
-    # What is finished, on disk where there is a folder; and the progress bar.
-
-    def __init__(self, folder: Path | None, digest: str, progress: bool):
-        self.folder, self.digest = folder, digest
-        self.bar = tqdm(desc="training", unit="step", disable=not progress)
-
-    def __enter__(self) -> _LuxFolder:
-        if self.folder is not None:
-            job = self.folder / "job.json"
-            if job.is_file() and job.read_text(errors="replace") != json.dumps({"digest": self.digest}):
-                raise UserError(
-                    f"{self.folder}: was left by a training on other spectra, labels or settings; give the same again, "
-                    "choose another --out, or remove the folder"
-                )
-            if not job.is_file():
-                write_text(job, json.dumps({"digest": self.digest}))
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.bar.close()
-        if kind is None and self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def tell(self, stage: str, value: float) -> None:
-        self.bar.set_postfix_str(f"{stage} {value:.1f}")
-        self.bar.update()
-
-    def state(self, key: str, device: torch.device) -> OptimisationState | None:
-        path = None if self.folder is None else self.folder / f"state_{key}.safetensors"
-        if path is None or not path.is_file():
-            return None
-        file = STATE.read(path)
-        header, tensors = file.metadata, file.tensors
-        if header.get("job") != f"{self.digest} {key}":
-            raise UserError(f"{path}: belongs to another training; remove it")
-        parameters = Parameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
-        return OptimisationState(parameters, header["stage"], header["step"], tuple(header["values"]))
-
-    def keep_state(self, key: str, state: OptimisationState) -> None:
-        if self.folder is None:
-            return
-        header = {"job": f"{self.digest} {key}", "stage": state.stage, "step": state.step, "values": state.values}
-        path = self.folder / f"state_{key}.safetensors"
-        STATE.write(path, state.parameters.tensors(), header)
-
-    def finished_fold(self, key: str) -> Fold | None:
-        path = None if self.folder is None else self.folder / f"fold_{key}.npz"
-        if path is None or not path.is_file():
-            return None
-        try:
-            return Fold(**read_item(path, {"job": self.digest, "fold": key}))
-        except WrongItem as error:
-            log.warning("%s: %s; it is made again", path, error)
-            return None
-
-    def keep_fold(self, key: str, fold: Fold) -> None:
-        if self.folder is None:
-            return
-        write_item(self.folder / f"fold_{key}.npz", {"job": self.digest, "fold": key}, vars(fold))
-        (self.folder / f"state_{key}.safetensors").unlink(missing_ok=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from phdlspec.datadriven.kept_training import keep, restore
+from phdlspec.datadriven.training_folder import NOTHING_KEPT, TrainingFolder
 from phdlspec.errors import UserError
 
 KEEP_EVERY = 20.0  # s between two states on disk
@@ -38,22 +38,22 @@ Loss = Callable[[Tensor, float], Tensor]
 
 def optimise(
     network: nn.Module, loss: Loss, size: int, schedule: Schedule, seed: int, *,
-    state: Path | None = None, progress: str = "",
+    work: TrainingFolder = NOTHING_KEPT, key: str = "network",
 ) -> list[float]:  # fmt: skip
     """Train in place; the mean loss of each epoch.
 
-    loss : of rows (b,) with a weight of the divergence: the value (b,) of each. size : rows there are. state : file in
-    which the training is kept every `KEEP_EVERY` seconds. Raises `UserError` where the loss is no longer a number.
+    loss : of rows (b,) with a weight of the divergence: the value (b,) of each. size : rows there are. work : where
+    the training is kept as `key` every `KEEP_EVERY` seconds. Raises `UserError` where the loss is no longer a number.
     """
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if p.requires_grad], schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, schedule.first_cycle, 2)
-    history = _restored(state, network, optimizer, scheduler)
+    history = _restored(work.restore(key, network, optimizer), optimizer, scheduler)
     kept = time.monotonic()
     network.train()
-    for epoch in tqdm(range(len(history), schedule.epochs), desc=progress, unit="epoch", disable=not progress):
+    for epoch in tqdm(range(len(history), schedule.epochs), desc=key, unit="epoch", disable=not work.progress):
         total = 0.0
         batches = torch.randperm(size).chunk(max(1, size // schedule.batch))
         for number, rows in enumerate(batches):
@@ -68,28 +68,18 @@ def optimise(
         history.append(total / size)
         if not history[-1] < float("inf"):
             raise UserError(f"the training diverged in epoch {epoch + 1}: the loss is {history[-1]}; look at the data")
-        if state is not None and (time.monotonic() - kept > KEEP_EVERY or epoch + 1 == schedule.epochs):
-            _keep(state, network, optimizer, scheduler, history)
+        if time.monotonic() - kept > KEEP_EVERY or epoch + 1 == schedule.epochs:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            about = {"history": history, "scheduler": scheduler.state_dict(), "rates": rates}
+            work.keep(key, network, optimizer, about)
             kept = time.monotonic()
     network.eval()
     return history
 
 
-def _keep(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler, history: list[float],
-) -> None:  # fmt: skip
-    rates = [group["lr"] for group in optimizer.param_groups]
-    about = {"history": history, "scheduler": scheduler.state_dict(), "rates": rates}
-    keep(path, path.stem, network, optimizer, about)
-
-
 def _restored(
-    path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> list[float]:  # fmt: skip
-    # The file's name stands for data and settings: see `TrainingFolder.state`.
-    about = None if path is None else restore(path, path.stem, network, optimizer)
+    about: dict[str, Any] | None, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler
+) -> list[float]:
     if about is None:
         return []
     scheduler.load_state_dict(about["scheduler"])

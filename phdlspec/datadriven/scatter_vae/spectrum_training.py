@@ -38,7 +38,7 @@ from phdlspec.datadriven.scatter_vae.second_lines import SecondLines, doubled, p
 from phdlspec.datadriven.scatter_vae.signs import SPECTRUM_SIGNS
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel, deviations
 from phdlspec.datadriven.scatter_vae.spectrum_network import FRONT_SCATTER, NetworkShape, SpectrumNetwork
-from phdlspec.datadriven.scatter_vae.work import TrainingFolder
+from phdlspec.datadriven.training_folder import TrainingFolder
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions
 from phdlspec.wavelength import LAMOST_WAVE
@@ -126,9 +126,14 @@ def train_spectra(
     data = data.take(data.readable)
     if len(data) < FEWEST:
         raise UserError(f"{len(data)} spectra are too few to learn from, expected at least {FEWEST}")
+    with TrainingFolder.open(parts, asdict(settings), {"flux": data.flux, "ivar": data.ivar}, progress) as work:
+        return _train(data, settings, device, work)
+
+
+def _train(data: Dataset, settings: SpectrumSettings, device: str, work: TrainingFolder) -> SpectrumModel:
     began = time.perf_counter()
     used = (data.ivar > 0).mean(axis=0) >= COVERED
-    run = _SpectrumTraining(data, used, settings, device, parts, progress)
+    run = _SpectrumTraining(data, used, settings, device, work)
     latents = settings.latents or run.choose_latents()
     numbers = range(min(FOLDS, -(-HELD_OUT * FOLDS // len(data))))
     folds = [run.fold(latents, number) for number in numbers]
@@ -148,7 +153,6 @@ def train_spectra(
         "stars": len(set(data.stars)), "files": names, "emulated": run.emulated, "choice": run.choice,
         "held_out": judged.told(), "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-    run.work.finish()
     return SpectrumModel(data.wave, used, judged.usual, network.cpu(), ordinary, judged.reference(), metadata)
 
 
@@ -156,17 +160,15 @@ class _SpectrumTraining:
     # The spectra of one training and what is learned from some of them.
 
     def __init__(
-        self, data: Dataset, used: NDArray[np.bool_], settings: SpectrumSettings, device: str, parts: Path | None,
-        progress: bool,
-    ):  # fmt: skip
-        self.data, self.used, self.settings, self.device, self.progress = data, used, settings, device, progress
-        self.work = TrainingFolder(parts, asdict(settings), data.flux, data.ivar)
+        self, data: Dataset, used: NDArray[np.bool_], settings: SpectrumSettings, device: str, work: TrainingFolder
+    ):
+        self.data, self.used, self.settings, self.device, self.work = data, used, settings, device, work
         self.real = self._spectra(data)
         like_lamost = len(data.wave) == len(LAMOST_WAVE) and np.allclose(data.wave, LAMOST_WAVE, rtol=1e-6)
         self.emulated = settings.mocks if like_lamost else 0
         self.mocks: _Spectra | None = None
         if self.emulated:
-            self.mocks = self._spectra(emulated_stars(self.emulated, settings.seed, data.wave, progress))
+            self.mocks = self._spectra(emulated_stars(self.emulated, settings.seed, data.wave, work.progress))
         self.choice: dict[str, float] = {}
         self._began: dict[int, SpectrumNetwork] = {}
         self._components: tuple[Tensor, Tensor, Tensor] | None = None
@@ -214,7 +216,7 @@ class _SpectrumTraining:
             seen = network.filtered(spectra.flux, spectra.ivar)
         optimise(
             network, lambda rows, kl: network.loss(spectra.flux[rows], spectra.ivar[rows], seen[rows], kl),
-            len(seen), schedule, self.settings.seed, state=self.work.state(key), progress=key if self.progress else "",
+            len(seen), schedule, self.settings.seed, work=self.work, key=key,
         )  # fmt: skip
 
     def fold(self, latents: int, number: int) -> _Fold:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.score import learn_reference
 from phdlspec.datadriven.scatter_vae.signs import XP_SIGNS
-from phdlspec.datadriven.scatter_vae.work import TrainingFolder
 from phdlspec.datadriven.scatter_vae.xp_model import Standardisation, XPModel, signal_to_noise, xp_residuals, xp_signs
 from phdlspec.datadriven.scatter_vae.xp_network import LATENTS, XPNetwork
 from phdlspec.datadriven.scatter_vae.xp_table import XPSet
+from phdlspec.datadriven.training_folder import TrainingFolder
 from phdlspec.errors import UserError
 from phdlspec.provenance import versions
 
@@ -58,7 +60,14 @@ def train_xp(
     held = grouped_folds(data.sources, FOLDS, settings.seed) == 0
     standard = Standardisation.of(data.take(~held), settings.normalisation)
     x, error, _ = standard.apply(data)
-    work = TrainingFolder(parts, asdict(settings), x, error)
+    with TrainingFolder.open(parts, asdict(settings), {"x": x, "error": error}, progress) as work:
+        return _train(data, settings, standard, held, x, error, device, work)
+
+
+def _train(
+    data: XPSet, settings: XPSettings, standard: Standardisation, held: NDArray[np.bool_], x: NDArray[Any],
+    error: NDArray[Any], device: str, work: TrainingFolder,
+) -> XPModel:  # fmt: skip
     torch.manual_seed(settings.seed)
     network = XPNetwork(settings.latents).to(device)
     seen, seen_error = (torch.as_tensor(a[~held], device=device) for a in (x, error))
@@ -69,7 +78,7 @@ def train_xp(
     began = time.perf_counter()
     history = optimise(
         network, lambda rows, kl: network.loss(seen[rows], seen_error[rows], kl), len(seen), schedule, settings.seed,
-        state=work.state("xp"), progress="training" if progress else "",
+        work=work, key="xp",
     )  # fmt: skip
     seconds = time.perf_counter() - began
     network = network.cpu().requires_grad_(False)
@@ -83,5 +92,4 @@ def train_xp(
         "held_out": int(held.sum()), "loss": history[-1], "seconds": round(seconds, 1),
         "held_out_rchi2": float(np.mean(left.deviation**2)), "correlations": "not used",
     }  # fmt: skip
-    work.finish()
     return XPModel(standard, network, latents, reference, metadata)

@@ -43,6 +43,7 @@ from phdlspec.datadriven.desa.rotators import draw_rotators
 from phdlspec.datadriven.desa.stars import labels_of
 from phdlspec.datadriven.desa.training import seen_with
 from phdlspec.datadriven.desa.views import FREQUENCIES, LAGS, LENGTH, mean_views, no_views, views_of
+from phdlspec.datadriven.training_folder import TrainingFolder
 from phdlspec.errors import UserError
 
 TINY = DesaSettings(
@@ -401,19 +402,17 @@ def test_training_holds_out_a_fifth_and_learns_no_label_unasked(model, world):
 
 
 def test_a_killed_training_ends_as_one_that_was_not(world, model, tmp_path, monkeypatch):
-    from phdlspec.datadriven.desa import progress
+    keep = TrainingFolder.keep
 
-    saved = progress.FinishedEpochs.save
-
-    def killed(self, stage, epoch, module, optimiser):
-        saved(self, stage, epoch, module, optimiser)
-        if (stage, epoch) == ("dual", 2):
+    def killed(self, stage, module, optimiser, about):
+        keep(self, stage, module, optimiser, about)
+        if (stage, about["epoch"]) == ("dual", 2):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress.FinishedEpochs, "save", killed)
+    monkeypatch.setattr(TrainingFolder, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
         train(*world[:3], settings=TINY, parts=tmp_path / "parts")
-    monkeypatch.setattr(progress.FinishedEpochs, "save", saved)
+    monkeypatch.undo()
     again = train(*world[:3], settings=TINY, parts=tmp_path / "parts")
     assert [len(v) for v in again.metadata["losses"].values()] == [0, 0, 0, 1]
     stars = gather(*world[:3])

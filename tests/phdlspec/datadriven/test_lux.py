@@ -253,8 +253,9 @@ def test_the_folder_of_another_training_is_refused(tmp_path):
     data, _ = world()
     parts = tmp_path / "m.parts"
     parts.mkdir()
-    (parts / "job.json").write_text('{"digest": "another"}')
-    with pytest.raises(UserError, match="left by a training on other spectra"):
+    (parts / "job.json").write_text('{"job": "another"}')
+    (parts / "done_1.npz").touch()
+    with pytest.raises(UserError, match="left by a training on other data"):
         train(data, latents=K, parts=parts)
 
 

@@ -27,6 +27,7 @@ from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals, worst_w
 from phdlspec.datadriven.scatter_vae.score import FALSE_ALARMS, learn_reference
 from phdlspec.datadriven.scatter_vae.second_lines import LAGS, doubled, projections
 from phdlspec.datadriven.scatter_vae.signs import signs_of
+from phdlspec.datadriven.training_folder import NOTHING_KEPT, TrainingFolder
 from phdlspec.errors import UserError
 from phdlspec.fitting.result import Fitted
 from phdlspec.flags import StarFlag
@@ -246,7 +247,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(tmp_path):
 
     x = torch.randn(64, 3, generator=torch.Generator().manual_seed(5))
 
-    def run(net, state, stop_at=None):
+    def run(net, work=NOTHING_KEPT, stop_at=None):
         calls = [0]
 
         def loss(rows, weight):
@@ -255,27 +256,19 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(tmp_path):
                 raise KeyboardInterrupt
             return (net(x[rows])[:, 0] - x[rows].sum(1)).square() + weight
 
-        return optimise(net, loss, 64, Schedule(6, 16, 1e-2, 2, 6), 0, state=state)
+        return optimise(net, loss, 64, Schedule(6, 16, 1e-2, 2, 6), 0, work=work)
 
     whole = network()
-    run(whole, None)
+    run(whole)
     stopped = network()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("phdlspec.datadriven.scatter_vae.optimise.KEEP_EVERY", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            run(stopped, tmp_path / "s.safetensors", stop_at=14)
+            run(stopped, TrainingFolder(tmp_path), stop_at=14)
     resumed = network()
-    run(resumed, tmp_path / "s.safetensors")
+    run(resumed, TrainingFolder(tmp_path))
     for one, other in zip(whole.parameters(), resumed.parameters()):
         assert torch.equal(one, other)
-
-
-def test_a_damaged_state_is_begun_again(tmp_path):
-    (tmp_path / "s.safetensors").write_bytes(b"half")
-    network = torch.nn.Linear(2, 1)
-    history = optimise(network, lambda rows, _: network(torch.ones(len(rows), 2))[:, 0] ** 2, 8,
-                       Schedule(2, 4, 1e-2, 1, 2), 0, state=tmp_path / "s.safetensors")  # fmt: skip
-    assert len(history) == 2
 
 
 def test_the_page_is_of_spectra_that_training_has_not_seen(data, model, tmp_path):
