@@ -50,7 +50,7 @@ def left_out(grid: AtmosphereGrid, axis: int) -> Iterator[tuple[np.ndarray, tupl
         others = subset(grid, grid.params[:, axis] != x)
         for row in np.flatnonzero((grid.params[:, axis] == x) & (grid.params[:, 0] <= HOTTEST)):
             try:
-                yield grid.params[row], errors(others.interpolate(*grid.params[row, :3]), grid.model(row))
+                yield grid.params[row], errors(others.interpolate(*grid.params[row, :3]), grid.model(int(row)))
             except UserError:  # at the ragged edge
                 continue
 
@@ -62,7 +62,7 @@ def cut(
     again = extend(subset(grid, ~gone))
     for row in np.flatnonzero(at & (grid.params[:, 0] <= HOTTEST)):
         if again.contains(*grid.params[row, :3]):
-            yield grid.params[row], errors(again.interpolate(*grid.params[row, :3]), grid.model(row))
+            yield grid.params[row], errors(again.interpolate(*grid.params[row, :3]), grid.model(int(row)))
 
 
 def table(name: str, found: Iterator[tuple[np.ndarray, tuple[float, float, float]]]) -> None:

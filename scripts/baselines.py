@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class LabelPerceptron(nn.Module):
             nn.Linear(hidden, hidden), nn.LeakyReLU(),
             nn.Linear(hidden, len(mean_flux)),
         )  # fmt: skip
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(cast(nn.Linear, self.layers[-1]).weight)
         self.register_buffer("mean_flux", mean_flux.clone())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,6 +88,9 @@ class PixelTransformer(nn.Module):
     batch = 16
     pixels = 256  # drawn at random in each step
 
+    mean_flux: Tensor
+    encoding: Tensor
+
     def __init__(
         self, n_labels: int, ln_wave: Tensor, mean_flux: Tensor, width: int = 64, blocks: int = 3, tokens: int = 16
     ):
@@ -97,7 +101,7 @@ class PixelTransformer(nn.Module):
         )  # fmt: skip
         self.blocks = nn.ModuleList(_Block(width, heads=4) for _ in range(blocks))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(cast(nn.Linear, self.head[-1]).weight)
         self.register_buffer("mean_flux", mean_flux.clone())
         self.register_buffer("encoding", _wavelength_encoding(ln_wave, width))
 

@@ -105,8 +105,10 @@ def print_scales(stars: Sequence[Star]) -> None:
 
 
 def _robust(terms: Array, values: Array) -> Array:
-    found = least_squares(lambda x: np.concatenate([values - terms @ x, x]), np.zeros(terms.shape[1]), loss="soft_l1")
-    return np.asarray(found.x)
+    def residuals(x: Array) -> Array:
+        return np.concatenate([values - terms @ x, x])
+
+    return np.asarray(least_squares(residuals, np.zeros(terms.shape[1]), loss="soft_l1").x)
 
 
 def _terms(labels: Array) -> Array:
@@ -235,10 +237,9 @@ def instruments(data: Path, checkpoint: str | None) -> None:
 
 def mean_residual(step: Step) -> Array:
     """What the stars leave on average, by spline (Q,); NaN where few have pixels."""
-    score, weight = 0.0, 0.0
-    for one in step.residuals:
-        of_pixel = 1.0 / (one.sigma**2 + 1e-4)
-        score, weight = score + one.seen.T @ (of_pixel * one.value), weight + one.seen.T @ of_pixel
+    of_pixels = [1.0 / (one.sigma**2 + 1e-4) for one in step.residuals]
+    score = np.sum([one.seen.T @ (of * one.value) for one, of in zip(step.residuals, of_pixels)], axis=0)
+    weight = np.sum([one.seen.T @ of for one, of in zip(step.residuals, of_pixels)], axis=0)
     return np.where(weight > 0.2 * np.max(weight), score / np.maximum(weight, 1e-12), np.nan)
 
 

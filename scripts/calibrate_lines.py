@@ -107,7 +107,7 @@ class Lines:
     def changed(self, gf: Array, vdw: Array) -> LineList:
         """The list with ln gf and ln vdW of the groups changed."""
         return replace(
-            self.lines, loggf=self.lines.loggf + gf[self.member] / DEX,
+            self.lines, loggf=(self.lines.loggf + gf[self.member] / DEX).astype(np.float32),
             gamma_vdw=self.lines.gamma_vdw * np.exp(vdw[self.member]),
         )  # fmt: skip
 

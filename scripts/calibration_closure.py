@@ -36,6 +36,8 @@ from calibration.simulate import SimulationSettings, Survey, simulate
 LIMIT_ERROR = 0.1
 UNITS = {"TEFF": 500.0}
 
+LabelBias = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # value, error, reached
+
 
 @dataclass
 class Score:
@@ -49,8 +51,8 @@ class Score:
     reached: float
 
 
-def scores(survey: Survey, bias: Callable, anchor: str | None) -> list[Score]:
-    """Compare `bias(label, raw (n, 3)) -> value, error, reached, place` with the truth, label by label."""
+def scores(survey: Survey, bias: Callable[[str, np.ndarray], LabelBias | None], anchor: str | None) -> list[Score]:
+    """Compare the bias of a label at raw labels (n, 3) with the truth, label by label."""
     raw = survey.noise_free[survey.test]
     found = []
     for name in survey.label_names:
@@ -96,7 +98,7 @@ def joint(
         settings,
     )
 
-    def bias(name: str, raw: np.ndarray):
+    def bias(name: str, raw: np.ndarray) -> LabelBias | None:
         if name not in calibration.labels:
             return None
         label = calibration.labels[name]
@@ -120,10 +122,10 @@ def least_squares_chain(survey: Survey) -> list[Score]:
         return np.column_stack([u[:, i] ** k for i in axes for k in (1, 2)])
 
     pair, cluster = survey.pairs[0], survey.clusters[0]
-    first, second = (side.ids.astype(int) for side in (pair.first, pair.second))
-    members = cluster.stars.ids.astype(int)
+    first, second = (np.asarray(side.ids).astype(int) for side in (pair.first, pair.second))
+    members = np.asarray(cluster.stars.ids).astype(int)
 
-    def bias(name: str, raw: np.ndarray):
+    def bias(name: str, raw: np.ndarray) -> LabelBias:
         y = catalog.label(name)[0]
         step1 = np.linalg.lstsq(
             quadratic(x[first], (0, 1)) - quadratic(x[second], (0, 1)), y[first] - y[second], rcond=None
@@ -132,7 +134,7 @@ def least_squares_chain(survey: Survey) -> list[Score]:
         flat = np.column_stack([np.ones(len(members)), quadratic(x[members], (0, 1))])
         step2 = np.linalg.lstsq(flat, y[members], rcond=None)[0][1:]
         y = y - quadratic(x, (0, 1)) @ step2
-        rows = survey.labels[0].stars.ids.astype(int)
+        rows = np.asarray(survey.labels[0].stars.ids).astype(int)
         design = np.column_stack([np.ones(len(rows)), quadratic(x[rows], (2,))])
         step3 = np.linalg.lstsq(design, y[rows] - survey.labels[0].values[name][0], rcond=None)[0]
         value = (

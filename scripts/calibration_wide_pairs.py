@@ -64,6 +64,7 @@ def recovered(folder: Path, seed: int = 4) -> list[Recovered]:
     pairs = PairTable("binaries", Stars(first), Stars(second), np.ones(len(first)))
     calibration = learn_corrections(Catalog.from_table(catalog), [pairs], survey.clusters, survey.labels)
     evidence = calibration.evidence
+    assert evidence is not None
     good = np.array(evidence[(evidence["LABEL"] == "FE_H") & (evidence["SET"] == "binaries")]["GOOD"])
     calibrated = correct(Catalog.from_table(catalog), calibration).table[-len(raw) :]
     return [

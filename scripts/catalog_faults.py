@@ -74,7 +74,7 @@ def same_rows(first: Table, second: Table, rows: np.ndarray) -> bool:
 
 def catalogue(folder: Path, out: Path, resume: bool = False, chunk: int = 4) -> Table:
     """Run the catalogue of a folder with the quick fitter."""
-    chunks_module.fit_batch = quick_fit
+    chunks_module.fit_batch = quick_fit  # type: ignore[assignment]
     job = CatalogJob(tuple(expand_inputs([folder])), str(out), FitSettings(mode="fast"), device="cpu", chunk=chunk)
     return make_catalog(job, resume=resume, progress=False)
 
@@ -141,7 +141,7 @@ def _flipped(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty file": lambda p: p.write_bytes(b""),
     "cut off": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
     "bytes flipped": _flipped,

@@ -45,14 +45,14 @@ def measure(folder: Path, out: Path, quick: bool) -> tuple[float, float, float, 
     load_emulator(device="cpu")
     peaks = [peak()]
     if quick:
-        chunks_module.fit_batch = quick_fit
+        chunks_module.fit_batch = quick_fit  # type: ignore[assignment]
     write = run_module._write
 
     def noting_the_peak(*args: Any) -> None:
         peaks.append(peak())
         write(*args)
 
-    run_module._write = noting_the_peak
+    run_module._write = noting_the_peak  # type: ignore[assignment]
     start = time.time()
     job = CatalogJob(tuple(expand_inputs([folder])), str(out), FitSettings(mode="fast"), device="cpu")
     make_catalog(job, progress=False)

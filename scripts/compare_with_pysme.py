@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 from harness import table_head
 from numpy.typing import NDArray
@@ -86,17 +87,17 @@ class PySme:
         wave = self._grid.wave(torch.arange(self._grid.size)).numpy()
         return wave[(wave >= low) & (wave <= high)]
 
-    def table(self, low: float, high: float):
+    def table(self, low: float, high: float) -> pd.DataFrame:
         """SMElib's line list for a window (vacuum Å): every kept line whose profile reaches it."""
-        import pandas as pd
-
         first, last = (np.log(x / self._grid.wave0) * self._grid.points for x in (low, high))
         centre, extent = self.state.centre.numpy(), self.state.extent.numpy().clip(min=40)
         near = (centre + extent >= first) & (centre - extent <= last)
         mine = self._lines.select(np.sort(self.state.index.numpy()[near]))
         return pd.concat([_rows(mine), _hydrogen_rows()]).sort_values("wlcent").reset_index(drop=True)
 
-    def flux(self, table, wave: Array | None, bounds: tuple[float, float], abundances: dict[str, float]) -> Array:
+    def flux(
+        self, table: pd.DataFrame, wave: Array | None, bounds: tuple[float, float], abundances: dict[str, float]
+    ) -> Array:
         """Normalised flux at vacuum wavelengths, or on PySME's own adaptive grid."""
         from pysme.linelist.linelist import LineList as SmeLines
 
@@ -124,7 +125,7 @@ class PySme:
 
 def _kept(lines: LineList, model: StellarModel, grid: FineGrid, cut: float) -> LineState:
     # The lines above a cut and how far they reach, by our own criterion.
-    def put(x) -> torch.Tensor:
+    def put(x: object) -> torch.Tensor:
         return torch.as_tensor(np.asarray(x), dtype=torch.float32)
 
     gas, data = model.equilibrium, LineData(lines, grid, torch.device("cpu"))
@@ -140,9 +141,7 @@ def _kept(lines: LineList, model: StellarModel, grid: FineGrid, cut: float) -> L
     return select_lines(data, layers, continuum, reference, torch.ones(len(reference)), cut, cut)
 
 
-def _rows(lines: LineList):
-    import pandas as pd
-
+def _rows(lines: LineList) -> pd.DataFrame:
     names = np.array([f"{name.rstrip('+')} {name.count('+') + 1}" for name in lines.species_names])
     log_vdw = np.log10(lines.gamma_vdw.astype(float))
     from_abo = np.abs(lines.vdw_exponent - UNSOLD_EXPONENT) > 1e-4
@@ -166,9 +165,7 @@ def _abo(lines: LineList) -> Array:
     return np.rint(lines.gamma_vdw / factor / BOHR_RADIUS_SQUARED) + alpha
 
 
-def _hydrogen_rows():
-    import pandas as pd
-
+def _hydrogen_rows() -> pd.DataFrame:
     rows = [
         ("H 1", float(vacuum_to_air(h.wave_vacuum)), h.elow_ev, h.loggf, 0.0, float(h.lower), float(h.upper), 1.0, 1.0)
         for h in hydrogen_lines(3600.0, 9400.0)
@@ -257,7 +254,9 @@ def compare_derivatives(synthesizer: Synthesizer, model: StellarModel, pysme: Py
         )
 
 
-def compare_cost(synthesizer: Synthesizer, lines: LineList, star: tuple[float, ...], abundances) -> None:
+def compare_cost(
+    synthesizer: Synthesizer, lines: LineList, star: tuple[float, ...], abundances: dict[str, float]
+) -> None:
     """Print CPU seconds of a whole model of ours, and of PySME's on windows, scaled by the number of wavelengths."""
     labels = dict(zip(("TEFF", "LOGG", "FE_H", "VMIC"), star))
     ours = {}

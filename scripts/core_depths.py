@@ -53,7 +53,7 @@ def plane(at: Array, values: Array) -> tuple[Array, float]:
         off = np.abs(values - at @ found)
         scatter = 1.4826 * np.median(off)
         weight = np.sqrt(np.minimum(1.0, 1.5 * scatter / np.maximum(off, 1e-9)))
-    return found, float(scatter)
+    return np.asarray(found, dtype=float), float(scatter)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from phdlspec.cores import CorePriors
 from phdlspec.datadriven.dataset import read_dataset
-from phdlspec.datadriven.desa.light_curve import stitch
+from phdlspec.datadriven.desa.light_curve import LightCurve, stitch
 from phdlspec.datadriven.desa.light_curve_set import LightCurveSet
 from phdlspec.datadriven.desa.mock_light_curve import Binary, Spots, observe
 from phdlspec.default_emulator import load_emulator
@@ -162,7 +162,7 @@ def first_of_each(stars: list[Star], number: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate(rows))
 
 
-def light_curve_of(star: Star, random: np.random.Generator):  # noqa: ANN201 (LightCurve)
+def light_curve_of(star: Star, random: np.random.Generator) -> LightCurve:
     """Its light curve, stitched as a real one is."""
     lifetime = float(np.clip(random.lognormal(np.log(3.0 * star.prot), 0.4), 5.0, 200.0))
     spots = Spots(star.prot, star.activity, lifetime, star.inclination, random.uniform(0.0, 0.2))
@@ -172,7 +172,7 @@ def light_curve_of(star: Star, random: np.random.Generator):  # noqa: ANN201 (Li
 class Observatory:
     """LAMOST spectra of stars and of pairs of stars."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.emulator = load_emulator(device="cpu")
         self.labels = self.emulator.labels
         self.cores = CorePriors.shipped(self.emulator.metadata["grid"])
@@ -217,8 +217,8 @@ class Observatory:
             identifier=star.name,
         )
         mean = velocity if star.binary is None else velocity + apart * SPEED_OF_LIGHT_KM_S * star.binary.light[1]
-        made.meta["Z"] = (mean + random.normal(0.0, 5.0)) / SPEED_OF_LIGHT_KM_S  # what a pipeline would measure
-        return made
+        z = (mean + random.normal(0.0, 5.0)) / SPEED_OF_LIGHT_KM_S  # what a pipeline would measure
+        return replace(made, meta={**made.meta, "Z": z})
 
 
 def truth_of(stars: list[Star]) -> Table:

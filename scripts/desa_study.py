@@ -14,6 +14,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
@@ -27,7 +28,7 @@ from phdlspec.datadriven.desa.stars import StarLabels, labels_of
 from phdlspec.datadriven.desa.training import take_tokens, train_dual
 from phdlspec.files import replacing
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dual, self + cross attention": {},
     "dual, without the transpose": {"transpose": False},
     "dual, self-attention alone": {"attention": "self"},
@@ -66,16 +67,21 @@ def run_variant(
     seconds = time.process_time() - began
     model = replace(model, dual_former=dual, settings=settings)
     inputs = inputs_of(model, tokens, np.full(len(tokens.have), np.nan))
-    only = Inputs(*({"both, embedding": part["both, embedding"]} for part in (inputs.features, inputs.there)))
+    only = part_of(inputs, "both, embedding")
     return row_of(name, "both, embedding", scores(only, labels, split)[0], retrieval(model, tokens, split), seconds)
+
+
+def part_of(inputs: Inputs, name: str) -> Inputs:
+    """One kind of features."""
+    return replace(inputs, features={name: inputs.features[name]}, there={name: inputs.there[name]})
 
 
 def run_concatenation(model: Desa, tokens: Tokens, labels: StarLabels, split: Split) -> Table:
     """The encoders' features side by side."""
     inputs = inputs_of(model, tokens, np.full(len(tokens.have), np.nan))
-    only = Inputs(*({"both, encoders": part["both, encoders"]} for part in (inputs.features, inputs.there)))
+    only = part_of(inputs, "both, encoders")
     one, other = (inputs.features[f"{kind}, encoder"] for kind in ("spectrum", "light curve"))
-    found = find_partners(one, other, tokens.have.numpy().all(axis=1), split)
+    found = find_partners(one, other, np.asarray(tokens.have.all(dim=1)), split)
     return row_of("concatenation", "both, encoders", scores(only, labels, split)[0], found, 0.0)
 
 

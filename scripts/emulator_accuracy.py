@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def speed(emulator: Emulator) -> None:
     """Spectra a second on LAMOST's pixels in batches of 256, and the cost of the Jacobian in forward passes."""
     theta = torch.as_tensor(emulator.labels.complete({})[None], dtype=torch.float32).repeat(256, 1).to(emulator.device)
 
-    def seconds(function, repeats: int) -> float:
+    def seconds(function: Callable[[], object], repeats: int) -> float:
         function()
         start = time.perf_counter()
         for _ in range(repeats):

@@ -9,6 +9,8 @@ difference, the slope, and the rms of the derivative, in Markdown.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +49,8 @@ def main() -> None:
     print(table_head("window", "label", "difference", "slope", "rms of derivative"))
     labels = args.labels or (GRID_LABELS.names if args.everywhere else LABELS)
     for low, high in [EVERYWHERE] if args.everywhere else WINDOWS:
-        cuts = {} if args.everywhere else {"line_cut": 1e-4, "window_cut": 1e-4}
-        settings = SynthesisSettings(wave_min=low, wave_max=high, **cuts)
+        cuts: dict[str, Any] = {} if args.everywhere else {"line_cut": 1e-4, "window_cut": 1e-4}
+        settings = replace(SynthesisSettings(wave_min=low, wave_max=high), **cuts)
         synthesizer = Synthesizer(atmospheres, line_list, settings)
         size = int((np.log(high / low) - 0.004) * 7200)
         out = NativeGrid(low * np.exp(0.002), 1.0 / 7200.0, size, 1800.0)
@@ -56,7 +58,9 @@ def main() -> None:
         def seen(spectra: torch.Tensor, low: float = low, out: NativeGrid = out) -> np.ndarray:
             return degrade(spectra, 1.0 / 150_000.0, low, float("inf"), out).numpy()
 
-        jacobian = seen(synthesizer.synthesize(theta).jacobian)
+        whole = synthesizer.synthesize(theta).jacobian
+        assert whole is not None
+        jacobian = seen(whole)
         for name in labels:
             column, step = GRID_LABELS.index(name), STEPS.get(name, 0.05)
             offset = np.zeros(len(theta))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from itertools import product
 
@@ -138,10 +139,10 @@ def emulation(emulator: Emulator, batch: int) -> None:
 def training_step(emulator: Emulator, batch: int) -> None:
     """One step of Adam on coefficients and their derivatives along random directions, as in training."""
     device, architecture = emulator.device, Architecture(**emulator.metadata["architecture"])
-    bounds = (torch.as_tensor(x) for x in (GRID_LABELS.lower, GRID_LABELS.upper))
+    lower, upper = (torch.as_tensor(x) for x in (GRID_LABELS.lower, GRID_LABELS.upper))
     patches = architecture.n_patches
     energy, scale = torch.ones(patches, architecture.n_labels), torch.ones(patches, architecture.n_vectors)
-    network = Network(architecture, *bounds, energy, scale).to(device)
+    network = Network(architecture, lower, upper, energy, scale).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
     x = 2.0 * torch.rand(batch, architecture.n_labels, device=device) - 1.0
 
@@ -160,12 +161,13 @@ def grey_atmospheres() -> AtmosphereGrid:
     tau = 10.0 ** (-6.875 + 0.125 * np.arange(72))
 
     def model(teff: float, logg: float, mh: float) -> Atmosphere:
-        temperature = teff * (0.75 * (tau + 2.0 / 3.0)) ** 0.25
+        temperature = np.asarray(teff * (0.75 * (tau + 2.0 / 3.0)) ** 0.25, dtype=float)
         opacity = (0.05 + 0.4 * tau**0.5) * 10.0 ** (0.3 * mh)
         column = np.cumsum(np.gradient(tau) / opacity)
         pressure = 10.0**logg * column
         electrons = 1e-4 * pressure / (1.380649e-16 * temperature)
-        return Atmosphere(teff, logg, mh, 2.0, column, temperature, pressure, electrons, opacity, 0.0 * tau + 1e-3)
+        push = np.full(len(tau), 1e-3)
+        return Atmosphere(teff, logg, mh, 2.0, column, temperature, pressure, electrons, opacity, push)
 
     nodes = product((5250.0, 5500.0, 5750.0, 6000.0), (3.5, 4.0, 4.5, 5.0), (-0.5, 0.0, 0.5))
     return AtmosphereGrid.from_atmospheres([model(*node) for node in nodes])
@@ -194,8 +196,7 @@ def grid_model(atmospheres: str | None, line_list: list[str] | None, device: tor
     try:
         synthesizer = Synthesizer(models, lines, device=device.type)
         times = [
-            timed(device, lambda teff=teff: synthesizer.synthesize({"TEFF": teff, "LOGG": 4.44}))
-            for teff in (5772.0, 5600.0)
+            timed(device, partial(synthesizer.synthesize, {"TEFF": teff, "LOGG": 4.44})) for teff in (5772.0, 5600.0)
         ]
     except (UserError, PackageNotFoundError) as error:
         print(f"grid model: left out, the extra [grids] is missing ({error})")
@@ -219,8 +220,8 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     spectra = mocks(max(args.stars, PARITY_STARS), emulator)
     fast, full = FitSettings(mode="fast", bridge=NONE), FitSettings(mode="full", sampler="hmc", bridge=NONE)
-    parts: list[Callable[[], None]] = [lambda: parity(spectra[:PARITY_STARS], emulator)]
-    parts += [lambda chunk=chunk: speed(spectra, emulator, chunk, fast) for chunk in args.chunks]
+    parts: list[Callable[[], object]] = [lambda: parity(spectra[:PARITY_STARS], emulator)]
+    parts += [partial(speed, spectra, emulator, chunk, fast) for chunk in args.chunks]
     parts += [
         lambda: launches(spectra[: min(args.chunks)], emulator),
         lambda: emulation(emulator, args.batch),

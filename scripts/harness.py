@@ -69,7 +69,7 @@ class KeptFit:
     value: Array
     err: Array
     crlb: Array
-    label_flag: Array  # bits
+    label_flag: NDArray[np.int64]  # bits
     flag: int
     snr: float
     name: str  # of the spectrum

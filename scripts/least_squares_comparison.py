@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.optimize import OptimizeResult, least_squares
+from scipy.optimize import least_squares
 
 from phdlspec import load_emulator
 from phdlspec.continuum import continuum_basis
@@ -157,7 +158,7 @@ class StarResiduals:
 
 def one_after_another(
     problem: Problem, start: torch.Tensor, derivative: Callable[[StarResiduals], Callable[[Array], Array]]
-) -> tuple[torch.Tensor, list[OptimizeResult]]:
+) -> tuple[torch.Tensor, list[Any]]:
     """Optima (S, D) of `least_squares` for each star, and what it says of each."""
     found = []
     for s in range(len(problem)):

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from calibrate_lines import CALCULATED, DEX, LABORATORY, Lines
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from reference_spectra import high_resolution
 
@@ -72,9 +73,7 @@ def computed(
     return spectrum.wave.numpy(), spectrum.flux.double().numpy()
 
 
-def compared(
-    ax: plt.Axes, data: Path, star: str, window: str, grid: AtmosphereGrid, kinds: list[Variant]
-) -> list[float]:
+def compared(ax: Axes, data: Path, star: str, window: str, grid: AtmosphereGrid, kinds: list[Variant]) -> list[float]:
     """Draw one window of one star; rms of observed minus computed of each variant."""
     low, high = (float(x) for x in air_to_vacuum(np.array(WINDOWS[window])))
     reference = high_resolution(data, star)

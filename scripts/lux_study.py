@@ -160,7 +160,7 @@ def with_other(script: str, part: Dataset, test: Dataset, latents: int, python: 
         ivar = data.ivar[:, used].astype(float)
         arrays |= {f"{name}_flux": filled(data, mean)[:, used],
                    f"{name}_err": np.where(ivar > 0, 1.0 / np.sqrt(np.where(ivar > 0, ivar, 1.0)), 10.0)}  # fmt: skip
-    np.savez(source, **arrays)
+    np.savez(source, allow_pickle=False, **arrays)
     path = Path(__file__).with_name(f"lux_{script}.py")
     subprocess.run([python, str(path), str(source), str(target)], check=True, env={}, stdout=subprocess.DEVNULL)
     return np.asarray(np.load(target)["label"])
@@ -184,8 +184,8 @@ def one_fold(data: Dataset, held: NDArray, args: argparse.Namespace, made: dict[
         made["quadratic Cannon"] = with_cannon(part, test, used)
     if "PCA + quadratic ridge" not in made:
         mean = mean_flux(part)
-        model = PrincipalRidge.fit(filled(part, mean)[:, used], part.values)
-        made["PCA + quadratic ridge"] = model.labels(filled(test, mean)[:, used])
+        ridge = PrincipalRidge.fit(filled(part, mean)[:, used], part.values)
+        made["PCA + quadratic ridge"] = ridge.labels(filled(test, mean)[:, used])
     for name, script, python in (("Cannon of AnniesLasso", "annieslasso", args.annieslasso),
                                  ("pollux", "pollux", args.pollux)):  # fmt: skip
         if python and name not in made:
@@ -202,7 +202,7 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
         made = one_fold(data, fold == k, args, known)
         if made.keys() != known.keys():
             with writing(paths[k]) as file:
-                np.savez(file, **made)
+                np.savez(file, allow_pickle=False, **made)
         print(f"fold {k}: {int((fold == k).sum())} stars", file=sys.stderr, flush=True)
     finished = [k for k in range(FOLDS) if paths[k].is_file()]
     pieces = [dict(np.load(paths[k])) for k in finished]
@@ -318,7 +318,7 @@ def simulated(world: World, args: argparse.Namespace) -> None:
     found = model.predict(test)
     shuffled = replace(test, values=test.values[::-1].copy(), errors=test.errors[::-1].copy())
     same = bool(np.array_equal(model.predict(shuffled).values, found.values))
-    bound = world.bounds(truth, test.ivar)
+    bound = world.bounds(truth, test.ivar.astype(float))
     left, error = found.values - truth, errors_of(found.covariance)
     clean = np.where(test.ivar > 0, world.without_noise(truth), 0.0).astype(np.float32)
     silent = model.predict(replace(test, flux=clean)).values

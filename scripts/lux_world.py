@@ -58,7 +58,7 @@ class World:
         kept = work / "world.npz"
         if not kept.is_file():
             with Grid(path) as grid, writing(kept) as file:
-                np.savez(file, **_giants(grid))
+                np.savez(file, allow_pickle=False, **_giants(grid))
         with np.load(kept) as file:
             return cls(file["labels"], file["flux"], file["jacobian"], tuple(file["names"].tolist()))
 
@@ -112,7 +112,7 @@ class World:
         """Flux over its own splines, and inverse variance, each (n, P)."""
         random = np.random.default_rng(seed)
         flux = self.spectra(truth)
-        snr = np.exp(random.uniform(*np.log(SNR), len(truth)))
+        snr = np.exp(random.uniform(np.log(SNR[0]), np.log(SNR[1]), len(truth)))
         sigma = 1.0 / (snr[:, None] * np.stack([relative_snr(teff, WAVE) for teff in truth[:, 0]]))
         flux = flux + sigma * random.standard_normal(flux.shape)
         continuum = _splines(flux)

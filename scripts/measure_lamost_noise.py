@@ -39,14 +39,14 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="CSV with the columns file and teff_lasp")
     args = parser.parse_args()
     labels = Table.read(args.labels)
-    teff, rows = [], []
+    kelvin, rows = [], []
     for row in tqdm(labels, unit="spectrum"):
         try:
             rows.append(profile(args.folder / Path(str(row["file"])).name))
-            teff.append(float(row["teff_lasp"]))
+            kelvin.append(float(row["teff_lasp"]))
         except UserError as error:
             print(error)
-    values, teff = np.array(rows), np.array(teff)
+    values, teff = np.array(rows), np.array(kelvin)
     centres = 0.5 * (EDGES[1:] + EDGES[:-1])
     for low, high in zip(TEFF_EDGES[:-1], TEFF_EDGES[1:]):
         mine = (teff >= low) & (teff < high)

@@ -112,7 +112,7 @@ def report(names: tuple[str, ...], truth: np.ndarray, results: list, informative
     """Print the table in Markdown."""
     print("| label | stars | median error | scatter / bound | scatter / error | bias / error | 68% | 95% | ranks |")
     print("|---|---|---|---|---|---|---|---|---|")
-    totals = []
+    totals: list[list[float]] = []
     for i, name in enumerate(names):
         limit = informative * (1000.0 if name == "TEFF" else 100.0 if name in ("RV", "VBROAD") else 1.0)
         use = [k for k, r in enumerate(results) if r.value.size and np.isfinite(r.value[i]) and r.crlb[i] < limit]
@@ -126,7 +126,7 @@ def report(names: tuple[str, ...], truth: np.ndarray, results: list, informative
         flatness = float(((counts - len(use) / 10) ** 2 / (len(use) / 10)).sum())
         ratio, pull = robust(error / bound), robust(error / err)
         bias = float(np.median(error / err))
-        totals.append((ratio, pull, bias, *inside))
+        totals.append([ratio, pull, bias, *(float(x) for x in inside)])
         print(
             f"| {name} | {len(use)} | {np.median(err):.3g} | {ratio:.2f} | {pull:.2f} | {bias:+.2f} | "
             f"{100 * inside[0]:.0f} | {100 * inside[1]:.0f} | {flatness:.0f} |"

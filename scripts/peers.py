@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,7 +185,7 @@ class Payne:
             return np.asarray(((made[1:] - made[0]) / self.step[:, None]).T)
 
         start = np.append(self.base[self.columns], 0.0)
-        values, covariance = curve_fit(
+        values, covariance = curve_fit(  # type: ignore[call-overload]
             model, None, flux[good] / level[good], start, error, absolute_sigma=True, bounds=(self.lower, self.upper),
             jac=jacobian, x_scale=self.upper - self.lower, ftol=1e-4, xtol=1e-4,
         )  # fmt: skip
@@ -241,7 +242,7 @@ def run(name: str, make: Callable[[], Callable[[Spectrum], Found]], spectra: lis
         except (RuntimeError, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             tqdm.write(f"{name}, {spectrum.stem}: {error}")
             found = {}
-        row: dict[str, list[object]] = {"spectrum": [spectrum.stem]}
+        row: dict[str, list[Any]] = {"spectrum": [spectrum.stem]}
         row["seconds"] = [time.process_time() - start]
         for label in LABELS:
             row[label], row[f"{label}_ERR"] = ([x] for x in found.get(label, (np.nan, np.nan)))

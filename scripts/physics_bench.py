@@ -24,6 +24,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def synthesized(task: tuple[KnownStar, Path | None]) -> Model:
     spectrum = _worker["synthesizer"].synthesize(full_labels(*star.labels), derivatives=True)
     operator = projection(spectrum.wave.numpy(), wave, np.full(len(wave), MILES_FWHM), 0.0)
     flux, continuum = spectrum.flux.double().numpy(), spectrum.continuum.double().numpy()
+    assert spectrum.jacobian is not None
     model = Model(operator @ flux, operator @ continuum, operator @ spectrum.jacobian.double().numpy().T)
     if path is not None:
         path.write_bytes(pickle.dumps(model))
@@ -195,7 +197,7 @@ def tell(stars: Sequence[KnownStar], results: Sequence[Examined]) -> None:
         print("|---" * (6 + len(SHOWN)) + "|")
         for kind, group in groups.items():
             if group:
-                print(_row(kind, group, lambda f, labels=labels: getattr(f, labels), which))
+                print(_row(kind, group, attrgetter(labels), which))
 
 
 def _row(kind: str, group: Sequence[Examined], labels: Callable[[Examined], dict[str, float]], which: int) -> str:

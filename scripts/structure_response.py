@@ -100,8 +100,10 @@ def electron_shares(atmospheres: AtmosphereGrid) -> tuple[np.ndarray, np.ndarray
         model = atmospheres.model(row)
         keep = (np.log10(model.tau_rosseland) > SHARE_LAYERS[0]) & (np.log10(model.tau_rosseland) < SHARE_LAYERS[1])
         abundances = {e: a if e in ("H", "He") else a + mh for e, a in SOLAR_ABUNDANCES.items()}
-        columns = model.temperature, model.gas_pressure, model.rhox, model.electron_density
-        gas = chemistry.solve(*(x[keep].copy() for x in columns), abundances, teff, logg, 2.0)
+        gas = chemistry.solve(
+            model.temperature[keep], model.gas_pressure[keep], model.rhox[keep], model.electron_density[keep],
+            abundances, teff, logg, 2.0,
+        )  # fmt: skip
         electrons = np.array([np.mean(gas.number[ion] / gas.electron_density) for ion in ions])
         labels.append((teff, logg, mh))
         shares.append(electrons / electrons.sum())

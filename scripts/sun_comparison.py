@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_stars import harps_sun, uves_sun
+from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kurucz_grids.atmosphere_grid import AtmosphereGrid
-from kurucz_grids.atmospheres import read_atmospheres
+from kurucz_grids.atmospheres import Atmosphere, read_atmospheres
 from kurucz_grids.linelists import LineList, read_line_list
 from kurucz_grids.linelists.damping import UNSOLD_EXPONENT, unsold_vdw, upper_level_ev
 from kurucz_grids.linelists.star_calibration import calibrated
@@ -88,8 +89,9 @@ def velocity(seen: Array, model: Array, wave: Array) -> float:
 
 def unsold_widths(lines: LineList) -> LineList:
     """The list with Unsöld's van der Waals widths where it has those of Anstee, Barklem & O'Mara."""
-    width = unsold_vdw(lines.z1.astype(int), lines.charge.astype(int), lines.elow_ev,
-                       upper_level_ev(lines.wave_vacuum, lines.elow_ev))  # fmt: skip
+    excitation = lines.elow_ev.astype(float)
+    width = unsold_vdw(lines.z1.astype(int), lines.charge.astype(int), excitation,
+                       upper_level_ev(lines.wave_vacuum, excitation))  # fmt: skip
     calculated = (lines.z2 == 0) & (lines.vdw_exponent != UNSOLD_EXPONENT)
     return replace(
         lines,
@@ -115,10 +117,11 @@ def line_lists(path: Path) -> dict[str, LineList]:
     }
 
 
-def spectrum(lines: LineList, atmosphere, vmic: float, out: NativeGrid) -> tuple[Array, tuple[str, ...]]:
+def spectrum(lines: LineList, atmosphere: Atmosphere, vmic: float, out: NativeGrid) -> tuple[Array, tuple[str, ...]]:
     """Flux and derivatives (33, P) of the Sun, seen on `out`; the labels of the derivatives."""
     synthesizer = Synthesizer(None, lines, SynthesisSettings())
     result = synthesizer.solve(synthesizer.prepare_atmosphere(atmosphere, SOLAR_ABUNDANCES, vmic))
+    assert result.jacobian is not None
     both = torch.cat([result.flux[None], result.jacobian])
     seen = (
         degrade(both, 1.0 / SynthesisSettings().points, float(result.wave[0]), float("inf"), out).numpy().astype(float)
@@ -210,7 +213,7 @@ def draw(path: Path, wave: Array, seen: Array, model: Array) -> None:
     figure = plt.figure(figsize=(11, 7.4), layout="constrained")
     grid = figure.add_gridspec(4, 3, height_ratios=(3, 1.1, 3, 1.1))
 
-    def panel(place, below, low: float, high: float, title: str) -> None:
+    def panel(place: SubplotSpec, below: SubplotSpec, low: float, high: float, title: str) -> None:
         inside = (wave >= low) & (wave <= high)
         top = figure.add_subplot(place)
         top.plot(wave[inside], y[inside], color=ink, lw=1.1, label="observed (HARPS)")

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,7 +196,7 @@ def main() -> None:
     for number, (kind, plant) in enumerate(KINDS.items()):
         random = np.random.default_rng([args.seed, number])
         planted = scores.of(read_dataset([plant(s, random) for s in spectra], grid=model.wave))
-        row = {"kind": kind, **{name: area(clean[name], planted[name]) for name in clean}}
+        row: dict[str, Any] = {"kind": kind, **{name: area(clean[name], planted[name]) for name in clean}}
         row["found"] = float((planted["score"] > model.reference.threshold).mean())
         rows.append(row)
         print(f"| {kind} | {row['score']:.3f} | {100 * row['found']:.0f}% | {row['misfit alone']:.3f} | "

@@ -42,7 +42,7 @@ def with_floor(emulator: Emulator, wave: np.ndarray, scatter: np.ndarray) -> Emu
         more = torch.as_tensor(np.interp(at.cpu().numpy(), wave, scatter)).to(floor.sigma)
         return ErrorFloor(torch.hypot(floor.sigma.expand(len(more), -1), more), floor.factor)
 
-    emulator.error_floor = error_floor  # type: ignore[method-assign]
+    emulator.error_floor = error_floor  # type: ignore[method-assign, assignment]
     return emulator
 
 

@@ -76,7 +76,7 @@ def mock_table(mocks: XPMocks, count: int, random: np.random.Generator) -> Table
         size = part.stop - part.start
         values[part], errors[part] = mocks.coefficients(mocks.shapes(mocks.population(size, random)), random)
     flux = 10.0 ** random.uniform(3.0, 6.0, count)
-    return xp_table(np.arange(1, count + 1), values * flux[:, None], errors * flux[:, None], flux)
+    return xp_table(list(range(1, count + 1)), values * flux[:, None], errors * flux[:, None], flux)
 
 
 def main() -> None:
