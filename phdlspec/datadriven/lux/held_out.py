@@ -10,7 +10,8 @@ own up to: another spectrum has the same. Where stars have several spectra, k is
 predictions from spectra of one star, whose variance is k^2 (c_1 + c_2): the only measure of it that does not believe
 the noise that spectra state, nor that the table's errors are independent of them. Else k (near one) and s are found
 together. Both by maximum likelihood, in which a share of the differences, found with them, is several times as wide.
-The correlations of s between labels are those of the held-out differences.
+What is reported is the half width of the central 68% of the narrow and the wide ones together, as an error is
+understood. The correlations of s between labels are those of the held-out differences.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import logsumexp
+from scipy.optimize import brentq, minimize
+from scipy.special import erf, logsumexp
 
 CLIP = 4.0  # sigma, beyond which a difference says nothing about correlations
 FEWEST = 12  # held-out stars, or pairs of spectra, to judge a label by
 WIDER, MOST_WIDE = 4.0, 0.2  # times as wide as the others, and at most so many, are wrong or strange differences
+CENTRAL = 0.6827
 _LN_K_SPREAD, _LN_K_SPREAD_OF_PAIRS = 0.3, 1.0
 
 Array = NDArray[np.float64]
@@ -89,6 +91,14 @@ def _least(cost: Callable[[Array], float], starts: list[list[float]], bounds: li
     return np.exp(best.x)
 
 
+def _width(wide: float) -> float:
+    # Half width of the central 68% in units of the narrower Gaussian.
+    def beyond(x: float) -> float:
+        return float((1.0 - wide) * erf(x / 2**0.5) + wide * erf(x / WIDER / 2**0.5) - CENTRAL)
+
+    return float(brentq(beyond, 0.5, WIDER))
+
+
 def _factor(difference: Array, variance: Array) -> float:
     def cost(x: Array) -> float:
         return (
@@ -96,7 +106,8 @@ def _factor(difference: Array, variance: Array) -> float:
         )
 
     start = np.log(1.4826 * np.median(np.abs(difference) / np.sqrt(variance)) + 1e-3)
-    return float(_least(cost, [[start]], [(-3.0, 3.0)])[0])
+    factor, wide = _least(cost, [[start]], [(-3.0, 3.0)])
+    return float(factor) * _width(float(wide))
 
 
 def _factor_and_scatter(difference: Array, variance: Array, own: Array, fixed: bool) -> tuple[float, float]:
@@ -108,8 +119,9 @@ def _factor_and_scatter(difference: Array, variance: Array, own: Array, fixed: b
 
     starts = [[0.0, np.log(size * part)] for part in (0.05, 0.3, 1.0)]
     bounds = [(0.0, 0.0) if fixed else (-1.0, 1.0), (np.log(1e-3 * size), np.log(3 * size))]
-    factor, scatter, _ = _least(cost, starts, bounds)
-    return float(factor), float(scatter)
+    factor, scatter, wide = _least(cost, starts, bounds)
+    core = float(np.median(factor**2 * variance + scatter**2 + own))
+    return float(factor), float(np.sqrt(scatter**2 + (_width(float(wide)) ** 2 - 1.0) * core))
 
 
 def _correlation(difference: Array, variance: Array) -> Array:

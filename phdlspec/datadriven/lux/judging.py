@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phdlspec.datadriven.lux.held_out import LabelErrorModel, SpectrumPairs, learn_errors
-from phdlspec.datadriven.lux.label_map import MapCandidates, log_likelihoods
+from phdlspec.datadriven.lux.label_map import MapCandidates, log_likelihood, stacked_shares
 
 Array = NDArray[np.float64]
 
@@ -70,10 +70,10 @@ def judge(folds: Sequence[Fold], stars: Sequence[str]) -> Judgement:
     straight = np.concatenate([np.einsum("nll->nl", fold.spread(fold.label_loadings)) for fold in folds])
     tries = torch.cat([maps.corrections(_z(fold)) - _residual(fold) for fold, maps in zip(folds, candidates)], dim=1)
     variance = torch.as_tensor(given + straight)
-    shares = torch.softmax(log_likelihoods(tries, variance), dim=0)
+    shares = stacked_shares(tries, variance)
     difference = (shares[:, None] * tries).sum(0)
     count = torch.isfinite(difference).sum(0)
-    score = -(log_likelihoods(difference[None], variance)[0] / count.clamp(min=1))[count > 0].mean()
+    score = -(log_likelihood(difference, variance) / count.clamp(min=1))[count > 0].mean()
     spread, pairs = [], []
     for fold, label_map in zip(folds, (maps.mean(shares) for maps in candidates)):
         spread.append(fold.spread(fold.label_loadings + label_map.jacobian(_z(fold)).numpy()))

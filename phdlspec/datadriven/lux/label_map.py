@@ -12,8 +12,8 @@ itself: faint latents must earn their place. Products are of latents no further 
 a polynomial says nothing there.
 
 Which products and which ridge, or A z of the training as it is, differs between labels and is uncertain where stars are
-few. Each label's map is the mean of all `CANDIDATES`, weighted by their likelihood on stars that they had not seen
-(the stacking of predictive distributions; `shares`).
+few. Each label's map is a mean of all `CANDIDATES`, with the shares that make it most likely on stars that they had not
+seen (`stacked_shares`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LINEAR = 0.3  # ridge of the reference latent over that of the products of two
 CUBIC = 3.0  # ridge of the products of three over that of the products of two
 SQUARES, CUBES = 10, 4  # leading latents whose products of two and of three count at most
 ROUNDS = 6
+EVEN = 0.1  # prior of the shares: of the squared logarithms of their ratios
+STACKING_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -192,19 +194,52 @@ def _weights(x: Tensor, label: Tensor, variance: Tensor, penalty: Tensor) -> Ten
     return weight
 
 
-def log_likelihoods(difference: Tensor, variance: Tensor) -> Tensor:
-    """Of each shape and label (S, L), with a Student t distribution whose scale fits best.
+def stacked_shares(tries: Tensor, variance: Tensor) -> Tensor:
+    """Shares (S, L) of the candidates in the mean that makes the labels of stars not seen most likely.
 
-    difference : (S, N, L) predicted minus given of stars not seen, NaN = missing; variance : (N, L) their own part.
+    Shares by each candidate's own likelihood would go to the best of them alone, and the mean of several that are
+    nearly as good is better than the best (Breiman 1996; Yao et al. 2018). Held stars that are few leave them even.
+
+    tries : (S, N, L) predicted minus given, NaN = missing; variance : (N, L) their own part.
+    """
+    known = torch.isfinite(tries[0])
+    left = torch.where(known, tries, 0.0)
+    total = _with_excess(tries.mean(0), variance)
+    logits = torch.zeros(len(tries), tries.shape[2], dtype=tries.dtype, requires_grad=True)
+    ln_scale = torch.zeros(tries.shape[2], dtype=tries.dtype, requires_grad=True)
+    steps = torch.optim.LBFGS([logits, ln_scale], max_iter=STACKING_STEPS, line_search_fn="strong_wolfe")
+
+    def cost() -> Tensor:
+        steps.zero_grad()
+        mean = (torch.softmax(logits, dim=0)[:, None] * left).sum(0)
+        term = (FREEDOM + 1.0) * torch.log1p(mean**2 / (FREEDOM * total * ln_scale.exp())) + ln_scale
+        value = 0.5 * torch.where(known, term, 0.0).sum() + EVEN * logits.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    steps.step(cost)  # type: ignore[no-untyped-call]
+    return torch.softmax(logits.detach(), dim=0)
+
+
+def log_likelihood(difference: Tensor, variance: Tensor) -> Tensor:
+    """Of each label (L,), with a Student t distribution whose scale fits best.
+
+    difference : (N, L) predicted minus given of stars not seen, NaN = missing; variance : (N, L) their own part.
     """
     known = torch.isfinite(difference)
-    variance = torch.where(torch.isfinite(variance), variance, 1.0)
-    size = (1.4826 * difference.abs().nanmedian(dim=1, keepdim=True).values).clamp(min=1e-6)
-    excess = torch.maximum(size**2 - torch.where(known, variance, torch.nan).nanmedian(1, True).values, 0.1 * size**2)
-    square = torch.where(known, difference, 0.0) ** 2 / (excess + variance)
-    scale = torch.ones_like(size)
-    count = known.sum(1, keepdim=True).clamp(min=1)
+    total = _with_excess(difference, variance)
+    square = torch.where(known, difference, 0.0) ** 2 / total
+    scale = torch.ones_like(square[0])
+    count = known.sum(0).clamp(min=1)
     for _ in range(20):
-        scale = (FREEDOM + 1.0) * (square / (FREEDOM + square / scale)).sum(1, keepdim=True) / count
-    term = (FREEDOM + 1.0) * torch.log1p(square / (FREEDOM * scale)) + scale.log() + (excess + variance).log()
-    return -0.5 * torch.where(known, term, 0.0).sum(1)
+        scale = (FREEDOM + 1.0) * (square / (FREEDOM + square / scale)).sum(0) / count
+    term = (FREEDOM + 1.0) * torch.log1p(square / (FREEDOM * scale)) + scale.log() + total.log()
+    return -0.5 * torch.where(known, term, 0.0).sum(0)
+
+
+def _with_excess(difference: Tensor, variance: Tensor) -> Tensor:
+    # Variances (N, L) with what the differences have beyond them, the same for all stars.
+    known = torch.isfinite(difference)
+    size = (1.4826 * difference.abs().nanmedian(dim=0).values).clamp(min=1e-6)
+    typical = torch.where(known, variance, torch.nan).nanmedian(dim=0).values
+    return torch.maximum(size**2 - typical, 0.1 * size**2).nan_to_num(1.0) + torch.where(known, variance, 1.0)

@@ -34,7 +34,7 @@ from phdlspec.provenance import versions
 from phdlspec.spectrum import Spectrum
 
 FOLDS = 5
-HELD_OUT = 1000  # stars, with which errors are well known: larger sets try fewer folds
+HELD_OUT = 3000  # stars, with which errors are well known, of rare labels too: larger sets try fewer folds
 CHOICE_STARS = 2500  # most that the number of latents is chosen with
 CHOICE_FOLDS = 2  # in which it is
 LATENTS = (6, 12, 24, 48, 96)
