@@ -1,8 +1,7 @@
 """One page on how a model does: held-out labels against given ones, pulls, and curves by S/N and by missing labels.
 
 A star that the model was trained on is judged by the prediction of the fold that had not seen it; such a star without
-one
-is left out. So nothing on the page is of a star that was learned from.
+one is left out. So nothing on the page is of a star that was learned from.
 """
 
 from __future__ import annotations

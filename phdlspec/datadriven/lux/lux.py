@@ -86,8 +86,7 @@ class Lux:
 
     def predict(self, data: Dataset, device: str | torch.device = "cpu") -> Prediction:
         """Labels from flux alone. The latents are the solution of a linear equation: they start from nothing, and no
-        label
-        of these stars is looked at."""
+        label of these stars is looked at."""
         stars = self.stars_of(data, device)
         parameters = Parameters(**{name: t.to(device) for name, t in self.parameters.tensors().items()})
         z, covariance, chi2 = (part.cpu() for part in infer(parameters, stars))

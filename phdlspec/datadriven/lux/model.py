@@ -1,21 +1,17 @@
 r"""The model: spectrum and labels of a star as two linear outputs of one latent vector.
 
 For star n, latents z_n ~ N(0, 1) of K dimensions, f_n = mean + B z_n + noise, y_n = label mean + A z_n + noise; the
-noise
-of pixel p has the variance sigma^2_np + s^2_p, that of label l sigma^2_nl + t^2_l. A missing pixel or label has
-weight 0.
-Twice the negative logarithm of what is minimised (Horta et al. 2025 give the terms before the last two):
+noise of pixel p has the variance sigma^2_np + s^2_p, that of label l sigma^2_nl + t^2_l. A missing pixel or label has
+weight 0. Twice the negative logarithm of what is minimised (Horta et al. 2025 give the terms before the last two):
 
-    sum (y - A z)^2 / (sigma_y^2 + t^2) + ln(sigma_y^2 + t^2)  +  sum (f - B z)^2 / (sigma_f^2 + s^2) + ln(sigma_f^2 +
-    s^2)
+    sum (y - A z)^2 / (sigma_y^2 + t^2) + ln(sigma_y^2 + t^2)
+    + sum (f - B z)^2 / (sigma_f^2 + s^2) + ln(sigma_f^2 + s^2)
     + sum z^2  +  sum_n ln |H_n|  +  sum A^2 + sum B^2,      H_n = 1 + B' V_n B + A' W_n A.
 
 Without ln |H_n| the sum has no minimum: z times c and A, B over c leave the data as they are and make sum z^2 as
-small as
-one likes. With it z is integrated out exactly, so that the scale is set, and a noisy star counts with the uncertainty
-of
-its latents instead of as if they were known. The last two terms are a weak prior that only matters for a pixel or label
-with hardly any data (labels are scaled to unit variance, spectra to a continuum of one).
+small as one likes. With it z is integrated out exactly, so that the scale is set, and a noisy star counts with the
+uncertainty of its latents instead of as if they were known. The last two terms are a weak prior that only matters for
+a pixel or label with hardly any data (labels are scaled to unit variance, spectra to a continuum of one).
 
 Matrices of all stars or pixels come from one product with the packed outer products of the loadings or latents, in
 float32; the equations are solved in float64, batched Cholesky, and z is refined once with its own residual.

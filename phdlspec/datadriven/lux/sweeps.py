@@ -102,8 +102,7 @@ def _by_trial(squares: Tensor, ivar: Tensor, ln_trials: Tensor) -> Tensor:
 
 def gradient(parameters: Parameters, stars: StarArrays) -> tuple[float, Parameters]:
     """The objective and its derivatives, as `Parameters` of derivatives. The latents are at their best, so that only
-    the
-    explicit dependence counts."""
+    the explicit dependence counts."""
     evaluator = Evaluator(parameters)
     pairs = evaluator.pairs
     loadings, label_loadings = torch.zeros_like(parameters.loadings), torch.zeros_like(parameters.label_loadings)

@@ -16,7 +16,7 @@ from phdlspec.datadriven.label_table import LabelInfo
 from phdlspec.datadriven.lux import Lux, LuxFlag, train
 from phdlspec.datadriven.lux.check import write_check
 from phdlspec.datadriven.lux.held_out import SpectrumPairs, learn_errors
-from phdlspec.datadriven.lux.label_map import CANDIDATES, MapCandidates
+from phdlspec.datadriven.lux.label_map import CANDIDATES, MapCandidates, stacked_shares
 from phdlspec.datadriven.lux.model import objective
 from phdlspec.datadriven.lux.optimise import optimise, start
 from phdlspec.datadriven.lux.sweeps import gradient
@@ -127,6 +127,28 @@ def test_wrong_differences_do_not_widen_the_errors():
     found = learn_errors(difference[:, None], spread[:, None, None], np.full((400, 1), 0.3), nothing)
     pull = difference / np.sqrt(found.full(spread[:, None, None])[:, 0, 0] + 0.3**2)
     assert 1.4826 * np.median(np.abs(pull)) == pytest.approx(1.0, abs=0.15)
+
+
+def test_an_error_is_what_two_thirds_of_the_differences_are_within():
+    random = np.random.default_rng(6)
+    difference = random.normal(size=(600, 1))
+    difference[:90] *= 4.0  # strange stars
+    nothing = SpectrumPairs(np.empty((0, 1)), np.empty((0, 1)))
+    given = np.full((600, 1), 0.5)
+    found = learn_errors(difference, np.full((600, 1, 1), 0.25), given, nothing)
+    error = np.sqrt(found.full(np.full((1, 1, 1), 0.25))[0, 0, 0] + 0.25)
+    assert np.mean(np.abs(difference) < error) == pytest.approx(0.683, abs=0.03)
+
+
+def test_maps_that_err_apart_share_and_a_bad_one_gets_little():
+    random = torch.Generator().manual_seed(1)
+    tries = 0.3 * torch.randn(3, 400, 2, generator=random, dtype=torch.float64)
+    tries[2] *= 10.0
+    tries[:, ::3, 0] = torch.nan  # labels that are not known
+    shares = stacked_shares(tries, torch.full((400, 2), 0.01).double())
+    torch.testing.assert_close(shares.sum(0), torch.ones(2).double())
+    assert (shares[:2] - 0.5).abs().max() < 0.1
+    assert shares[2].max() < 0.05
 
 
 def test_labels_of_test_stars_change_nothing(trained):
