@@ -204,13 +204,12 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
             with writing(paths[k]) as file:
                 np.savez(file, allow_pickle=False, **made)
         print(f"fold {k}: {int((fold == k).sum())} stars", file=sys.stderr, flush=True)
-    finished = [k for k in range(FOLDS) if paths[k].is_file()]
-    pieces = [dict(np.load(paths[k])) for k in finished]
-    order = np.concatenate([np.flatnonzero(fold == k) for k in finished])
+    pieces = [dict(np.load(paths[k])) for k in args.folds]
+    order = np.concatenate([np.flatnonzero(fold == k) for k in args.folds])
     truth, given = data.values[order], data.errors[order]
     names = [info.name for info in data.infos]
     latents = sorted({int(p["latents"]) for p in pieces})
-    print(f"{len(order)} stars, {len(finished)} of {FOLDS} folds by star, latents {latents}")
+    print(f"{len(order)} stars, {len(pieces)} of {FOLDS} folds by star, latents {latents}")
     print(
         "| method | " + " | ".join(f"{n} scatter" for n in names) + " | " + " | ".join(f"{n} rms" for n in names) + " |"
     )
@@ -225,7 +224,9 @@ def ten_fold(data: Dataset, args: argparse.Namespace) -> None:
             continue
         left = np.concatenate([p[method] for p in pieces]) - truth
         pull = left / np.hypot(np.concatenate([p[error] for p in pieces]), given)
-        print(f"pull of {method}: " + ", ".join(f"{n} {x:.2f}" for n, x in zip(names, robust(pull))))
+        within = 100 * np.nanmean(np.abs(pull) < 1, axis=0)
+        cells = [f"{n} {x:.2f} ({share:.0f}% within the error)" for n, x, share in zip(names, robust(pull), within)]
+        print(f"pull of {method}: " + ", ".join(cells))
 
 
 def with_repeats(folder: Path, work: Path) -> Dataset:
@@ -368,7 +369,7 @@ def main() -> None:
     parser.add_argument("--latents", type=int, help="by default chosen by cross-validation in every fold")
     parser.add_argument("--pollux", metavar="PYTHON", help="a Python that has pollux")
     parser.add_argument("--annieslasso", metavar="PYTHON", help="a Python that has annieslasso (slow)")
-    parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="only these now, of 0 to 9")
+    parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="only these, of 0 to 9")
     parser.add_argument("--stars", type=int, default=3000)
     parser.add_argument("--tests", type=int, default=600)
     args = parser.parse_args()
