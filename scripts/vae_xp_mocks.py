@@ -38,8 +38,8 @@ class XPMocks:
         errors = np.concatenate([stars["bp_coefficient_errors"], stars["rp_coefficient_errors"]], axis=1)
         self.errors = errors[known] / flux[known, None]
         spread = np.sqrt((values**2).mean(axis=0))
-        self.level = np.median(values @ bases, axis=0).mean()
-        scaled = bases * spread[:, None] / self.level
+        self.bases = bases / np.median(values @ bases, axis=0).mean()
+        scaled = self.bases * spread[:, None]
         # Ridge: the coefficients that give a spectrum to one in a thousand and are as large as real ones.
         inverse = np.linalg.solve(scaled.T @ scaled + 1e-6 * np.eye(len(WAVE)), scaled.T)
         self.to_coefficients = inverse * spread
@@ -53,6 +53,10 @@ class XPMocks:
             x = np.where(x > 0, x, 0.01 * x)
         flux = x @ w["w_array_2"].T + w["b_array_2"]
         return flux / flux.mean(axis=1, keepdims=True)
+
+    def sampled(self, coefficients: np.ndarray) -> np.ndarray:
+        """Sampled spectra (N, 343) of coefficients over the flux in G (N, 110); 1 is the level of ordinary stars."""
+        return np.asarray(coefficients @ self.bases)
 
     def population(self, count: int, random: np.random.Generator) -> np.ndarray:
         """Labels (N, 3) like those that the network was trained on."""

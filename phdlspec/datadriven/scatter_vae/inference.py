@@ -68,7 +68,7 @@ class _LatentSearch:
 
     def step(self, damping: Tensor) -> Tensor:
         weight = torch.where(self.inside, self.huber / self.variance, 0.0)
-        slope = _slopes(self.network, self.z)
+        slope = latent_slopes(self.network, self.z)
         matrix = slope.mT @ normal_matrices(weight, self.network.basis) @ slope
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         diagonal += 1.0 + damping[:, None] * diagonal
@@ -77,8 +77,8 @@ class _LatentSearch:
         return answer
 
 
-def _slopes(network: SpectrumNetwork, z: Tensor) -> Tensor:
-    # Derivatives (B, R, K) of h, one tangent for each latent.
+def latent_slopes(network: SpectrumNetwork, z: Tensor) -> Tensor:
+    """Derivatives (B, R, K) of h with the latents (B, K), one tangent for each."""
     unit = torch.eye(z.shape[1]).expand(len(z), -1, -1).flatten(0, 1)
     repeated = z.repeat_interleave(z.shape[1], 0)
     change = torch.func.jvp(network.coefficients, (repeated,), (unit,))[1]

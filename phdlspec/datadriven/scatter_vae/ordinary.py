@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from phdlspec.datadriven.scatter_vae.flux_shape import FluxShape
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.neighbours import Neighbours
 from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals
 from phdlspec.datadriven.scatter_vae.second_lines import SecondLines, projections
 from phdlspec.datadriven.scatter_vae.signs import SPECTRUM_SIGNS, of_distance, signs_of
@@ -21,9 +22,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ordinary:
-    """Where latents lie, what continua such stars have, what tells a single star from a pair."""
+    """Where latents lie and reconstructions, what continua such stars have, what tells a single star from a pair."""
 
     latents: LatentSpace
+    neighbours: Neighbours
     flux_shape: FluxShape
     second_lines: SecondLines
 
@@ -31,6 +33,7 @@ class Ordinary:
         """The signs (N, F) of `SPECTRUM_SIGNS`, of residuals, latents (N, K), continua (N, C), S/N (N,)."""
         aside = {
             "latents": of_distance(self.latents.distance(latents)),
+            "neighbours": of_distance(self.neighbours.distance(left.model)),
             "flux calibration": self.flux_shape.distance(level, latents),
             "second lines": self.second_lines.amount(projections(left), latents, snr),
             "noise": -np.log(snr),
@@ -41,6 +44,7 @@ class Ordinary:
         """For a file."""
         return {
             "latents.mean": self.latents.mean, "latents.covariance": self.latents.covariance,
+            **{f"neighbours.{n}": a for n, a in self.neighbours.tensors().items()},
             **{f"flux_shape.{n}": a for n, a in self.flux_shape.tensors().items()},
             **{f"second_lines.{n}": a for n, a in self.second_lines.tensors().items()},
         }  # fmt: skip
@@ -49,5 +53,5 @@ class Ordinary:
     def of_tensors(cls, tensors: Mapping[str, Any]) -> Ordinary:
         """Inverse of `tensors`."""
         space = LatentSpace(tensors["latents.mean"], tensors["latents.covariance"])
-        shape, lines = (under(f"{name}.", tensors) for name in ("flux_shape", "second_lines"))
-        return cls(space, FluxShape.of_tensors(shape), SecondLines.of_tensors(lines))
+        near, shape, lines = (under(f"{name}.", tensors) for name in ("neighbours", "flux_shape", "second_lines"))
+        return cls(space, Neighbours.of_tensors(near), FluxShape.of_tensors(shape), SecondLines.of_tensors(lines))

@@ -29,6 +29,7 @@ from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibr
 from phdlspec.datadriven.scatter_vae.flux_shape import FluxShape
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
+from phdlspec.datadriven.scatter_vae.neighbours import Neighbours
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.ordinary import Ordinary
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_stars
@@ -111,8 +112,14 @@ class _Fold:
     rows: NDArray[np.int64]  # held out
     single: _Look
     paired: _Look  # the same stars, doubled
-    latents: LatentSpace  # of the stars that it has learned from, and their continua
-    flux_shape: FluxShape
+    learned: tuple[LatentSpace, Neighbours, FluxShape]  # of the other stars
+
+
+def _what_is_learned(explained: Explained, level: NDArray[Any]) -> tuple[LatentSpace, Neighbours, FluxShape]:
+    # What training stars are like, of their reconstructions and continua (N, C).
+    latents, model, scatter = (getattr(explained, n).cpu().numpy() for n in ("latents", "model", "scatter"))
+    latents = latents.astype(float)
+    return LatentSpace.of(latents), Neighbours.learn(model, scatter), FluxShape.learn(level, latents)
 
 
 def train_spectra(
@@ -143,10 +150,8 @@ def _train(data: Dataset, settings: SpectrumSettings, device: str, work: Trainin
     with torch.no_grad():
         network.ln_noise.add_(torch.as_tensor(ln_noise, dtype=torch.float32))
         network.ln_calibration.add_(torch.as_tensor(ln_scatter, dtype=torch.float32))
-    latents_of_all = explain(network, run.real.flux, run.real.ivar).latents.cpu().numpy().astype(float)
-    ordinary = Ordinary(
-        LatentSpace.of(latents_of_all), FluxShape.learn(data.level, latents_of_all), judged.second_lines(folds)
-    )
+    learned = _what_is_learned(explain(network, run.real.flux, run.real.ivar), data.level)
+    ordinary = Ordinary(*learned, judged.second_lines(folds))
     names = [Path(f).name for f in data.files] if len(data) <= _SPECTRA_LISTED else []
     metadata = {
         "settings": asdict(settings) | {"latents": latents}, "versions": versions(), "spectra": len(data),
@@ -225,14 +230,11 @@ class _SpectrumTraining:
         kept, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         network = self.tuned(latents, kept, f"fold{number}")
         seen, left = self.real.take(kept), self.real.take(held)
-        learned = explain(network, seen.flux, seen.ivar).latents.cpu().numpy().astype(float)
         pairs = doubled(self.data.flux[held], self.data.ivar[held], self.data.wave, self.settings.seed + number)
         paired = _Spectra(*(torch.as_tensor(x[:, self.used], device=self.device) for x in pairs))
         level = self.data.level[kept] if len(self.data.level) else self.data.level
-        return _Fold(
-            held, _Look.at(network, left), _Look.at(network, paired), LatentSpace.of(learned),
-            FluxShape.learn(level, learned),
-        )  # fmt: skip
+        learned = _what_is_learned(explain(network, seen.flux, seen.ivar), level)
+        return _Fold(held, _Look.at(network, left), _Look.at(network, paired), learned)
 
     def choose_latents(self) -> int:
         """The number with the highest likelihood of held-out stars."""
@@ -291,7 +293,7 @@ class _Judged:
         signs = []
         for fold, left in zip(self.folds, self.singles):
             others = [f for f in self.folds if f is not fold] or self.folds
-            ordinary = Ordinary(fold.latents, fold.flux_shape, self.second_lines(others))
+            ordinary = Ordinary(*fold.learned, self.second_lines(others))
             level = self.data.level[fold.rows] if len(self.data.level) else self.data.level
             signs.append(ordinary.signs(left, fold.single.latents, level, self.data.snr[fold.rows]))
         snr = np.concatenate([self.data.snr[f.rows] for f in self.folds])
