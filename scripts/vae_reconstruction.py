@@ -22,6 +22,7 @@ from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.rest_frame import at_rest, read_physics_fit
 from phdlspec.datadriven.scatter_vae import SpectrumModel, load_spectrum_model
 from phdlspec.datadriven.scatter_vae.basis import principal_components, project_onto
+from phdlspec.datadriven.scatter_vae.calibration import HIT_SIGMA
 from phdlspec.spectrum import stem_of
 
 BINS = 12
@@ -120,21 +121,28 @@ def show(title: str, chi2: dict[str, np.ndarray], good: np.ndarray) -> None:
 
 
 def calibration(squared: np.ndarray, good: np.ndarray, plain: np.ndarray, wave: np.ndarray, snr: np.ndarray) -> None:
-    """Mean of (x - model)^2 / (noise and scatter) by wavelength, of all stars and of those not called strange."""
-    misfit = per_star(squared, good)
+    """Mean of (x - model)^2 / (noise and scatter) by wavelength: without hits, of the stars not called strange, with
+    errors from drawing the stars anew; of all pixels and stars."""
+    calm = good & (squared < HIT_SIGMA**2)
     draws = np.random.default_rng(0).integers(plain.sum(), size=(BOOTSTRAPS, plain.sum()))
-    print(f"\n| Å | all | the {plain.sum()} not called strange | median star |\n|---|---|---|---|")
+    print(f"\npixels beyond {HIT_SIGMA:g} sigma: {100 * (1.0 - calm.sum() / good.sum()):.3f}%, "
+          f"in {(calm != good).any(1).sum()} of {len(good)} spectra")  # fmt: skip
+    print(f"\n| Å | without hits, the {plain.sum()} not called strange | without hits, all | all pixels | median star |"
+          "\n|---|---|---|---|---|")  # fmt: skip
     for part in (*np.array_split(np.arange(len(wave)), BINS), np.arange(len(wave))):
-        sums, counts = squared[:, part].sum(1), good[:, part].sum(1)
+        sums, counts = np.where(calm, squared, 0.0)[:, part].sum(1), calm[:, part].sum(1)
         several = (sums[plain][draws].sum(1) / counts[plain][draws].sum(1)).std()
         median = np.median(per_star(squared[:, part], good[:, part]))
-        print(f"| {wave[part[0]]:.0f}-{wave[part[-1]]:.0f} | {sums.sum() / counts.sum():.2f} | "
-              f"{sums[plain].sum() / counts[plain].sum():.2f} ± {several:.2f} | {median:.2f} |")  # fmt: skip
+        print(f"| {wave[part[0]]:.0f}-{wave[part[-1]]:.0f} | "
+              f"{sums[plain].sum() / counts[plain].sum():.2f} ± {several:.2f} | {sums.sum() / counts.sum():.2f} | "
+              f"{squared[:, part][good[:, part]].mean():.2f} | {median:.2f} |")  # fmt: skip
+    misfit = per_star(squared, calm)
     for low, high in ((0, 50), (50, 100), (100, 200), (200, np.inf)):
         some = (snr >= low) & (snr < high) & plain
         if some.any():
             mean, median = misfit[some].mean(), np.median(misfit[some])
-            print(f"S/N {low}-{high}, not called strange: {some.sum()} stars, mean {mean:.2f}, median {median:.2f}")
+            print(f"S/N {low}-{high}, without hits, not called strange: {some.sum()} stars, mean {mean:.2f}, "
+                  f"median {median:.2f}")  # fmt: skip
 
 
 def draw(
@@ -156,8 +164,9 @@ def draw(
     top.set_ylabel("chi2 per pixel, median star")
     top.legend(fontsize=8)
     bottom.axhspan(0.95, 1.05, color="0.9")
-    for rows, label in ((np.ones(len(plain), dtype=bool), "all"), (plain, "not called strange")):
-        bottom.plot(centre, [squared[rows][:, b].sum() / good[rows][:, b].sum() for b in bins], label=label)
+    calm = good & (squared < HIT_SIGMA**2)
+    for pixels, label in ((good, "all pixels"), (calm & plain[:, None], "without hits, not called strange")):
+        bottom.plot(centre, [squared[:, b][pixels[:, b]].mean() for b in bins], label=label)
     bottom.set_ylim(0.5, 2.5)
     bottom.set_ylabel("mean (x - model)² / (noise + scatter)²")
     bottom.set_xlabel("rest wavelength (Å)")

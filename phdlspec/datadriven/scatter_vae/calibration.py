@@ -2,8 +2,10 @@
 variance.
 
 In each bin of wavelength, v = n sigma^2 + c s^2 with the n, c of the highest likelihood. At the maximum the mean of
-(x - model)^2 / v is one, for a common factor on both is among what is fitted. The one star in a hundred that fits worst
-is left out, as one in a hundred is called strange; of the others all pixels count, however far off.
+(x - model)^2 / v is one, for a common factor on both is among what is fitted. Left out are the one star in a hundred
+that fits worst, as one in a hundred is called strange, and hits: pixels beyond 8 sigma, of which normal errors have
+none. They are cosmic rays and lost pixels, one in three thousand with a fifth of the sum of squares, and what they are
+in one set of stars says nothing of another.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from scipy.optimize import minimize
 
 BINS = 24
 ORDINARY = 0.99  # share of the stars that are calibrated on: those that fit best
+HIT_SIGMA = 8.0
+_STEPS = 4  # between factors and hits
+_FIRST_HIT = 20.0  # sigma, before there are factors
 
 Array = NDArray[np.float64]
 
@@ -43,8 +48,16 @@ def calibrate(held: HeldOutResiduals) -> tuple[Array, Array]:
     return ln_noise, ln_scatter
 
 
+def mean_squares(deviation: Array, good: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean square of the good deviations (N, P): of all pixels, and without hits; NaN where there are none."""
+    squared = deviation[good] ** 2
+    plain = squared[squared < HIT_SIGMA**2]
+    return (float(squared.mean()), float(plain.mean())) if len(plain) else (float("nan"), float("nan"))
+
+
 def _ordinary(held: HeldOutResiduals) -> NDArray[np.bool_]:
-    misfit = np.where(held.good, held.squared / (held.noise + held.scatter), 0.0).sum(1) / held.good.sum(1).clip(1)
+    squared = np.where(held.good, held.squared / np.where(held.good, held.noise + held.scatter, 1.0), 0.0)
+    misfit = np.minimum(squared, HIT_SIGMA**2).sum(1) / held.good.sum(1).clip(1)
     return np.asarray(misfit <= np.quantile(misfit, ORDINARY))
 
 
@@ -54,12 +67,23 @@ def _factors(held: HeldOutResiduals, ordinary: NDArray[np.bool_], columns: NDArr
     if good.sum() < 10:
         return np.zeros(2)
     r, n, s = squared[good], noise[good], scatter[good]
+    ln, limit = np.zeros(2), _FIRST_HIT
+    for _ in range(_STEPS):
+        plain = r < limit**2 * (np.exp(ln[0]) * n + np.exp(ln[1]) * s)
+        if plain.sum() < 10:
+            break
+        ln, limit = _likeliest(r[plain], n[plain], s[plain], ln), HIT_SIGMA
+    return ln
+
+
+def _likeliest(squared: Array, noise: Array, scatter: Array, first: Array) -> Array:
+    """ln n and ln c of pixels (M,)."""
 
     def value(ln: Array) -> tuple[float, Array]:
-        a, b = np.exp(ln[0]) * n, np.exp(ln[1]) * s
+        a, b = np.exp(ln[0]) * noise, np.exp(ln[1]) * scatter
         v = a + b
-        slope = 0.5 * (1.0 - r / v) / v
-        return float(0.5 * np.mean(np.log(v) + r / v)), np.array([np.mean(slope * a), np.mean(slope * b)])
+        slope = 0.5 * (1.0 - squared / v) / v
+        return float(0.5 * np.mean(np.log(v) + squared / v)), np.array([np.mean(slope * a), np.mean(slope * b)])
 
-    found = minimize(value, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-1.5, 1.5), (-3.0, 3.0)])
+    found = minimize(value, first, jac=True, method="L-BFGS-B", bounds=[(-1.5, 1.5), (-3.0, 3.0)])
     return np.asarray(found.x)

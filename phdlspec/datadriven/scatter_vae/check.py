@@ -13,7 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from phdlspec.datadriven.dataset import Dataset
-from phdlspec.datadriven.scatter_vae.calibration import ORDINARY
+from phdlspec.datadriven.scatter_vae.calibration import HIT_SIGMA, mean_squares
 from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals
 from phdlspec.datadriven.scatter_vae.spectrum_model import SpectrumModel
 from phdlspec.datadriven.scatter_vae.xp_model import XPModel
@@ -66,12 +66,11 @@ def _write(
 ) -> str:  # fmt: skip
     table = by_position(left, scatter)
     misfit = (left.deviation**2).sum(1) / left.good.sum(1).clip(1)
-    best = misfit <= np.quantile(misfit, ORDINARY)
-    overall = float((left.deviation[best] ** 2).sum() / left.good[best].sum())
+    _, plain = mean_squares(left.deviation, left.good)
     odd.sort("ANOMALY", reverse=True)
     sentence = (
         f"{len(misfit)} that training has not seen: mean squared deviation over noise and scatter {misfit.mean():.3f}, "
-        f"{overall:.3f} of the {100 * ORDINARY:g}% that fit best, median {np.median(misfit):.3f}"
+        f"{plain:.3f} without hits (pixels beyond {HIT_SIGMA:g} sigma), median of the stars {np.median(misfit):.3f}"
     )
     blocks: list[Block] = [
         text(f"{sentence}. The model knows the names of its training spectra up to 20,000 of them."),
@@ -85,17 +84,14 @@ def _write(
 
 
 def by_position(left: SpectrumResiduals, scatter: Array) -> Table:
-    """Mean squared deviation of all and of ordinary stars, and median scatter, in bins along the spectrum."""
-    squared = left.deviation**2
-    misfit = squared.sum(1) / left.good.sum(1).clip(1)
-    best = misfit <= np.quantile(misfit, ORDINARY)
+    """Mean squared deviation of all pixels and without hits, and median scatter, in bins along the spectrum."""
     rows = []
-    for part in np.array_split(np.arange(squared.shape[1]), min(BINS, squared.shape[1])):
-        good, ordinary = left.good[:, part], left.good[best][:, part]
+    for part in np.array_split(np.arange(len(left.wave)), min(BINS, len(left.wave))):
+        good = left.good[:, part]
+        everything, plain = mean_squares(left.deviation[:, part], good)
         rows.append({
             "from": float(left.wave[part[0]]), "to": float(left.wave[part[-1]]),
-            "all": float(squared[:, part].sum() / max(good.sum(), 1)),
-            "ordinary": float(squared[best][:, part].sum() / max(ordinary.sum(), 1)),
+            "all": everything, "without hits": plain,
             "scatter": float(np.nanmedian(np.where(good, scatter[:, part], np.nan))) if good.any() else float("nan"),
         })  # fmt: skip
     return Table(rows)
@@ -107,7 +103,7 @@ def _calibration(table: Table, axis: str) -> Figure:
     centre = 0.5 * (table["from"] + table["to"])
     top.axhspan(0.95, 1.05, color="0.9")
     top.plot(centre, table["all"], label="all")
-    top.plot(centre, table["ordinary"], label=f"{100 * ORDINARY:g}% that fit best")
+    top.plot(centre, table["without hits"], label=f"without pixels beyond {HIT_SIGMA:g} sigma")
     top.set_ylabel("mean squared deviation")
     top.legend(fontsize=8)
     bottom.semilogy(centre, table["scatter"])

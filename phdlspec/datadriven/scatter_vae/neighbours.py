@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 Array = NDArray[np.float64]
 
-DIRECTIONS = 16  # in which reconstructions differ
+DIRECTIONS = 4  # in which reconstructions differ most
 NEAREST = 5
 MOST = 5000  # training stars that are kept
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from phdlspec.datadriven.dataset import Dataset
 from phdlspec.datadriven.folds import grouped_folds
 from phdlspec.datadriven.scatter_vae.basis import coefficients_of, principal_components
-from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate
+from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate, mean_squares
 from phdlspec.datadriven.scatter_vae.flux_shape import FluxShape
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
@@ -51,6 +51,7 @@ COVERED = 0.1  # of the spectra must have a pixel
 CANDIDATES = (6, 8, 10, 12, 16)
 COMPONENTS = 40
 MOCKS_IN_BASIS = 1500
+BINS_TOLD = 12  # of wavelength
 _SPECTRA_LISTED = 20_000
 
 
@@ -301,5 +302,11 @@ class _Judged:
 
     def told(self) -> dict[str, Any]:
         """For the model's metadata."""
-        rchi2 = np.concatenate([(x.deviation**2).sum(1) / x.good.sum(1).clip(1) for x in self.singles])
-        return {"spectra": len(rchi2), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2))}
+        deviation, good = (np.concatenate([getattr(x, n) for x in self.singles]) for n in ("deviation", "good"))
+        rchi2 = (deviation**2).sum(1) / good.sum(1).clip(1)
+        bins = np.array_split(np.arange(good.shape[1]), BINS_TOLD)
+        return {
+            "spectra": len(rchi2), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2)),
+            "without_hits": mean_squares(deviation, good)[1],
+            "without_hits_by_wavelength": [round(mean_squares(deviation[:, b], good[:, b])[1], 3) for b in bins],
+        }  # fmt: skip
