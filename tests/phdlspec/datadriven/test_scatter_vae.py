@@ -16,11 +16,12 @@ from phdlspec.cli import main
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.scatter_vae import SpectrumSettings, VaeFlag, load_model, load_spectrum_model, train_spectra
 from phdlspec.datadriven.scatter_vae.basis import principal_components, project_onto
-from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate
+from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate, mean_squares
 from phdlspec.datadriven.scatter_vae.check import check_spectra
 from phdlspec.datadriven.scatter_vae.flux_shape import FluxShape
 from phdlspec.datadriven.scatter_vae.judge import AnomalyJudge
 from phdlspec.datadriven.scatter_vae.loading import model_path
+from phdlspec.datadriven.scatter_vae.neighbours import Neighbours
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_spectra, population
 from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals, worst_windows
@@ -151,6 +152,34 @@ def test_factors_on_noise_and_scatter_are_found():
     ln_noise, ln_scatter = calibrate(held)
     assert np.allclose(np.exp(ln_noise).mean(), 0.7, rtol=0.1)
     assert np.allclose(np.exp(ln_scatter).mean(), 2.0, rtol=0.1)
+
+
+def test_hits_are_no_scatter():
+    random = np.random.default_rng(1)
+    noise = 10.0 ** random.uniform(-6, -2, (400, 48))
+    scatter = np.full(noise.shape, 1e-4)
+    true = 0.7 * noise + 2.0 * scatter
+    deviation = random.normal(size=noise.shape) + 100.0 * (random.random(noise.shape) < 1e-3)
+    good = np.ones(noise.shape, dtype=bool)
+    ln_noise, ln_scatter = calibrate(HeldOutResiduals(deviation**2 * true, noise, scatter, good))
+    found = np.exp(ln_noise) * noise + np.exp(ln_scatter) * scatter
+    everything, plain = mean_squares(deviation * np.sqrt(true / found), good)
+    assert plain == pytest.approx(1.0, abs=0.02)
+    assert everything > 5.0
+
+
+def test_a_star_beyond_all_others_is_far_from_its_neighbours():
+    random = np.random.default_rng(8)
+    lines = random.normal(size=(3, 200)) * 0.1
+    latents = random.normal(size=(300, 3)) * [1.0, 0.3, 0.3]
+    scatter = np.full((300, 200), 0.01)
+    near = Neighbours.learn((1.0 + latents @ lines)[:250], scatter[:250])
+    ordinary = near.distance(1.0 + latents[250:] @ lines)
+    beyond = near.distance(1.0 + (np.abs(latents[250:]) + [3.5, 0.0, 0.0]) @ lines)
+    assert np.median(ordinary) < 3.0
+    assert beyond.min() > np.quantile(ordinary, 0.9)
+    again = Neighbours.of_tensors(near.tensors())
+    assert np.allclose(again.distance(1.0 + latents[250:] @ lines), ordinary, rtol=1e-3)
 
 
 def residuals_of(deviation: np.ndarray) -> SpectrumResiduals:
