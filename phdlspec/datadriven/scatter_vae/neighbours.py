@@ -44,8 +44,8 @@ class Neighbours:
     def distance(self, model: NDArray[Any]) -> Array:
         """Mean distance (N,) of reconstructions (N, P) from the `NEAREST` training stars."""
         count = min(NEAREST, len(self.points))
-        near = cKDTree(self.points).query((model - self.mean) @ self.directions, np.arange(1, count + 1))[0]
-        return np.asarray(near).mean(axis=1, dtype=float)
+        near: Array = cKDTree(self.points).query((model - self.mean) @ self.directions, np.arange(1, count + 1))[0]
+        return np.asarray(near.mean(axis=1))
 
     def tensors(self) -> dict[str, Array]:
         """For a file."""
