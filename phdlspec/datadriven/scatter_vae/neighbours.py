@@ -44,7 +44,8 @@ class Neighbours:
     def distance(self, model: NDArray[Any]) -> Array:
         """Mean distance (N,) of reconstructions (N, P) from the `NEAREST` training stars."""
         count = min(NEAREST, len(self.points))
-        near: Array = cKDTree(self.points).query((model - self.mean) @ self.directions, np.arange(1, count + 1))[0]
+        tree = cKDTree(self.points)
+        near = np.asarray(tree.query((model - self.mean) @ self.directions, np.arange(1, count + 1))[0])
         return np.asarray(near.mean(axis=1))
 
     def tensors(self) -> dict[str, Array]:
