@@ -150,12 +150,6 @@ def _parameters(data: LineData, layers: Layers, which: Tensor, depth: slice | Te
     return strength, damping, inverse
 
 
-def central_opacity(data: LineData, layers: Layers, continuum: Tensor, reference: Tensor) -> Tensor:
-    """Opacity at the centre of every line over the continuum (M, D), in some layers: (N, len(reference))."""
-    every = torch.arange(len(data.wave), device=data.device)
-    return _parameters(data, layers, every, reference)[0] / continuum[:, reference][_nearest(data, continuum)]
-
-
 def _nearest(data: LineData, continuum: Tensor) -> Tensor:
     # The continuum's wavelengths nearest to the lines.
     answer: Tensor = (data.centre.clamp(0, data.grid.size - 1) * (continuum.shape[0] - 1)) // (data.grid.size - 1)

@@ -43,7 +43,6 @@ from kurucz_grids.opacity import (
     block_opacity,
     block_response,
     block_wings,
-    central_opacity,
     electron_broadening,
     select_lines,
 )
@@ -198,13 +197,6 @@ class Synthesizer:
         layers = torch.unique(self._layers_at(model, REFERENCE_LOG_TAU))
         depth = self._put(_mean_depth(model))[layers]
         return layers, (REFERENCE_SPAN * depth).clamp(max=1.0)
-
-    @torch.no_grad()
-    def line_strengths(self, model: StellarModel, log_tau: float = -1.0) -> Array:
-        """Central opacity of every line of `line_list` over the continuum at an optical depth, (N,)."""
-        layer = self._layers_at(model, (log_tau,))
-        background = _Background(self, model).total
-        return central_opacity(self.lines, self._line_layers(model), background, layer)[:, 0].cpu().numpy()
 
     @torch.no_grad()
     def solve(self, model: StellarModel) -> SyntheticSpectrum:

@@ -109,6 +109,12 @@ def only_writer(path: str | Path) -> Iterator[None]:
         lock.release()
 
 
+def parts_folder(out: str | Path) -> Path:
+    """Where the finished pieces of `out` lie while it is being made: `OUT.parts` beside it."""
+    out = Path(out)
+    return out.with_name(out.name + ".parts")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs left half-written in a folder of which the caller is the only writer."""
     for path in folder.glob(f"{_PART}*"):

@@ -19,8 +19,6 @@ Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U
 SYMBOLS: tuple[str, ...] = tuple(_PERIODIC_TABLE.split())
 ATOMIC_NUMBER: MappingProxyType[str, int] = MappingProxyType({symbol: i for i, symbol in enumerate(SYMBOLS, start=1)})
 
-METEORITIC = frozenset(("As", "Se", "Br", "Cd", "Sb", "Te", "I", "Cs", "Ta", "Re", "Pt", "Hg", "Bi", "U"))
-
 # fmt: off
 SOLAR_ABUNDANCES: MappingProxyType[str, float] = MappingProxyType({
     "H": 12.00, "He": 10.93, "Li": 1.05, "Be": 1.38, "B": 2.70, "C": 8.43, "N": 7.83, "O": 8.69,

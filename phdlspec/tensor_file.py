@@ -97,6 +97,12 @@ class TensorFile:
     sha256: str
 
 
+def check_model_name(out: Path) -> None:
+    """Refuse a model to be written whose name does not end in .safetensors, before any work is done."""
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: expected an --out that ends in .safetensors")
+
+
 def _finite(tensor: Tensor, nan_allowed: bool) -> bool:
     return not bool((tensor.isinf() if nan_allowed else ~torch.isfinite(tensor)).any())
 

@@ -34,8 +34,3 @@ AGE_WORDS: dict[AgeFlag, str] = {
     AgeFlag.LABELS_FLAGGED: "the labels carry a flag of the fit",
     AgeFlag.NO_LABELS: "no usable Teff, log g, [Fe/H] with errors: no age",
 }
-
-
-def age_words(flag: int) -> list[str]:
-    """The set bits of a flag in words."""
-    return [text for bit, text in AGE_WORDS.items() if flag & bit]

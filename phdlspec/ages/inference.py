@@ -29,7 +29,7 @@ from phdlspec.ages.readers import read_isochrones
 from phdlspec.ages.selection import subgiants
 from phdlspec.ages.stars import Photometry
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer, remove_leftovers, replacing, write_text
+from phdlspec.files import only_writer, parts_folder, remove_leftovers, replacing, write_text
 from phdlspec.items import ItemFolder, item_indices
 from phdlspec.tables import table_hdu
 
@@ -251,7 +251,7 @@ class _AgeParts:
     """The folder `OUT.parts/` of finished rows: `job.json` names what they belong to; those of another job go."""
 
     def __init__(self, out: Path, digest: str):
-        self.folder = out.with_name(out.name + ".parts")
+        self.folder = parts_folder(out)
         self._items = ItemFolder(self.folder, "stars", digest, "finished stars are kept")
         self._job = self.folder / "job.json"
         told = json.dumps({"job": digest})

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from phdlspec.catalog.progress import remove_heartbeats
 from phdlspec.errors import UserError
-from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text
+from phdlspec.files import disk_errors, only_writer, parts_folder, remove_leftovers, write_text
 from phdlspec.items import Arrays, ItemFolder, WrongItem, digest, item_indices, item_path
 
 SHOWN = 60  # characters of a setting
@@ -59,7 +59,7 @@ class ChunkStore:
 
     def __init__(self, out: str | Path, job: str = ""):
         self.out, self.job = Path(out), job
-        self.folder = self.out.with_name(self.out.name + ".parts")
+        self.folder = parts_folder(self.out)
 
     @property
     def begun(self) -> bool:

@@ -30,6 +30,7 @@ from phdlspec.emulator.emulator import Emulator
 from phdlspec.errors import UserError
 from phdlspec.files import only_writer
 from phdlspec.fitting.settings import FitSettings
+from phdlspec.tensor_file import check_model_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _learn(args: argparse.Namespace) -> int:
-    if args.out.suffix != ".safetensors":
-        raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
+    check_model_name(args.out)
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: expected at least 1")
     emulator = load_emulator(args.emulator, args.device)

@@ -34,8 +34,9 @@ from phdlspec.datadriven.desa import Desa, DesaSettings, LightCurveSet, gather, 
 from phdlspec.datadriven.desa.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer
+from phdlspec.files import only_writer, parts_folder
 from phdlspec.tables import check_table_name, write_table
+from phdlspec.tensor_file import check_model_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,8 +102,7 @@ def _read(args: argparse.Namespace, model: Desa | None = None) -> tuple[Dataset 
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.out.suffix != ".safetensors":
-        raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
+    check_model_name(args.out)
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs {args.epochs}: expected at least 1")
     if not 0.0 < args.hold_out < 1.0:
@@ -119,7 +119,7 @@ def _train(args: argparse.Namespace) -> int:
             spectra.write(args.save_spectra)
         if args.save_light_curves:
             curves.write(args.save_light_curves)
-        parts = args.out.with_name(args.out.name + ".parts")
+        parts = parts_folder(args.out)
         model = train(spectra, curves, args.pairs, args.labels, settings, parts=parts, progress=True)
         model.save(args.out)
     found = model.metadata

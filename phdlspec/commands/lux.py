@@ -31,8 +31,9 @@ from phdlspec.datadriven.lux import Lux, train
 from phdlspec.datadriven.lux.check import write_check
 from phdlspec.datadriven.rest_frame import VELOCITIES
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer
+from phdlspec.files import only_writer, parts_folder
 from phdlspec.tables import check_table_name, write_table
+from phdlspec.tensor_file import check_model_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +96,7 @@ def _read(args: argparse.Namespace, model: Lux | None = None) -> Dataset:
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.out.suffix != ".safetensors":
-        raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
+    check_model_name(args.out)
     if args.latents != "auto" and not (args.latents.isdigit() and int(args.latents) > 0):
         raise UserError(f"--latents {args.latents}: expected a positive number or auto")
     if args.restarts < 1:
@@ -107,7 +107,7 @@ def _train(args: argparse.Namespace) -> int:
             data.write(args.save_data)
         model = train(
             data, latents=None if args.latents == "auto" else int(args.latents), seed=args.seed, restarts=args.restarts,
-            device=chosen_device(args.device), parts=args.out.with_name(args.out.name + ".parts"), progress=True,
+            device=chosen_device(args.device), parts=parts_folder(args.out), progress=True,
         )  # fmt: skip
         model.save(args.out)
     count = model.metadata["settings"]["latents"]

@@ -41,8 +41,9 @@ from phdlspec.datadriven.scatter_vae import (
 from phdlspec.datadriven.scatter_vae.check import check_spectra, check_xp
 from phdlspec.datadriven.scatter_vae.xp_table import NORMALISATIONS, XPSet, is_xp
 from phdlspec.errors import UserError
-from phdlspec.files import only_writer
+from phdlspec.files import only_writer, parts_folder
 from phdlspec.tables import check_table_name, write_table
+from phdlspec.tensor_file import check_model_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,13 +109,12 @@ def _tell(reasons: tuple[str, ...], what: str) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.out.suffix != ".safetensors":
-        raise UserError(f"{args.out}: expected an --out that ends in .safetensors")
+    check_model_name(args.out)
     for name in ("latents", "epochs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: expected a positive number")
     form = args.form or ("xp" if all(is_xp(path) for path in args.inputs) else "spectrum")
-    parts = args.out.with_name(args.out.name + ".parts")
+    parts = parts_folder(args.out)
     chosen = {name: value for name in ("latents", "epochs") if (value := getattr(args, name)) is not None}
     with only_writer(args.out):
         model: SpectrumModel | XPModel

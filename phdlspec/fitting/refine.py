@@ -38,7 +38,6 @@ class AbInitioModel:
         self.patch_width = emulator.patch_width
         self._bridge = emulator if isinstance(emulator, BridgedEmulator) else None
         self._of_grid = self.labels.place(*GRID_ROLES)
-        self.syntheses = 0
 
     def _cut(self, rows: list[Tensor], theta: Tensor) -> Tensor:
         # Rows (..., Pn) of each star, in patches (Q, B, ..., W).
@@ -48,9 +47,7 @@ class AbInitioModel:
         return padded.reshape(*padded.shape[:-1], -1, self.patch_width).movedim(-2, 0)
 
     def _each(self, theta: Tensor) -> Iterator[NDArray[np.float64]]:
-        for row in theta[:, self._of_grid].double().cpu().numpy():
-            self.syntheses += 1
-            yield row
+        yield from theta[:, self._of_grid].double().cpu().numpy()
 
     def patches(self, theta: Tensor) -> Tensor:
         """Normalised flux (Q, B, W) for labels (B, L)."""

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from phdlspec.errors import UserError
-from phdlspec.files import disk_errors, only_writer, remove_leftovers, write_text, writing
+from phdlspec.files import disk_errors, only_writer, parts_folder, remove_leftovers, write_text, writing
 from phdlspec.items import Arrays, ItemFolder, WrongItem, checksum, digest, item_indices, item_path
 
 KEPT = "every finished model is kept"
@@ -49,7 +49,7 @@ class GridParts:
 
     def __init__(self, grid_path: str | Path, job: str = ""):
         self.grid_path, self._job = Path(grid_path), job
-        self.folder = self.grid_path.with_name(self.grid_path.name + ".parts")
+        self.folder = parts_folder(self.grid_path)
 
     def exists(self) -> bool:
         """Whether there is a grid in the making."""

@@ -45,10 +45,6 @@ GALLERY = 1000  # most among which a partner is looked for
 CLOSE = 0.1  # a period within this share of the given one is right
 PERIODS = ("PROT", "LOG_PROT")
 MEASURED = {"PROT_NET": "network", "PROT_ACF": "autocorrelation", "PROT_LS": "Lomb-Scargle"}
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}"
-    "img{max-width:100%}td,th{padding:0 .8em;text-align:left}"
-)
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
