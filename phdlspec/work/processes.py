@@ -146,7 +146,7 @@ class Processes:
 
     def _begin(self) -> None:
         self._pool = ProcessPool(
-            self._workers, initializer=_begin_worker, initargs=(self.threads, console.level()), context=self._context
+            self._workers, initializer=_begin_worker, initargs=(console.level(),), context=self._context
         )
 
     def _alive(self) -> bool:
@@ -210,13 +210,10 @@ def _cause_of_death(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-def _begin_worker(threads: int, log_level: int) -> None:
+def _begin_worker(log_level: int) -> None:
     console.begin(log_level)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:

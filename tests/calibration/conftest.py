@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,12 @@ def survey():
 @pytest.fixture(scope="session")
 def calibration(survey):
     return learn_corrections(Catalog.from_table(survey.catalog), survey.pairs, survey.clusters, survey.labels)
+
+
+@pytest.fixture(scope="session")
+def of_teff(calibration):
+    """Of Teff alone: a report has a dozen figures for each label."""
+    return replace(calibration, labels={"TEFF": calibration.labels["TEFF"]})
 
 
 @pytest.fixture

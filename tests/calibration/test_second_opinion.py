@@ -45,8 +45,8 @@ def test_differences_by_star(opinion):
     assert len(opinion) == 200
 
 
-def test_they_are_in_the_report(opinion, calibration, tmp_path):
-    page = write_report(calibration, tmp_path, opinion=opinion).read_text()
+def test_they_are_in_the_report(opinion, of_teff, tmp_path):
+    page = write_report(of_teff, tmp_path, opinion=opinion).read_text()
     assert "Second opinion" in page
     assert (tmp_path / "second_opinion.ecsv").is_file()
 
@@ -63,28 +63,21 @@ def thermometer(teff: float, seed: int, name: str) -> Spectrum:
     return Spectrum(LAMOST_WAVE, flux, ivar, np.zeros(len(flux), bool), power, meta)
 
 
-def test_the_command_with_a_trained_model_and_files(survey, calibration, tmp_path):
+def test_the_command_with_a_trained_model_and_files(survey, calibration, of_teff, tmp_path):
     catalog = copy.deepcopy(survey.catalog)[:12]
     physics = correct(Catalog.from_table(copy.deepcopy(catalog)), calibration).table
     catalog["FILE"] = [str(tmp_path / f"star{i}.fits") for i in range(12)]
     for i, (path, teff) in enumerate(zip(catalog["FILE"][:-1], physics["TEFF"])):  # the last is not there
         write_lamost(thermometer(float(teff) - 100.0, i, str(i)), path)
     catalog.write(tmp_path / "catalogue.fits")
-    calibration.write(tmp_path / "calibration.json")
+    of_teff.write(tmp_path / "calibration.json")
     teff = np.random.default_rng(1).uniform(3800.0, 7200.0, 60)
     labels = Table({"OBSID": [str(i) for i in range(60)], "TEFF": teff, "TEFF_ERR": np.full(60, 20.0)})
     data = read_dataset([thermometer(t, 100 + i, str(i)) for i, t in enumerate(teff)], [labels], velocity="zero")
     train(data, latents=1).save(tmp_path / "m.safetensors")
-    arguments = [
-        "--calibration",
-        "calibration.json",
-        "--catalog",
-        "catalogue.fits",
-        "--second-opinion",
-        "m.safetensors",
-    ]
-    paths = [a if a.startswith("--") else str(tmp_path / a) for a in arguments]
-    assert main(["calibrate", "report", *paths, "--out", str(tmp_path / "report")]) == 0
+    files = {"calibration": "calibration.json", "catalog": "catalogue.fits", "second-opinion": "m.safetensors"}
+    options = [f"--{name}={tmp_path / file}" for name, file in files.items()]
+    assert main(["calibrate", "report", *options, "--out", str(tmp_path / "report")]) == 0
     found = Table.read(tmp_path / "report" / "second_opinion.ecsv")
     assert np.median(found["DIFFERENCE"][:-1]) == pytest.approx(100.0, abs=15.0)
     assert found["LUX_FLAG"][-1] == LuxFlag.UNREADABLE
