@@ -69,7 +69,7 @@ def test_a_worker_that_leaves_without_a_word_is_missed():
 def test_a_worker_killed_with_the_lock_in_its_hands(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_STARTUP", 0.0)
     with Processes(2) as processes:
-        found = outcomes(processes, ("lock", tmp_path / "mark"), *[("fine",)] * 6, time_limit=6.0)
+        found = outcomes(processes, ("lock", tmp_path / "mark"), *[("fine",)] * 6, time_limit=4.0)
     assert [found[i].value for i in range(7)] == ["lock", *["fine"] * 6]
 
 
