@@ -108,8 +108,9 @@ def test_an_uncertainty_of_specutils_has_units():
     from astropy.nddata import StdDevUncertainty
 
     wave, flux = np.linspace(4000, 7000, 500), np.random.default_rng(1).uniform(90.0, 110.0, 500)
-    made = specutils.Spectrum(spectral_axis=wave * u.AA, flux=flux * u.Jy,
-                              uncertainty=StdDevUncertainty(np.full(500, 500.0) * u.mJy))  # fmt: skip
+    kind = specutils.Spectrum if hasattr(specutils, "Spectrum") else specutils.Spectrum1D  # before its version 2
+    error = StdDevUncertainty(np.full(500, 500.0) * u.mJy)
+    made = kind(spectral_axis=wave * u.AA, flux=flux * u.Jy, uncertainty=error)
     found = phdlspec.from_specutils(made, resolving_power=1800.0, medium="vacuum")
     np.testing.assert_allclose(found.ivar, 4.0)
 
