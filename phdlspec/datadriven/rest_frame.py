@@ -139,8 +139,7 @@ def at_rest(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Normalised flux and inverse variance (P,) moved to rest and interpolated to the grid (G,), vacuum Å.
 
-    A cubic spline through the pixels, bad ones bridged by a straight line; of the lines of a spectrum with 2.4 pixels a
-    resolution element it leaves a third of what a four-point formula does. A pixel of the grid between two bad pixels,
+    A cubic spline through the pixels, bad ones bridged by a straight line. A pixel of the grid between two bad pixels,
     or one, is bad (0). The variance is interpolated linearly between the two neighbours, without the gain of averaging:
     neighbouring pixels are correlated afterwards, and their sum must not count for more than it does
     (`scripts/rest_frame_noise.py` measures both).
