@@ -13,6 +13,7 @@ import configparser
 from pathlib import Path
 
 import grimp
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def places() -> dict[str, Place]:
 def draw(axes: Axes, graph: grimp.ImportGraph) -> None:
     """Boxes and arrows."""
     at = places()
-    for (one, other), count in arrows(graph).items():
+    for (one, other), count in sorted(arrows(graph).items()):
         axes.annotate("", at[other], at[one], arrowprops={
             "arrowstyle": "-|>", "color": "0.35", "alpha": min(0.15 + 0.05 * count, 0.8), "lw": 0.5 + 0.06 * count,
             "shrinkA": 12, "shrinkB": 12, "connectionstyle": "arc3,rad=0.06",
@@ -83,7 +84,8 @@ def main() -> None:
     out = parser.parse_args().out
     figure = Figure(figsize=(13, 10), layout="constrained")
     draw(figure.add_subplot(), grimp.build_graph(*PACKAGES))
-    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+    with rc_context({"svg.hashsalt": "packages"}):  # the same code gives the same file
+        figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
     print(out)
 
 
