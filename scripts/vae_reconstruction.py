@@ -5,7 +5,7 @@ learned from the same spectra by weighted least squares, and plain ones of spect
 both fitted to each spectrum by weighted least squares; the fit of `phdlspec fit` with its own continuum and velocity,
 whose residuals go through the same interpolation. Then the calibration of noise and scatter by wavelength.
 
-    phdlspec fit $(cat test.txt) --out fits --mode fast --bridge none --no-report
+    phdlspec fit $(cat test.txt) --out fits --mode fast --no-report
     python scripts/vae_reconstruction.py lamost.safetensors test.txt --train train.txt --fits fits --figure vae.png
 """
 

@@ -4,8 +4,8 @@ variance.
 In each bin of wavelength, v = n sigma^2 + c s^2 with the n, c of the highest likelihood. At the maximum the mean of
 (x - model)^2 / v is one, for a common factor on both is among what is fitted. Left out are the one star in a hundred
 that fits worst, as one in a hundred is called strange, and hits: pixels beyond 8 sigma, of which normal errors have
-none. They are cosmic rays and lost pixels, one in three thousand with a fifth of the sum of squares, and what they are
-in one set of stars says nothing of another.
+none. They are cosmic rays and lost pixels, few and with much of the sum of squares, and what they are in one set of
+stars says nothing of another.
 """
 
 from __future__ import annotations

@@ -134,7 +134,8 @@ def train_spectra(
     data = data.take(data.readable)
     if len(data) < FEWEST:
         raise UserError(f"{len(data)} spectra are too few to learn from, expected at least {FEWEST}")
-    with TrainingFolder.open(parts, asdict(settings), {"flux": data.flux, "ivar": data.ivar}, progress) as work:
+    learned_from = {"wave": data.wave, "flux": data.flux, "ivar": data.ivar, "stars": data.stars}  # folds are of stars
+    with TrainingFolder.open(parts, asdict(settings), learned_from, progress) as work:
         return _train(data, settings, device, work)
 
 

@@ -60,7 +60,8 @@ def train_xp(
     held = grouped_folds(data.sources, FOLDS, settings.seed) == 0
     standard = Standardisation.of(data.take(~held), settings.normalisation)
     x, error, _ = standard.apply(data)
-    with TrainingFolder.open(parts, asdict(settings), {"x": x, "error": error}, progress) as work:
+    learned_from = {"x": x, "error": error, "sources": data.sources}  # what is held out goes by source
+    with TrainingFolder.open(parts, asdict(settings), learned_from, progress) as work:
         return _train(data, settings, standard, held, x, error, device, work)
 
 

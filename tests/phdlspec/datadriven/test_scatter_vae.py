@@ -350,3 +350,18 @@ def test_the_shipped_model_ranks_real_odd_spectra_high(shared_data):
     model = load_spectrum_model("lamost")
     assert not set(model.metadata["files"]) & {f.name for f in files}
     assert (model.apply(files)["ANOMALY_PCT"] > 90.0).all()
+
+
+def test_what_was_learned_with_other_stars_held_out_is_not_gone_on_with(data, tmp_path, monkeypatch):
+    def stopped(data, settings, device, work):
+        work.keep_done("fold0", {"held": np.arange(3)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phdlspec.datadriven.scatter_vae.spectrum_training._train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_spectra(data, SpectrumSettings(), parts=tmp_path / "m.parts")
+    with pytest.raises(KeyboardInterrupt):  # the same spectra of the same stars
+        train_spectra(data, SpectrumSettings(), parts=tmp_path / "m.parts")
+    pairs = replace(data, stars=tuple(f"star {i // 2}" for i in range(len(data))))
+    with pytest.raises(UserError, match="left by a training on other data"):
+        train_spectra(pairs, SpectrumSettings(), parts=tmp_path / "m.parts")
