@@ -1,7 +1,7 @@
 """Fits of real stars whose labels are known: MILES, STELIB, high-resolution spectra as LAMOST would see them, LAMOST.
 
     python scripts/real_stars.py DATA [--sets miles stelib highres lamost] [--emulator CKPT] [--bridge none]
-        [--miles FILE.npz] [--stars benchmark|all] [--table OUT.ecsv]
+        [--miles FILE.npz] [--stars benchmark|all] [--above WAVELENGTH] [--table OUT.ecsv]
 
 Every star is fitted as `phdlspec catalog` does by default, and fit minus label is printed by class: median and robust
 scatter, share of the stars within one and two errors (of fit and label together), chi2 a pixel with the stated noise.
@@ -18,7 +18,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +172,12 @@ def lamost(data: Path) -> Iterator[Star]:
                 print(error, file=sys.stderr)
 
 
+def redder(star: Star, wavelength: float) -> Star:
+    """The star without what is bluer (Å): tells which wavelengths rule its labels."""
+    spectrum = star.spectrum
+    return replace(star, spectrum=replace(spectrum, mask=spectrum.mask | (spectrum.wave < wavelength)))
+
+
 def fitted(stars: Sequence[Star], emulator: str | None, bridge: str, batch: int = 32) -> list[Fitted]:
     """Fits of the stars, in their order."""
     model, settings, results = load_emulator(emulator), FitSettings(mode="fast", bridge=bridge), []
@@ -285,6 +291,7 @@ def main() -> None:
     parser.add_argument("--stars", choices=("benchmark", "all"), default="benchmark")
     parser.add_argument("--emulator")
     parser.add_argument("--bridge", default=DEFAULT, help="default, none or a file; the shipped one is of MILES even")
+    parser.add_argument("--above", type=float, default=0.0, help="fit what is redder than this alone (vacuum Å)")
     parser.add_argument("--table", type=Path, help="write all labels as ECSV, one file a set")
     args = parser.parse_args()
     everything = args.stars == "all"
@@ -295,7 +302,7 @@ def main() -> None:
         "lamost": lambda: lamost(args.data),
     }
     for name in args.sets:
-        stars = list(sets[name]())
+        stars = [redder(star, args.above) for star in sets[name]()]
         results = fitted(stars, args.emulator, args.bridge)
         print(f"\n## {name}: {len(stars)} stars")
         if len(stars) < 100:

@@ -3,13 +3,13 @@
     python scripts/rebuild_default_model.py --atmospheres ck03_odfnew_grid.npz --line-list optical_3690_9300_air.npz \\
         moog_molecules --work DIR --stars DATA [--calibrate]
 
-The grid is the first 1,101 models of seed 1 and, of the first 2,769, those of 3600 to 4700 K, which are the hardest;
-1,335 train. Training has three stages, each on from the one before, as the shipped model's had while its grid grew;
-what differed then is the validation part that chooses the weights, which had 39 models in the first stage, 56 in the
-second and 71 in the third. The bridge from models to real stars is learned from the stars of MILES in the folder of
---stars. With --calibrate the table of line data that real stars want is made again first, from the same
-folder. Every step goes on where it was stopped. On two cores a model takes three to four seconds, an hour and a half in
-all; training takes an hour and a quarter of one of them, the bridge ten minutes.
+The grid is the first 1,303 models of seed 1 and, because cool stars are the hardest, those up to 4700, 4600 and 4250 K
+of the first 3,182, 4,900 and 12,425: 3,152 models, of which 2,774 train. Training has five stages, each on from the one
+before, as the shipped model's had while its grid grew; an early stage then had other models than the first ones of the
+whole grid, which it has here, and fewer for validation. The bridge from models to real stars is learned from the stars
+of MILES in the folder of --stars. With --calibrate the table of line data that real stars want is made again first,
+from the same folder. Every step goes on where it was stopped. On two cores a model takes three to four seconds, three
+hours in all; training takes two hours of one of them, the bridge ten minutes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ import kurucz_grids
 import phdlspec
 
 SCRIPTS = Path(__file__).parent
-MODELS, COOL_MODELS, COOL = "1101", "2769", ("3600", "4700")  # of the grid; K
+# Models of the grid, and the Teff (K) that are computed of them.
+GRID: tuple[tuple[str, tuple[str, str] | None], ...] = (
+    ("1303", None),
+    ("3182", ("3600", "4700")),
+    ("4900", ("3600", "4600")),
+    ("12425", ("3600", "4250")),
+)
 STAGES = (  # training models, steps, learning rate
     ("580", "20000", "5e-3"),
     ("880", "26000", "4e-3"),
     ("1335", "34000", "4e-3"),
+    ("2141", "34000", "4e-3"),
+    ("2774", "34000", "4e-3"),
 )
 
 
@@ -58,9 +66,9 @@ def main() -> None:
         work = str(args.work / "lines")
         run(str(SCRIPTS / "calibrate_lines.py"), args.stars, *physics, "--work", work, "--out", str(table))
     build = ("-m", "phdlspec.cli", "grid", "build", "--seed", "1", "--out", str(grid), "--workers", str(args.workers))
-    run(*build, *physics, "--n", MODELS)
-    run(*build, *physics, "--n", COOL_MODELS, "--teff", *COOL)
-    run(*build, *physics, "--n", COOL_MODELS, "--collect")
+    for models, teff in GRID:
+        run(*build, *physics, "--n", models, *(("--teff", *teff) if teff else ()))
+    run(*build, *physics, "--n", GRID[-1][0], "--collect")
     run("-m", "phdlspec.cli", "grid", "check", str(grid))
     for i, (models, steps, rate) in enumerate(STAGES):
         before, out = args.work / f"stage{i - 1}.safetensors", args.work / f"stage{i}.safetensors"
