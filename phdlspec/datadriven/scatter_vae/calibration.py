@@ -2,10 +2,9 @@
 variance.
 
 In each bin of wavelength, v = n sigma^2 + c s^2 with the n, c of the highest likelihood. At the maximum the mean of
-(x - model)^2 / v is one, for a common factor on both is among what is fitted. Left out are the one star in a hundred
-that fits worst, as one in a hundred is called strange, and hits: pixels beyond 8 sigma, of which normal errors have
-none. They are cosmic rays and lost pixels, few and with much of the sum of squares, and what they are in one set of
-stars says nothing of another.
+(x - model)^2 / v is one, for a common factor on both is among what is fitted. Left out are hits: pixels beyond 8 sigma,
+of which normal errors have none. They are cosmic rays and lost pixels, few and with much of the sum of squares, and
+what they are in one set of stars says nothing of another.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 BINS = 24
-ORDINARY = 0.99  # share of the stars that are calibrated on: those that fit best
 HIT_SIGMA = 8.0
 _STEPS = 4  # between factors and hits
 _FIRST_HIT = 20.0  # sigma, before there are factors
@@ -39,10 +37,9 @@ class HeldOutResiduals:
 
 def calibrate(held: HeldOutResiduals) -> tuple[Array, Array]:
     """ln n and ln c (P,), linear between the centres of the bins."""
-    ordinary = _ordinary(held)
     pixels = held.good.shape[1]
     bins = np.array_split(np.arange(pixels), min(BINS, pixels))
-    factors = np.array([_factors(held, ordinary, b) for b in bins])
+    factors = np.array([_factors(held, b) for b in bins])
     centres = [b.mean() for b in bins]
     ln_noise, ln_scatter = (np.interp(np.arange(pixels), centres, column) for column in factors.T)
     return ln_noise, ln_scatter
@@ -55,15 +52,8 @@ def mean_squares(deviation: Array, good: NDArray[np.bool_]) -> tuple[float, floa
     return (float(squared.mean()), float(plain.mean())) if len(plain) else (float("nan"), float("nan"))
 
 
-def _ordinary(held: HeldOutResiduals) -> NDArray[np.bool_]:
-    squared = np.where(held.good, held.squared / np.where(held.good, held.noise + held.scatter, 1.0), 0.0)
-    misfit = np.minimum(squared, HIT_SIGMA**2).sum(1) / held.good.sum(1).clip(1)
-    return np.asarray(misfit <= np.quantile(misfit, ORDINARY))
-
-
-def _factors(held: HeldOutResiduals, ordinary: NDArray[np.bool_], columns: NDArray[Any]) -> Array:
-    squared, noise, scatter = (x[ordinary][:, columns] for x in (held.squared, held.noise, held.scatter))
-    good = held.good[ordinary][:, columns]
+def _factors(held: HeldOutResiduals, columns: NDArray[Any]) -> Array:
+    squared, noise, scatter, good = (x[:, columns] for x in (held.squared, held.noise, held.scatter, held.good))
     if good.sum() < 10:
         return np.zeros(2)
     r, n, s = squared[good], noise[good], scatter[good]

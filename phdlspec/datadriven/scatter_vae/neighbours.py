@@ -27,9 +27,9 @@ class Neighbours:
     """mean (P,), directions (P, D): from a reconstruction to a space in which distance is that of the spectra.
     points : (M, D) the training stars there."""
 
-    mean: Array
-    directions: Array
-    points: Array
+    mean: NDArray[np.float32]
+    directions: NDArray[np.float32]
+    points: NDArray[np.float32]
 
     @classmethod
     def learn(cls, model: NDArray[Any], scatter: NDArray[Any], seed: int = 0) -> Neighbours:
@@ -39,7 +39,8 @@ class Neighbours:
         mean = model[kept].mean(axis=0)
         across = np.linalg.svd((model[kept] - mean) / scale, full_matrices=False)[2][:DIRECTIONS]
         directions = across.T / scale[:, None]
-        return cls(mean, directions, (model[kept] - mean) @ directions)
+        points = (model[kept] - mean) @ directions
+        return cls(*(x.astype(np.float32) for x in (mean, directions, points)))  # as they are in a file
 
     def distance(self, model: NDArray[Any]) -> Array:
         """Mean distance (N,) of reconstructions (N, P) from the `NEAREST` training stars."""
@@ -50,7 +51,7 @@ class Neighbours:
 
     def tensors(self) -> dict[str, Array]:
         """For a file."""
-        return {name: getattr(self, name).astype(np.float32) for name in ("mean", "directions", "points")}
+        return {name: getattr(self, name) for name in ("mean", "directions", "points")}
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Any]) -> Neighbours:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phdlspec.datadriven.dataset import Dataset
+from phdlspec.datadriven.scatter_vae.balmer import balmer_strength
 from phdlspec.datadriven.scatter_vae.flux_shape import FluxShape
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.neighbours import Neighbours
@@ -20,6 +22,11 @@ from phdlspec.datadriven.scatter_vae.storage import under
 Array = NDArray[np.float64]
 
 
+def known_snr(data: Dataset) -> Array:
+    """Signal-to-noise ratios (N,) of spectra, small where there is none."""
+    return np.nan_to_num(data.snr, nan=1.0).clip(min=1e-3)
+
+
 @dataclass(frozen=True)
 class Ordinary:
     """Where latents lie and reconstructions, what continua such stars have, what tells a single star from a pair."""
@@ -29,12 +36,14 @@ class Ordinary:
     flux_shape: FluxShape
     second_lines: SecondLines
 
-    def signs(self, left: SpectrumResiduals, latents: Array, level: NDArray[Any], snr: Array) -> Array:
-        """The signs (N, F) of `SPECTRUM_SIGNS`, of residuals, latents (N, K), continua (N, C), S/N (N,)."""
+    def signs(self, left: SpectrumResiduals, latents: Array, data: Dataset) -> Array:
+        """The signs (N, F) of `SPECTRUM_SIGNS`, of residuals and latents (N, K) of spectra."""
+        snr = known_snr(data)
         aside = {
             "latents": of_distance(self.latents.distance(latents)),
             "neighbours": of_distance(self.neighbours.distance(left.model)),
-            "flux calibration": self.flux_shape.distance(level, latents),
+            "Balmer lines": np.nan_to_num(balmer_strength(data)),
+            "flux calibration": self.flux_shape.distance(data.level, latents),
             "second lines": self.second_lines.amount(projections(left), latents, snr),
             "noise": -np.log(snr),
         }

@@ -1,8 +1,8 @@
 """How strange a spectrum is: each sign's probability among ordinary stars, and the least of them.
 
-A sign is compared with that of ordinary stars of the same signal-to-noise ratio, which training has not seen (`Trend`);
-the upper tail beyond 5% is taken as exponential. The score is the largest -log10 of these probabilities, each less the
-handicap of its sign (`phdlspec.datadriven.scatter_vae.signs`).
+A sign is compared with that of ordinary stars of the same signal-to-noise ratio, which training has not seen (`Trend`),
+but those of `AT_ALL_SNR` with that of all of them; the upper tail beyond 5% is taken as exponential. The score is the
+largest -log10 of these probabilities, each less the handicap of its sign (`phdlspec.datadriven.scatter_vae.signs`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phdlspec.datadriven.scatter_vae.signs import AT_ALL_SNR
 from phdlspec.datadriven.scatter_vae.trend import Trend
 
 Array = NDArray[np.float64]
@@ -81,7 +82,7 @@ def learn_reference(values: Array, snr: Array, signs: Mapping[str, float]) -> Or
     """The reference of stars with these signs (N, F) and signal-to-noise ratios (N,)."""
     ordinary = snr >= np.quantile(snr, NOISIEST)
     values, snr = values[ordinary], snr[ordinary]
-    trend = Trend.learn(values, snr, np.array([name == "noise" for name in signs]))
+    trend = Trend.learn(values, snr, np.array([name in AT_ALL_SNR for name in signs]))
     left = trend.standardised(values, snr)
     quantiles = np.quantile(left, _QUANTILES, axis=0).T
     excess = [column[column > grid[-1]] - grid[-1] for column, grid in zip(left.T, quantiles)]

@@ -4,6 +4,7 @@ misfit            ln of the root mean square deviation
 window of w       ln of the most significant sum of deviations in w pixels: a cosmic-ray hit is one wide, a band eighty
 latents           ln of the distance of the latents from those of the training stars
 neighbours        ln of the distance of the reconstruction from those of the training stars most like it (`Neighbours`)
+Balmer lines      their mean equivalent width in Å, with the continuum put back (`balmer_strength`): hot stars
 shift             pixels by which a part of the spectrum is displaced, as far as its lines say (a displaced arm)
 second lines      how much the star is like a pair (`SecondLines`)
 emission          light in excess in the cores of H alpha and H beta
@@ -36,10 +37,11 @@ OH = (
 # 100 km/s apart). Set on anomalies planted into training stars, see docs/scatter_vae.md.
 SPECTRUM_SIGNS: dict[str, float] = {
     "misfit": 0.5, "window of 1": 0.5, "window of 9": 0.5, "window of 81": 0.3, "latents": 0.5,
-    "neighbours": 0.3, "shift": 0.2, "second lines": 0.0, "emission": 1.0, "sky": 0.5, "flux calibration": 0.7,
-    "noise": 0.0,
+    "neighbours": 0.3, "Balmer lines": 0.5, "shift": 0.2, "second lines": 0.0, "emission": 1.0, "sky": 0.5,
+    "flux calibration": 0.7, "noise": 0.0,
 }  # fmt: skip
 XP_SIGNS: dict[str, float] = {"misfit": 0.0, "window of 1": 0.0, "window of 3": 0.0, "latents": 0.0}
+AT_ALL_SNR = ("noise", "Balmer lines")  # do not depend on S/N among ordinary stars
 _USUAL_SHIFT = 0.3  # pixels: what noise alone may pretend is held down to that
 _LINE_SIGMA = 1.0e-4 * np.log(10.0) * 1.3  # of a narrow line, in ln(wave)
 _LEAST = 1e-3

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from phdlspec.datadriven.dataset import Dataset, read_dataset
 from phdlspec.datadriven.scatter_vae.basis import chunks
 from phdlspec.datadriven.scatter_vae.inference import Explained, explain
-from phdlspec.datadriven.scatter_vae.ordinary import Ordinary
+from phdlspec.datadriven.scatter_vae.ordinary import Ordinary, known_snr
 from phdlspec.datadriven.scatter_vae.output_table import Inferred, output_table
 from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals, describe_windows, worst_windows
 from phdlspec.datadriven.scatter_vae.score import OrdinaryStars
@@ -90,10 +90,9 @@ class SpectrumModel:
         scatter = np.where(left.good, explained.scatter.cpu().numpy(), np.nan)
         with np.errstate(all="ignore"):
             median = np.array([np.median(row[good]) if good.any() else np.nan for row, good in zip(scatter, left.good)])
-        snr = np.nan_to_num(data.snr, nan=1.0).clip(min=1e-3)
         return Inferred(
             latents, (left.deviation**2).sum(axis=1), left.good.sum(axis=1), median,
-            self.ordinary.signs(left, latents, data.level, snr), snr,
+            self.ordinary.signs(left, latents, data), known_snr(data),
             [describe_windows(w) for w in worst_windows(left, self.wave[self.used])],
         )  # fmt: skip
 

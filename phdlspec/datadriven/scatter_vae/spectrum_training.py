@@ -31,7 +31,7 @@ from phdlspec.datadriven.scatter_vae.inference import Explained, explain
 from phdlspec.datadriven.scatter_vae.latent_space import LatentSpace
 from phdlspec.datadriven.scatter_vae.neighbours import Neighbours
 from phdlspec.datadriven.scatter_vae.optimise import Schedule, optimise
-from phdlspec.datadriven.scatter_vae.ordinary import Ordinary
+from phdlspec.datadriven.scatter_vae.ordinary import Ordinary, known_snr
 from phdlspec.datadriven.scatter_vae.pretraining import emulated_stars
 from phdlspec.datadriven.scatter_vae.residuals import SpectrumResiduals, usual_deviation
 from phdlspec.datadriven.scatter_vae.score import OrdinaryStars, learn_reference
@@ -52,6 +52,7 @@ CANDIDATES = (6, 8, 10, 12, 16)
 COMPONENTS = 40
 MOCKS_IN_BASIS = 1500
 BINS_TOLD = 12  # of wavelength
+SNR_TOLD = (50.0, 100.0, 200.0)  # where parts by S/N end
 _SPECTRA_LISTED = 20_000
 
 
@@ -296,8 +297,7 @@ class _Judged:
         for fold, left in zip(self.folds, self.singles):
             others = [f for f in self.folds if f is not fold] or self.folds
             ordinary = Ordinary(*fold.learned, self.second_lines(others))
-            level = self.data.level[fold.rows] if len(self.data.level) else self.data.level
-            signs.append(ordinary.signs(left, fold.single.latents, level, self.data.snr[fold.rows]))
+            signs.append(ordinary.signs(left, fold.single.latents, self.data.take(fold.rows)))
         snr = np.concatenate([self.data.snr[f.rows] for f in self.folds])
         return learn_reference(np.concatenate(signs), snr, SPECTRUM_SIGNS)
 
@@ -306,8 +306,11 @@ class _Judged:
         deviation, good = (np.concatenate([getattr(x, n) for x in self.singles]) for n in ("deviation", "good"))
         rchi2 = (deviation**2).sum(1) / good.sum(1).clip(1)
         bins = np.array_split(np.arange(good.shape[1]), BINS_TOLD)
+        part = np.digitize(known_snr(self.data)[np.concatenate([f.rows for f in self.folds])], SNR_TOLD)
+        by_snr = [mean_squares(deviation[part == i], good[part == i])[1] for i in range(len(SNR_TOLD) + 1)]
         return {
             "spectra": len(rchi2), "rchi2_mean": float(rchi2.mean()), "rchi2_median": float(np.median(rchi2)),
             "without_hits": mean_squares(deviation, good)[1],
             "without_hits_by_wavelength": [round(mean_squares(deviation[:, b], good[:, b])[1], 3) for b in bins],
+            "without_hits_by_snr": [round(x, 3) if np.isfinite(x) else None for x in by_snr],
         }  # fmt: skip

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from phdlspec.tensor_file import FileKind
 
-# Version 2: the header holds a digest. Versions 3, 4: other signs of strangeness.
-KIND = FileKind("phdlspec-vae", 4, "model", "phdlspec vae train", oldest=4, digest_since=2)
+# Version 2: the header holds a digest. Versions 3, 4: other signs of strangeness. 5: Balmer lines.
+KIND = FileKind("phdlspec-vae", 5, "model", "phdlspec vae train", oldest=5, digest_since=2)
 
 
 def write_model(

@@ -13,8 +13,15 @@ import phdlspec
 from phdlspec.catalog.rows import to_arrays, to_table
 from phdlspec.catalog.strangest import strangest_section
 from phdlspec.cli import main
-from phdlspec.datadriven.dataset import Dataset, read_dataset
-from phdlspec.datadriven.scatter_vae import SpectrumSettings, VaeFlag, load_model, load_spectrum_model, train_spectra
+from phdlspec.datadriven.dataset import LEVEL_EVERY, Dataset, read_dataset
+from phdlspec.datadriven.scatter_vae import (
+    SpectrumSettings,
+    VaeFlag,
+    balmer,
+    load_model,
+    load_spectrum_model,
+    train_spectra,
+)
 from phdlspec.datadriven.scatter_vae.basis import principal_components, project_onto
 from phdlspec.datadriven.scatter_vae.calibration import HeldOutResiduals, calibrate, mean_squares
 from phdlspec.datadriven.scatter_vae.check import check_spectra
@@ -152,6 +159,29 @@ def test_factors_on_noise_and_scatter_are_found():
     ln_noise, ln_scatter = calibrate(held)
     assert np.allclose(np.exp(ln_noise).mean(), 0.7, rtol=0.1)
     assert np.allclose(np.exp(ln_scatter).mean(), 2.0, rtol=0.1)
+
+
+def test_balmer_lines_have_their_wings_with_the_continuum_put_back():
+    wave, pixels = LAMOST_WAVE, np.arange(len(LAMOST_WAVE))
+    bare = np.ones((3, len(wave)), dtype=np.float32)
+    one = Dataset(
+        wave, bare, bare * 1e4, np.full(len(wave), 1800.0), ("a", "b", "c"), ("", "", ""), ("a", "b", "c"),
+        np.zeros(3), np.zeros(3), np.zeros(3), np.full(3, 100.0), ("", "", ""),
+    )  # fmt: skip
+    sigma = 12.0  # Å
+    dips = sum(0.4 * np.exp(-0.5 * ((wave - line) / sigma) ** 2) for line in balmer.LINES)
+    width = 0.4 * np.sqrt(2.0 * np.pi) * sigma
+    level = np.zeros((3, len(pixels[::LEVEL_EVERY])), dtype=np.float32)
+    level[1] = 1e-4 * wave[::LEVEL_EVERY]  # a slope is no line
+    flux = bare * (1.0 - np.array([0.0, 0.0, 1.0])[:, None] * dips)
+    found = balmer.balmer_strength(replace(one, flux=flux.astype(np.float32), level=level))
+    assert found == pytest.approx([0.0, 0.0, width], abs=0.3)
+    taken = np.log(flux[2])[::LEVEL_EVERY]  # splines that follow the lines
+    smooth = np.exp(np.interp(pixels, pixels[::LEVEL_EVERY], taken))
+    hidden = replace(one, flux=(flux / smooth).astype(np.float32), level=np.stack([taken] * 3).astype(np.float32))
+    assert balmer.balmer_strength(hidden)[2] == pytest.approx(width, abs=0.3)
+    assert np.isnan(balmer.balmer_strength(one)).all()  # no continuum was kept
+    assert np.isnan(balmer.balmer_strength(replace(hidden, ivar=np.where(wave < 5500.0, 0.0, bare)))).all()
 
 
 def test_hits_are_no_scatter():
