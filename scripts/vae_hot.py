@@ -26,7 +26,7 @@ BESIDE = 100.0  # K
 
 
 def emulated_strength(count: int, limits: list[float]) -> dict[float, np.ndarray]:
-    """Balmer strengths of emulated stars within `BESIDE` of each temperature."""
+    """Balmer strengths (Å) of `count` emulated stars within `BESIDE` of each temperature (K)."""
     labels = LabelSet()
     teff = population(count, 0, labels)[:, labels.index("TEFF")]
     strength = balmer_strength(emulated_stars(count, 0, LAMOST_WAVE))

@@ -37,7 +37,7 @@ class Ordinary:
     second_lines: SecondLines
 
     def signs(self, left: SpectrumResiduals, latents: Array, data: Dataset) -> Array:
-        """The signs (N, F) of `SPECTRUM_SIGNS`, of residuals and latents (N, K) of spectra."""
+        """The signs (N, F) of `SPECTRUM_SIGNS`, of N spectra with their residuals and latents (N, K)."""
         snr = known_snr(data)
         aside = {
             "latents": of_distance(self.latents.distance(latents)),
